@@ -1,0 +1,5 @@
+//! The `tracehouse` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    tracehouse::cli::main()
+}

@@ -1,0 +1,14 @@
+//! The nouns: ids, tenants, time ranges, attributes, and the Arrow shapes that spans travel and rest in.
+//!
+//! Nothing here reads a wire format or a file. [`batch::SpanBatch`] is what every receiver produces, the log stores,
+//! the buffer holds and the flush writes; [`schema`] names its columns; [`promotion`] says which attributes have a
+//! column of their own.
+
+pub mod attributes;
+pub mod batch;
+pub mod builder;
+pub mod ids;
+pub mod promotion;
+pub mod schema;
+pub mod tenant;
+pub mod time;
