@@ -1,1 +1,172 @@
-//! promotion
+//! Which attributes have a typed column of their own.
+//!
+//! A promoted attribute of the right type is stored in its column and nowhere else; a value of another type, and every
+//! other key, is in the residual map of its scope. A batch or file holds the column only if some row has the value.
+//! Readers outside put a value together as `coalesce("span.http.route", span_attributes['http.route'].str)`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
+
+use crate::model::attributes::{AttributeScope, AttributeType};
+
+/// One attribute with a column of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromotedAttribute {
+    /// Where the attribute is attached: resource, scope or span.
+    pub scope: AttributeScope,
+    /// The attribute's key.
+    pub key: Arc<str>,
+    /// The type of its column; other types stay in the residual.
+    pub value_type: AttributeType,
+    /// The column's name: `service_name` and `service_namespace`, else scope, dot, key.
+    pub column: Arc<str>,
+}
+
+impl PromotedAttribute {
+    /// The attribute `key` of `scope`, with the column name that follows from them.
+    pub fn new(scope: AttributeScope, key: &str, value_type: AttributeType) -> Self {
+        let column = match (scope, key) {
+            (AttributeScope::Resource, "service.name") => Arc::from("service_name"),
+            (AttributeScope::Resource, "service.namespace") => Arc::from("service_namespace"),
+            _ => Arc::from(format!("{}.{key}", scope.prefix())),
+        };
+        Self { scope, key: Arc::from(key), value_type, column }
+    }
+}
+
+/// A set of promoted attributes, in the order of their columns.
+#[derive(Clone, Debug, Default)]
+pub struct Promotion {
+    attributes: Vec<PromotedAttribute>,
+    by_key: HashMap<AttributeScope, HashMap<Arc<str>, usize>>,
+    by_column: HashMap<Arc<str>, usize>,
+}
+
+impl Promotion {
+    /// A set of these attributes; of several with one column the first counts.
+    pub fn new(attributes: impl IntoIterator<Item = PromotedAttribute>) -> Self {
+        let mut set = Self::default();
+        for attribute in attributes {
+            if set.by_column.contains_key(&attribute.column) {
+                continue;
+            }
+            let index = set.attributes.len();
+            set.by_key.entry(attribute.scope).or_default().insert(Arc::clone(&attribute.key), index);
+            set.by_column.insert(Arc::clone(&attribute.column), index);
+            set.attributes.push(attribute);
+        }
+        set
+    }
+
+    /// The attributes, in column order.
+    pub fn attributes(&self) -> &[PromotedAttribute] {
+        &self.attributes
+    }
+
+    /// Those of one scope, in column order.
+    pub fn of_scope(&self, scope: AttributeScope) -> impl Iterator<Item = &PromotedAttribute> {
+        self.attributes.iter().filter(move |attribute| attribute.scope == scope)
+    }
+
+    /// The promoted attribute with this key, if there is one.
+    pub fn get(&self, scope: AttributeScope, key: &str) -> Option<&PromotedAttribute> {
+        self.position(scope, key).map(|index| &self.attributes[index])
+    }
+
+    /// The place of the promoted attribute with this key among [`Promotion::attributes`].
+    pub fn position(&self, scope: AttributeScope, key: &str) -> Option<usize> {
+        self.by_key.get(&scope)?.get(key).copied()
+    }
+
+    /// The promoted attribute whose column has this name.
+    pub fn of_column(&self, column: &str) -> Option<&PromotedAttribute> {
+        self.by_column.get(column).map(|index| &self.attributes[*index])
+    }
+}
+
+static STANDARD: LazyLock<Arc<Promotion>> = LazyLock::new(|| {
+    use AttributeScope::{Resource, Span};
+    use AttributeType::{Int, Str};
+    let attribute = |(scope, key, value_type): &(AttributeScope, &str, AttributeType)| {
+        PromotedAttribute::new(*scope, key, *value_type)
+    };
+    Arc::new(Promotion::new(
+        [
+            (Resource, "service.name", Str),
+            (Resource, "service.namespace", Str),
+            (Resource, "service.version", Str),
+            (Resource, "service.instance.id", Str),
+            (Resource, "deployment.environment", Str),
+            (Resource, "deployment.environment.name", Str),
+            (Resource, "host.name", Str),
+            (Resource, "k8s.cluster.name", Str),
+            (Resource, "k8s.namespace.name", Str),
+            (Resource, "k8s.pod.name", Str),
+            (Resource, "telemetry.sdk.language", Str),
+            (Resource, "telemetry.sdk.name", Str),
+            (Resource, "telemetry.sdk.version", Str),
+            (Span, "http.request.method", Str),
+            (Span, "http.response.status_code", Int),
+            (Span, "http.route", Str),
+            (Span, "http.method", Str),
+            (Span, "http.status_code", Int),
+            (Span, "http.url", Str),
+            (Span, "url.full", Str),
+            (Span, "url.path", Str),
+            (Span, "server.address", Str),
+            (Span, "server.port", Int),
+            (Span, "client.address", Str),
+            (Span, "user_agent.original", Str),
+            (Span, "network.protocol.version", Str),
+            (Span, "db.system", Str),
+            (Span, "db.system.name", Str),
+            (Span, "db.statement", Str),
+            (Span, "db.query.text", Str),
+            (Span, "rpc.system", Str),
+            (Span, "rpc.service", Str),
+            (Span, "rpc.method", Str),
+            (Span, "rpc.grpc.status_code", Int),
+            (Span, "messaging.system", Str),
+            (Span, "messaging.destination.name", Str),
+            (Span, "peer.service", Str),
+            (Span, "user.id", Str),
+            (Span, "error.type", Str),
+            (Span, "gen_ai.request.model", Str),
+            (Span, "gen_ai.usage.input_tokens", Int),
+            (Span, "gen_ai.usage.output_tokens", Int),
+        ]
+        .iter()
+        .map(attribute),
+    ))
+});
+
+/// The attributes of the OpenTelemetry semantic conventions that services send most and queries ask for most.
+pub fn standard() -> Arc<Promotion> {
+    Arc::clone(&STANDARD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn column_names_are_those_of_traceql_but_for_the_service() {
+        let set = standard();
+        assert_eq!(&*set.get(AttributeScope::Span, "http.route").unwrap().column, "span.http.route");
+        assert_eq!(&*set.get(AttributeScope::Resource, "service.name").unwrap().column, "service_name");
+        assert_eq!(&*set.of_column("service_namespace").unwrap().key, "service.namespace");
+        assert!(set.get(AttributeScope::Resource, "http.route").is_none());
+    }
+
+    #[test]
+    fn column_names_differ_by_more_than_case() {
+        // The table format compares column names without case.
+        let set = standard();
+        let mut names: Vec<String> = set.attributes().iter().map(|a| a.column.to_lowercase()).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), set.attributes().len());
+    }
+}

@@ -1,3 +1,5 @@
 //! All integration tests, in one binary: each further one would link the whole engine again.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
 mod layers;
