@@ -34,7 +34,7 @@
 //! | 3 | [`wal`], [`catalog`] | the durable log; which files are live |
 //! | 2 | [`otlp`], [`traceql`], [`storage`] | convert; parse, check, print; object store, Parquet, per-file rewriting |
 //! | 1 | [`model`], [`functions`] | ids, spans, attributes, schema; SQL functions on them |
-//! | 0 | [`error`], [`config`], [`clock`], [`metrics`] | kinds and statuses; settings; time; Prometheus families |
+//! | 0 | [`error`], [`config`], [`clock`], [`metrics`], [`crashpoint`] | kinds and statuses; settings; time; Prometheus families; where tests crash it |
 //!
 //! # Invariants
 //!
@@ -46,6 +46,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod crashpoint;
 pub mod error;
 pub mod metrics;
 

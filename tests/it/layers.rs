@@ -8,7 +8,7 @@ use std::{
 
 /// The layers from the bottom up. Modules on one line never import each other.
 const LAYERS: &[&[&str]] = &[
-    &["error", "config", "clock", "metrics"],
+    &["error", "config", "clock", "metrics", "crashpoint"],
     &["model", "functions"],
     &["otlp", "traceql", "storage", "auth"],
     &["wal", "catalog"],
