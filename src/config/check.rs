@@ -1,0 +1,173 @@
+//! Rules between settings: what is out of range alone, and what does not go together.
+
+use super::{ByteSize, HumanDuration, Settings, Source};
+
+/// Checks `settings`; `source_of` tells where the value of a key comes from.
+pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> Result<(), String> {
+    stays_on_loopback(settings, &source_of)?;
+    not_zero(settings)?;
+    let Settings { ingest, wal, buffer, flush, query, .. } = settings;
+    let sizes = [
+        // One group commit is one record, and a record lies in one segment.
+        (
+            "ingest.group_commit_bytes_max",
+            ingest.group_commit_bytes_max,
+            "wal.segment_bytes_max",
+            wal.segment_bytes_max,
+        ),
+        ("ingest.request_bytes_max", ingest.request_bytes_max, "wal.segment_bytes_max", wal.segment_bytes_max),
+        (
+            "ingest.request_bytes_max",
+            ingest.request_bytes_max,
+            "ingest.in_flight_bytes_max",
+            ingest.in_flight_bytes_max,
+        ),
+        (
+            "ingest.attribute_bytes_max",
+            ingest.attribute_bytes_max,
+            "ingest.request_bytes_max",
+            ingest.request_bytes_max,
+        ),
+        ("wal.segment_bytes_max", wal.segment_bytes_max, "wal.bytes_max", wal.bytes_max),
+        ("flush.bytes_max", flush.bytes_max, "buffer.bytes_max", buffer.bytes_max),
+    ];
+    for (small_key, small, large_key, large) in sizes {
+        if small > large {
+            return Err(format!("{small_key} = {small} must not be larger than {large_key} = {large}"));
+        }
+    }
+    let counts = [
+        ("query.search_limit_default", query.search_limit_default, "query.search_limit_max", query.search_limit_max),
+        ("query.search_spans_default", query.search_spans_default, "query.search_spans_max", query.search_spans_max),
+    ];
+    for (small_key, small, large_key, large) in counts {
+        if small > large {
+            return Err(format!("{small_key} = {small} must not be larger than {large_key} = {large}"));
+        }
+    }
+    Ok(())
+}
+
+fn stays_on_loopback(settings: &Settings, source_of: &impl Fn(&str) -> Source) -> Result<(), String> {
+    let server = &settings.server;
+    if server.insecure {
+        return Ok(());
+    }
+    let listeners = [
+        ("server.otlp_grpc_listen", server.otlp_grpc_listen),
+        ("server.otlp_http_listen", server.otlp_http_listen),
+        ("server.tempo_listen", server.tempo_listen),
+        ("server.flight_listen", server.flight_listen),
+    ];
+    for (key, address) in listeners {
+        if !address.ip().to_canonical().is_loopback() {
+            return Err(format!(
+                "{key} = {address} ({}) listens beyond loopback, and there is no authentication yet: whoever reaches the \
+                 port can write and read; use a loopback address such as 127.0.0.1:{}, or accept it with --insecure \
+                 (server.insecure = true)",
+                source_of(key),
+                address.port(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn not_zero(settings: &Settings) -> Result<(), String> {
+    let Settings { ingest, wal, buffer, flush, query, .. } = settings;
+    let sizes = [
+        ("ingest.request_bytes_max", ingest.request_bytes_max),
+        ("ingest.attribute_bytes_max", ingest.attribute_bytes_max),
+        ("ingest.group_commit_bytes_max", ingest.group_commit_bytes_max),
+        ("wal.segment_bytes_max", wal.segment_bytes_max),
+        ("buffer.bytes_max", buffer.bytes_max),
+        ("flush.bytes_max", flush.bytes_max),
+        ("query.memory_bytes_max", query.memory_bytes_max),
+        ("query.result_bytes_max", query.result_bytes_max),
+        ("query.expression_bytes_max", query.expression_bytes_max),
+    ];
+    let counts = [
+        ("ingest.spans_per_request_max", ingest.spans_per_request_max),
+        ("ingest.attributes_per_span_max", ingest.attributes_per_span_max),
+        ("ingest.nesting_depth_max", ingest.nesting_depth_max),
+        ("query.result_rows_max", query.result_rows_max),
+        ("query.concurrency_max", query.concurrency_max),
+        ("query.search_limit_default", query.search_limit_default),
+    ];
+    let durations = [("flush.age_max", flush.age_max), ("query.timeout", query.timeout)];
+    let zero = [
+        sizes.iter().find(|(_, size)| *size == ByteSize::from_bytes(0)).map(|(key, _)| *key),
+        counts.iter().find(|(_, count)| *count == 0).map(|(key, _)| *key),
+        durations.iter().find(|(_, duration)| *duration == HumanDuration::seconds(0)).map(|(key, _)| *key),
+    ];
+    match zero.into_iter().flatten().next() {
+        Some(key) => Err(format!("{key} must be greater than zero")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_change(change: impl FnOnce(&mut Settings), expected: Result<(), &str>) {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let checked = check(&settings, |_| Source::Flag("--set".to_owned()));
+        assert_eq!(checked, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn the_defaults_pass() {
+        check_change(|_| (), Ok(()));
+    }
+
+    #[test]
+    fn listening_beyond_loopback_needs_insecure() {
+        let everywhere = |settings: &mut Settings| {
+            settings.server.tempo_listen = ([0, 0, 0, 0], 3200).into();
+        };
+        check_change(
+            everywhere,
+            Err(
+                "server.tempo_listen = 0.0.0.0:3200 (flag --set) listens beyond loopback, and there is no authentication \
+                 yet: whoever reaches the port can write and read; use a loopback address such as 127.0.0.1:3200, or \
+                 accept it with --insecure (server.insecure = true)",
+            ),
+        );
+        check_change(
+            |settings| {
+                everywhere(settings);
+                settings.server.insecure = true;
+            },
+            Ok(()),
+        );
+        check_change(|settings| settings.server.tempo_listen = "[::1]:0".parse().unwrap(), Ok(()));
+        check_change(|settings| settings.server.tempo_listen = "[::ffff:127.0.0.1]:0".parse().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn what_contains_must_not_be_smaller_than_what_it_contains() {
+        check_change(
+            |settings| settings.ingest.group_commit_bytes_max = ByteSize::mib(65),
+            Err("ingest.group_commit_bytes_max = 65MiB must not be larger than wal.segment_bytes_max = 64MiB"),
+        );
+        check_change(
+            |settings| settings.query.search_limit_max = 10,
+            Err("query.search_limit_default = 20 must not be larger than query.search_limit_max = 10"),
+        );
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_refused() {
+        check_change(
+            |settings| settings.query.concurrency_max = 0,
+            Err("query.concurrency_max must be greater than zero"),
+        );
+        check_change(
+            |settings| settings.flush.age_max = HumanDuration::seconds(0),
+            Err("flush.age_max must be greater than zero"),
+        );
+        check_change(|settings| settings.ingest.dedup_window = HumanDuration::seconds(0), Ok(()));
+    }
+}

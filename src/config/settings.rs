@@ -1,0 +1,253 @@
+//! The tree of settings: every key, its type, its default and its explanation, once.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use chrono::NaiveDate;
+
+use super::{ByteSize, HumanDuration, LogFormat, LogLevel, WalSync, value::Value};
+
+/// One setting of the tree, as help, errors and `tracehouse config` show it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// The full key, such as `wal.bytes_max`.
+    pub(super) key: String,
+    /// The doc comment of the field.
+    pub(super) explanation: &'static str,
+    /// The form of its values.
+    pub(super) expected: String,
+    /// The value, as a file would give it.
+    pub(super) value: toml::Value,
+}
+
+/// Why a value was not taken over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// There is no such key.
+    UnknownKey,
+    /// The value has another form than this one.
+    Expected(String),
+}
+
+/// Declares a group of settings: the struct, its defaults, and access by the name of a key.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        pub struct $name:ident {
+            $( $(#[doc = $explanation:literal])+ pub $key:ident: $type:ty = $default:expr, )+
+            $( sections { $( $(#[doc = $section_about:literal])+ pub $section:ident: $section_type:ty, )+ } )?
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $( $(#[doc = $explanation])+ pub $key: $type, )+
+            $( $( $(#[doc = $section_about])+ pub $section: $section_type, )+ )?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    $( $key: $default, )+
+                    $( $( $section: <$section_type>::default(), )+ )?
+                }
+            }
+        }
+
+        impl $name {
+            /// Sets the value of `key`, which is relative to this group.
+            pub(super) fn set(&mut self, key: &str, value: &toml::Value) -> Result<(), Refused> {
+                $( $(
+                    if let Some(key) = key.strip_prefix(concat!(stringify!($section), ".")) {
+                        return self.$section.set(key, value);
+                    }
+                )+ )?
+                match key {
+                    $( stringify!($key) => {
+                        let read = <$type as Value>::from_toml(value);
+                        self.$key = read.ok_or_else(|| Refused::Expected(<$type as Value>::expected()))?;
+                    } )+
+                    _ => return Err(Refused::UnknownKey),
+                }
+                Ok(())
+            }
+
+            /// All settings of this group, with `prefix` before their keys.
+            pub(super) fn entries(&self, prefix: &str) -> Vec<Entry> {
+                let own = vec![
+                    $( Entry {
+                        key: format!("{prefix}{}", stringify!($key)),
+                        explanation: concat!($( $explanation, )+).trim_ascii(),
+                        expected: <$type as Value>::expected(),
+                        value: self.$key.to_toml(),
+                    }, )+
+                ];
+                let sections: Vec<Vec<Entry>> =
+                    vec![ $( $( self.$section.entries(concat!(stringify!($section), ".")), )+ )? ];
+                own.into_iter().chain(sections.into_iter().flatten()).collect()
+            }
+        }
+    };
+}
+
+section! {
+    /// Every setting of the process. `Settings::default()` is what runs without any configuration.
+    pub struct Settings {
+        /// Folder of the write-ahead log and of the tables; created if it does not exist.
+        pub data: PathBuf = PathBuf::from("./tracehouse-data"),
+        sections {
+            /// Listeners and the life of the process.
+            pub server: ServerSettings,
+            /// Log lines.
+            pub log: LogSettings,
+            /// What is accepted from senders.
+            pub ingest: IngestSettings,
+            /// The write-ahead log.
+            pub wal: WalSettings,
+            /// Spans that are stored in the log and not yet in files.
+            pub buffer: BufferSettings,
+            /// From the buffer to files.
+            pub flush: FlushSettings,
+            /// Limits of queries.
+            pub query: QuerySettings,
+        }
+    }
+}
+
+section! {
+    /// Listeners and the life of the process.
+    pub struct ServerSettings {
+        /// Address of the OTLP/gRPC receiver; port 0 picks a free one.
+        pub otlp_grpc_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 4317)),
+        /// Address of the OTLP/HTTP receiver (protobuf and JSON on /v1/traces); port 0 picks a free one.
+        pub otlp_http_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 4318)),
+        /// Address of the Tempo HTTP API, /ready and /metrics; port 0 picks a free one.
+        pub tempo_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 3200)),
+        /// Address of Flight SQL; port 0 picks a free one.
+        pub flight_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 32010)),
+        /// Allows listening beyond loopback without authentication: whoever reaches a port can write and read.
+        pub insecure: bool = false,
+        /// Longest time that a stop waits for requests that run; then they are cut off. Flush and sync follow.
+        pub shutdown_timeout: HumanDuration = HumanDuration::seconds(30),
+    }
+}
+
+section! {
+    /// Log lines, which go to standard error.
+    pub struct LogSettings {
+        /// Form of the lines: text for people, json for collectors.
+        pub format: LogFormat = LogFormat::Text,
+        /// Least important events that are logged; below info, libraries stay at info.
+        pub level: LogLevel = LogLevel::Info,
+    }
+}
+
+section! {
+    /// What is accepted from senders.
+    pub struct IngestSettings {
+        /// Largest request after decompression; a larger one is refused as a whole.
+        pub request_bytes_max: ByteSize = ByteSize::mib(20),
+        /// Most spans in one request; a request with more is refused as a whole.
+        pub spans_per_request_max: usize = 200_000,
+        /// Most attributes of one span, event, link, scope or resource; spans with more are rejected.
+        pub attributes_per_span_max: usize = 1_024,
+        /// Largest attribute, key and value together; spans with a larger one are rejected.
+        pub attribute_bytes_max: ByteSize = ByteSize::mib(1),
+        /// Deepest nesting of arrays and maps in an attribute; spans with deeper ones are rejected.
+        pub nesting_depth_max: usize = 32,
+        /// Most bytes of requests between arrival and acknowledgement; beyond it senders are told to retry.
+        pub in_flight_bytes_max: ByteSize = ByteSize::mib(256),
+        /// Most bytes that are written to the log under one sync.
+        pub group_commit_bytes_max: ByteSize = ByteSize::mib(8),
+        /// How long a byte-identical retry of a request is recognised and stored once; 0s stores it again.
+        pub dedup_window: HumanDuration = HumanDuration::minutes(5),
+        /// First day on which a span may start; earlier ones come from broken clocks and are rejected.
+        pub time_window_start: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default(),
+        /// How far ahead of this machine's clock a span may start; later ones are rejected.
+        pub time_window_future: HumanDuration = HumanDuration::hours(24),
+        /// Web origins whose pages may send OTLP/HTTP, such as https://shop.example; * stands for all.
+        pub cors_allowed_origins: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// The write-ahead log.
+    pub struct WalSettings {
+        /// Size after which a segment file of the log is closed and the next one begins.
+        pub segment_bytes_max: ByteSize = ByteSize::mib(64),
+        /// Most bytes of the whole log; beyond it senders are told to retry until a flush has made room.
+        pub bytes_max: ByteSize = ByteSize::gib(10),
+        /// When a request is acknowledged: always = after a sync to disk, relaxed = before it (a crash of the machine
+        /// loses the last moments).
+        pub sync: WalSync = WalSync::Always,
+    }
+}
+
+section! {
+    /// Spans that are stored in the log and not yet in files.
+    pub struct BufferSettings {
+        /// Most memory for buffered spans; beyond it senders are told to retry until a flush has made room.
+        pub bytes_max: ByteSize = ByteSize::mib(256),
+    }
+}
+
+section! {
+    /// From the buffer to files.
+    pub struct FlushSettings {
+        /// Oldest age of a buffered span: what is lost if the disk under the log is lost.
+        pub age_max: HumanDuration = HumanDuration::minutes(5),
+        /// Memory of buffered spans that starts a flush before they reach that age.
+        pub bytes_max: ByteSize = ByteSize::mib(96),
+    }
+}
+
+section! {
+    /// Limits of queries.
+    pub struct QuerySettings {
+        /// Most memory of all running queries together; what can spill to disk does so before a query fails.
+        pub memory_bytes_max: ByteSize = ByteSize::mib(512),
+        /// Longest run of one query.
+        pub timeout: HumanDuration = HumanDuration::minutes(1),
+        /// Most rows in one answer.
+        pub result_rows_max: usize = 10_000_000,
+        /// Most bytes of Arrow data in one answer.
+        pub result_bytes_max: ByteSize = ByteSize::gib(4),
+        /// Most queries that run at once; further ones are told to retry.
+        pub concurrency_max: usize = 16,
+        /// Longest text of a query.
+        pub expression_bytes_max: ByteSize = ByteSize::kib(128),
+        /// How far from the asked time range the other spans of a matching trace may start.
+        pub trace_extent_max: HumanDuration = HumanDuration::hours(1),
+        /// Traces in a search answer where the client names no limit.
+        pub search_limit_default: usize = 20,
+        /// Most traces in a search answer.
+        pub search_limit_max: usize = 262_144,
+        /// Spans shown per trace in a search answer where the client names no number.
+        pub search_spans_default: usize = 3,
+        /// Most spans shown per trace in a search answer.
+        pub search_spans_max: usize = 100,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_takes_its_own_value_back() {
+        let mut settings = Settings::default();
+        for entry in Settings::default().entries("") {
+            assert_eq!(settings.set(&entry.key, &entry.value), Ok(()), "{}", entry.key);
+            assert!(entry.explanation.ends_with('.'), "{} has no explanation", entry.key);
+            assert!(!entry.explanation.contains("  "), "{}: {}", entry.key, entry.explanation);
+        }
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn keys_exist_only_under_their_full_name() {
+        let mut settings = Settings::default();
+        for key in ["", "wal", "wal.", "bytes_max", "wal.bytes_max.x", "server.wal.bytes_max"] {
+            assert_eq!(settings.set(key, &toml::Value::Integer(1)), Err(Refused::UnknownKey), "{key}");
+        }
+    }
+}
