@@ -1,1 +1,355 @@
-//! Prometheus families.
+//! What the process tells Prometheus: every family, its labels and its buckets, in one struct.
+//!
+//! There is one [`Metrics`] per process, made by the server and passed down by `Arc`; nothing is global, so tests look at
+//! their own. Modules set gauges and observe histograms directly; what carries labels goes through a method, whose
+//! `&'static str` labels keep the number of series bounded by the source code and not by what senders write.
+//!
+//! [`Metrics::encode`] gives the text that `/metrics` answers. Values that change without an event, such as the age of
+//! the oldest unflushed span or the memory of the process, are read at that moment.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// From a quick sync of a good disk to one that hangs.
+const SYNC_SECONDS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// From a lookup in memory to the longest query that is allowed by default.
+const QUERY_SECONDS: &[f64] =
+    &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// From a small flush to one against a slow bucket.
+const FLUSH_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Stands for "nothing is unflushed".
+const NOTHING_UNFLUSHED: i64 = i64::MAX;
+
+/// The kernel reports CPU time to programs in ticks of this length on every architecture that Linux has today.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// All metric families of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    ingest_requests: IntCounterVec,
+    ingest_spans: IntCounterVec,
+    ingest_rejected_spans: IntCounterVec,
+    ingest_bytes: IntCounterVec,
+    /// Bytes of requests between arrival and acknowledgement.
+    pub ingest_in_flight_bytes: IntGauge,
+    /// Seconds that a sync of the write-ahead log took.
+    pub wal_sync_seconds: Histogram,
+    /// Syncs or writes of the log that failed; above zero the process does not acknowledge any more.
+    pub wal_failures: IntCounter,
+    /// Bytes of the log on disk.
+    pub wal_bytes: IntGauge,
+    /// Records that start-up found torn or corrupt at the end of the log and cut.
+    pub wal_records_cut: IntCounter,
+    /// Spans in memory that are in no file yet.
+    pub buffer_spans: IntGauge,
+    /// Memory of those spans in bytes.
+    pub buffer_bytes: IntGauge,
+    oldest_unflushed_unix_nano: AtomicI64,
+    flush_lag_seconds: Gauge,
+    /// Seconds from the start of a flush to its commit.
+    pub flush_seconds: Histogram,
+    /// Flushes that failed and will be tried again.
+    pub flush_failures: IntCounter,
+    /// Spans that were flushed to files.
+    pub flush_spans: IntCounter,
+    /// Bytes of the files that were written by flushes.
+    pub flush_bytes: IntCounter,
+    /// Live files of all tables.
+    pub catalog_files: IntGauge,
+    /// Bytes of the live files.
+    pub catalog_bytes: IntGauge,
+    /// Commits to tables.
+    pub catalog_commits: IntCounter,
+    /// Commits that lost against another writer and were tried again.
+    pub catalog_conflicts: IntCounter,
+    query_seconds: HistogramVec,
+    /// Queries that run now.
+    pub queries_running: IntGauge,
+    resident_bytes: IntGauge,
+    resident_bytes_peak: IntGauge,
+    cpu_seconds: Gauge,
+}
+
+impl Metrics {
+    /// All families, at zero.
+    ///
+    /// # Errors
+    /// Only a defect in this file: a name that is used twice or is not a metric name.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let build_info = register(
+            r,
+            IntGaugeVec::new(Opts::new("tracehouse_build_info", "The version that runs; always 1"), &["version"])?,
+        )?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let protocol = "protocol";
+        Ok(Self {
+            ingest_requests: counters(
+                r,
+                "tracehouse_ingest_requests_total",
+                "Export requests by outcome",
+                &[protocol, "outcome"],
+            )?,
+            ingest_spans: counters(
+                r,
+                "tracehouse_ingest_spans_total",
+                "Spans by outcome: accepted, rejected, duplicate",
+                &[protocol, "outcome"],
+            )?,
+            ingest_rejected_spans: counters(
+                r,
+                "tracehouse_ingest_rejected_spans_total",
+                "Spans that were rejected, by reason",
+                &[protocol, "reason"],
+            )?,
+            ingest_bytes: counters(
+                r,
+                "tracehouse_ingest_bytes_total",
+                "Bytes of accepted export requests after decompression",
+                &[protocol],
+            )?,
+            ingest_in_flight_bytes: gauge(
+                r,
+                "tracehouse_ingest_in_flight_bytes",
+                "Bytes of requests between arrival and acknowledgement",
+            )?,
+            wal_sync_seconds: histogram(
+                r,
+                "tracehouse_wal_sync_seconds",
+                "Time that a sync of the write-ahead log took",
+                SYNC_SECONDS,
+            )?,
+            wal_failures: counter(
+                r,
+                "tracehouse_wal_failures_total",
+                "Failed writes and syncs of the log; above zero nothing is acknowledged any more",
+            )?,
+            wal_bytes: gauge(r, "tracehouse_wal_bytes", "Size of the write-ahead log on disk")?,
+            wal_records_cut: counter(
+                r,
+                "tracehouse_wal_records_cut_total",
+                "Torn or corrupt records that were cut from the end of the log at start",
+            )?,
+            buffer_spans: gauge(r, "tracehouse_buffer_spans", "Spans in memory that are in no file yet")?,
+            buffer_bytes: gauge(r, "tracehouse_buffer_bytes", "Memory of the spans that are in no file yet")?,
+            oldest_unflushed_unix_nano: AtomicI64::new(NOTHING_UNFLUSHED),
+            flush_lag_seconds: register(
+                r,
+                Gauge::new("tracehouse_flush_lag_seconds", "Age of the oldest span that is in no file yet")?,
+            )?,
+            flush_seconds: histogram(
+                r,
+                "tracehouse_flush_seconds",
+                "Time from the start of a flush to its commit",
+                FLUSH_SECONDS,
+            )?,
+            flush_failures: counter(r, "tracehouse_flush_failures_total", "Flushes that failed and are tried again")?,
+            flush_spans: counter(r, "tracehouse_flush_spans_total", "Spans that were flushed to files")?,
+            flush_bytes: counter(r, "tracehouse_flush_bytes_total", "Size of the files that flushes wrote")?,
+            catalog_files: gauge(r, "tracehouse_catalog_files", "Live files of all tables")?,
+            catalog_bytes: gauge(r, "tracehouse_catalog_bytes", "Size of the live files of all tables")?,
+            catalog_commits: counter(r, "tracehouse_catalog_commits_total", "Commits to tables")?,
+            catalog_conflicts: counter(
+                r,
+                "tracehouse_catalog_conflicts_total",
+                "Commits that lost against another writer and were tried again",
+            )?,
+            query_seconds: register(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new("tracehouse_query_seconds", "Time of queries, by kind and outcome")
+                        .buckets(QUERY_SECONDS.to_vec()),
+                    &["kind", "outcome"],
+                )?,
+            )?,
+            queries_running: gauge(r, "tracehouse_queries_running", "Queries that run now")?,
+            resident_bytes: gauge(r, "process_resident_memory_bytes", "Resident memory of the process")?,
+            resident_bytes_peak: gauge(
+                r,
+                "process_resident_memory_peak_bytes",
+                "Highest resident memory since the process started",
+            )?,
+            cpu_seconds: register(
+                r,
+                Gauge::new("process_cpu_seconds_total", "User and system CPU time of the process")?,
+            )?,
+            registry,
+        })
+    }
+
+    /// Counts an export request. `protocol` and `outcome` are names from the source code, never from the wire.
+    pub fn count_request(&self, protocol: &'static str, outcome: &'static str) {
+        self.ingest_requests.with_label_values(&[protocol, outcome]).inc();
+    }
+
+    /// Counts spans that were stored, from a request of `bytes` after decompression.
+    pub fn count_accepted(&self, protocol: &'static str, spans: usize, bytes: usize) {
+        self.ingest_spans.with_label_values(&[protocol, "accepted"]).inc_by(spans as u64);
+        self.ingest_bytes.with_label_values(&[protocol]).inc_by(bytes as u64);
+    }
+
+    /// Counts spans that were rejected for `reason`.
+    pub fn count_rejected(&self, protocol: &'static str, reason: &'static str, spans: usize) {
+        self.ingest_spans.with_label_values(&[protocol, "rejected"]).inc_by(spans as u64);
+        self.ingest_rejected_spans.with_label_values(&[protocol, reason]).inc_by(spans as u64);
+    }
+
+    /// Counts spans of a retry that was recognised and not stored again.
+    pub fn count_duplicates(&self, protocol: &'static str, spans: usize) {
+        self.ingest_spans.with_label_values(&[protocol, "duplicate"]).inc_by(spans as u64);
+    }
+
+    /// Records a finished query of a `kind` such as `sql`, with an `outcome` such as `ok` or `timeout`.
+    pub fn observe_query(&self, kind: &'static str, outcome: &'static str, took: Duration) {
+        self.query_seconds.with_label_values(&[kind, outcome]).observe(took.as_secs_f64());
+    }
+
+    /// Says when the oldest span arrived that is in no file yet, in Unix nanoseconds; `None` if all are.
+    pub fn set_oldest_unflushed(&self, unix_nano: Option<i64>) {
+        self.oldest_unflushed_unix_nano.store(unix_nano.unwrap_or(NOTHING_UNFLUSHED), Ordering::Relaxed);
+    }
+
+    /// All families in the Prometheus text format, as of `now_unix_nano`.
+    ///
+    /// # Errors
+    /// Only a defect: a family that cannot be written as text.
+    pub fn encode(&self, now_unix_nano: i64) -> Result<String, prometheus::Error> {
+        self.flush_lag_seconds.set(self.flush_lag(now_unix_nano).as_secs_f64());
+        if let Some(process) = ProcessFigures::read() {
+            self.resident_bytes.set(process.resident_bytes);
+            self.resident_bytes_peak.set(process.resident_bytes_peak);
+            self.cpu_seconds.set(process.cpu_seconds);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// The content type of [`Metrics::encode`].
+    pub fn content_type() -> String {
+        TextEncoder::new().format_type().to_owned()
+    }
+
+    /// How long the oldest span waits that is in no file yet.
+    pub fn flush_lag(&self, now_unix_nano: i64) -> Duration {
+        let waiting = now_unix_nano.saturating_sub(self.oldest_unflushed_unix_nano.load(Ordering::Relaxed));
+        Duration::from_nanos(u64::try_from(waiting).unwrap_or(0))
+    }
+}
+
+/// What the kernel says about this process.
+#[derive(Debug, PartialEq)]
+struct ProcessFigures {
+    resident_bytes: i64,
+    resident_bytes_peak: i64,
+    cpu_seconds: f64,
+}
+
+impl ProcessFigures {
+    /// Reads `/proc`; `None` where there is none.
+    fn read() -> Option<Self> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        Self::parse(&status, &stat)
+    }
+
+    fn parse(status: &str, stat: &str) -> Option<Self> {
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<i64>().ok()
+        };
+        // The second field is the program's name in parentheses, and the name may hold spaces and parentheses.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let ticks = |at: usize| fields.split(' ').nth(at)?.parse::<f64>().ok();
+        let (user, system) = (ticks(11)?, ticks(12)?);
+        Some(Self {
+            resident_bytes: kib("VmRSS:")? * 1024,
+            resident_bytes_peak: kib("VmHWM:")? * 1024,
+            cpu_seconds: (user + system) / TICKS_PER_SECOND,
+        })
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(registry, IntCounter::new(name, help)?)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    register(registry, IntGauge::new(name, help)?)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_holds_what_was_counted() {
+        let metrics = Metrics::new().unwrap();
+        metrics.count_request("otlp_grpc", "ok");
+        metrics.count_accepted("otlp_grpc", 7, 900);
+        metrics.count_rejected("otlp_http_json", "bad_trace_id", 2);
+        metrics.count_duplicates("otlp_grpc", 3);
+        metrics.observe_query("sql", "ok", Duration::from_millis(3));
+        metrics.wal_sync_seconds.observe(0.000_2);
+        metrics.set_oldest_unflushed(Some(2_000_000_000));
+        let text = metrics.encode(5_000_000_000).unwrap();
+        for line in [
+            "tracehouse_ingest_requests_total{outcome=\"ok\",protocol=\"otlp_grpc\"} 1",
+            "tracehouse_ingest_spans_total{outcome=\"accepted\",protocol=\"otlp_grpc\"} 7",
+            "tracehouse_ingest_spans_total{outcome=\"duplicate\",protocol=\"otlp_grpc\"} 3",
+            "tracehouse_ingest_spans_total{outcome=\"rejected\",protocol=\"otlp_http_json\"} 2",
+            "tracehouse_ingest_rejected_spans_total{protocol=\"otlp_http_json\",reason=\"bad_trace_id\"} 2",
+            "tracehouse_ingest_bytes_total{protocol=\"otlp_grpc\"} 900",
+            "tracehouse_query_seconds_bucket{kind=\"sql\",outcome=\"ok\",le=\"0.005\"} 1",
+            "tracehouse_wal_sync_seconds_bucket{le=\"0.00025\"} 1",
+            "tracehouse_flush_lag_seconds 3",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn there_is_no_lag_when_nothing_waits() {
+        let metrics = Metrics::new().unwrap();
+        assert_eq!(metrics.flush_lag(i64::MAX), Duration::ZERO);
+        metrics.set_oldest_unflushed(Some(10));
+        assert_eq!(metrics.flush_lag(5), Duration::ZERO);
+        assert_eq!(metrics.flush_lag(25), Duration::from_nanos(15));
+        metrics.set_oldest_unflushed(None);
+        assert_eq!(metrics.flush_lag(15), Duration::ZERO);
+    }
+
+    #[test]
+    fn process_figures_are_read_from_proc() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        let stat = "1 (a) b) S 0 1 2 3 4 5 6 7 8 9 150 50 0 0 20";
+        let figures = ProcessFigures { resident_bytes: 1 << 20, resident_bytes_peak: 2 << 20, cpu_seconds: 2.0 };
+        assert_eq!(ProcessFigures::parse(status, stat), Some(figures));
+        assert_eq!(ProcessFigures::parse("", ""), None);
+    }
+}
