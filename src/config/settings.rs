@@ -136,7 +136,7 @@ section! {
     pub struct LogSettings {
         /// Form of the lines: text for people, json for collectors.
         pub format: LogFormat = LogFormat::Text,
-        /// Least important events that are logged; below info, libraries stay at info.
+        /// Least important events that are logged; libraries log one level less.
         pub level: LogLevel = LogLevel::Info,
     }
 }

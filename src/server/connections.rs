@@ -1,0 +1,145 @@
+//! Accepting connections, and letting them go.
+//!
+//! HTTP/1.1 and HTTP/2 are told apart by their first bytes on every listener, so a gRPC listener also answers `curl`.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use hyper::{Request, Response, body::Incoming};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpStream, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt};
+use tracing::{debug, warn};
+
+use super::{listeners::Listener, routes::RouteSlot};
+
+/// Most open connections per listener; further ones wait in the system's queue.
+const CONNECTIONS_MAX: usize = 4_096;
+
+/// A connection on which no request starts for so long is closed. Longer than the pause between the exports of an SDK, so
+/// that senders do not lose a race against it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How often a silent HTTP/2 peer is asked whether it is still there, and how long it has for an answer.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Requests that run at once on one HTTP/2 connection; further ones wait for the client's own turn.
+const STREAMS_MAX: u32 = 256;
+
+/// The pause after the system refused a connection, which it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long tasks have to notice that they are cut off.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// All connections of the process.
+#[derive(Clone, Debug)]
+pub(super) struct Connections {
+    /// Every accept loop and connection is a task in here.
+    pub(super) tracker: TaskTracker,
+    /// No new connections and no new requests.
+    pub(super) stop: CancellationToken,
+    /// No connections.
+    pub(super) cut: CancellationToken,
+}
+
+impl Connections {
+    /// Accepts on `listener` until the stop and serves every connection from `routes`.
+    pub(super) fn spawn_accept(&self, listener: Listener, routes: RouteSlot) {
+        let connections = self.clone();
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = connections.accept(&listener, &routes) => {}
+                () = connections.stop.cancelled() => {}
+            }
+            debug!(listener = listener.name, "closed");
+        });
+    }
+
+    /// Waits until no request runs, at most for `timeout`, and then cuts the rest off; tells whether none was left.
+    pub(super) async fn drain(&self, timeout: Duration) -> bool {
+        self.stop.cancel();
+        self.tracker.close();
+        let drained = tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok();
+        if !drained {
+            self.cut_off().await;
+        }
+        drained
+    }
+
+    /// Closes all connections at once.
+    pub(super) async fn cut_off(&self) {
+        self.stop.cancel();
+        self.cut.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(CUT_TIMEOUT, self.tracker.wait()).await.is_err() {
+            warn!(connections = self.tracker.len(), "connections did not close");
+        }
+    }
+
+    async fn accept(&self, listener: &Listener, routes: &RouteSlot) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.socket.accept().await {
+                Ok((stream, peer)) => {
+                    debug!(listener = listener.name, %peer, "connection");
+                    let connection = self.clone().serve(stream, routes.clone());
+                    self.tracker.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!(listener = listener.name, %error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, stream: TcpStream, routes: RouteSlot) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot turn off delays");
+        }
+        let service = routes.map_request(|request: Request<Incoming>| request.map(Body::new));
+        let cut = self.cut.clone();
+        tokio::select! {
+            () = serve_requests(TokioIo::new(stream), service, &self.stop) => {}
+            () = cut.cancelled() => {}
+        }
+    }
+}
+
+async fn serve_requests<S>(stream: TokioIo<TcpStream>, service: S, stop: &CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX);
+    let connection = builder.serve_connection(stream, TowerToHyperService::new(service));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        debug!(error, "connection ended");
+    }
+}
