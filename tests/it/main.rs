@@ -4,3 +4,4 @@
 
 mod frame;
 mod layers;
+mod traceql;

@@ -1,0 +1,288 @@
+//! Does the query make sense: types, constants, and the places where only some things may stand.
+//!
+//! The first line of each message has Tempo's wording, which is part of its interface. What Tempo itself parses and
+//! then refuses (`parent`, arithmetic on aggregates) is refused here too; what only this engine lacks is refused by
+//! the planner.
+
+use super::{
+    ast::{
+        AggregateFunction, ArithmeticOp, Attribute, Body, ComparisonOp, Field, FieldExpr, FieldKind, FieldName,
+        FieldOp, Intrinsic, Metrics, MetricsCall, MetricsFunction, MetricsSource, Pipeline, Query, Reducer, RegexOp,
+        ScalarExpr, Scope, SeriesExpr, SeriesStage, SpansetExpr, StageKind, TextRange, UnaryOp,
+    },
+    error::TraceQlError,
+    literal::Literal,
+    types::Type,
+};
+
+type Result = std::result::Result<(), TraceQlError>;
+
+/// How many labels `by(...)` of a metrics function takes.
+const LABELS_MAX: usize = 5;
+
+/// How many values per attribute `compare(...)` returns at most.
+const COMPARE_TOP_MAX: i64 = 1000;
+
+/// Checks a query. The error has no excerpt yet; see [`TraceQlError::in_text`].
+pub fn check(query: &Query) -> Result {
+    match &query.body {
+        Body::Spansets(pipeline) => check_pipeline(pipeline),
+        Body::Metrics(metrics) => check_metrics(metrics),
+    }
+}
+
+fn check_pipeline(pipeline: &Pipeline) -> Result {
+    for stage in &pipeline.stages {
+        match &stage.kind {
+            StageKind::Spansets(spansets) => check_spansets(spansets)?,
+            StageKind::Filter(filter) => {
+                check_scalar(&filter.lhs, filter.at)?;
+                check_scalar(&filter.rhs, filter.at)?;
+            }
+            StageKind::GroupBy(field) => {
+                check_field(field)?;
+                if !field.references_span() {
+                    let problem = format!("grouping field expressions must reference the span: {field}");
+                    return Err(TraceQlError::invalid(problem, field.at));
+                }
+            }
+            StageKind::Coalesce => {}
+            StageKind::Select(fields) => fields.iter().try_for_each(check_name)?,
+        }
+    }
+    Ok(())
+}
+
+fn check_spansets(spansets: &SpansetExpr) -> Result {
+    match spansets {
+        SpansetExpr::Filter(field) => check_filter(field),
+        SpansetExpr::Pipeline(pipeline) => check_pipeline(pipeline),
+        SpansetExpr::Binary { lhs, rhs, .. } => {
+            check_spansets(lhs)?;
+            check_spansets(rhs)
+        }
+    }
+}
+
+fn check_filter(field: &FieldExpr) -> Result {
+    check_field(field)?;
+    if !matches!(field.type_of(), Type::Bool | Type::Attribute) {
+        let problem = format!("span filter field expressions must resolve to a boolean: {field}");
+        return Err(TraceQlError::invalid(problem, field.at));
+    }
+    Ok(())
+}
+
+fn check_scalar(scalar: &ScalarExpr, at: TextRange) -> Result {
+    match scalar {
+        ScalarExpr::Number(_) => Ok(()),
+        ScalarExpr::Aggregate(aggregate) => match &aggregate.function {
+            AggregateFunction::Count => Ok(()),
+            AggregateFunction::Reduce(_, field) => check_aggregated(field),
+        },
+        ScalarExpr::Pipeline(inner) => {
+            check_pipeline(&inner.pipeline)?;
+            check_scalar(&inner.value, at)?;
+            Err(TraceQlError::unsupported("pipelines compared as numbers", at))
+        }
+        ScalarExpr::Binary { lhs, rhs, .. } => {
+            check_scalar(lhs, at)?;
+            check_scalar(rhs, at)?;
+            Err(TraceQlError::unsupported("arithmetic between aggregates", at))
+        }
+        ScalarExpr::Negate(inner) => {
+            check_scalar(inner, at)?;
+            Err(TraceQlError::unsupported("a minus in front of an aggregate", at))
+        }
+    }
+}
+
+fn check_aggregated(field: &FieldExpr) -> Result {
+    check_field(field)?;
+    let kind = field.type_of();
+    if kind != Type::Attribute && !kind.is_numeric() {
+        let problem = format!("aggregate field expressions must resolve to a number type: {field}");
+        return Err(TraceQlError::invalid(problem, field.at));
+    }
+    if !field.references_span() {
+        let problem = format!("aggregate field expressions must reference the span: {field}");
+        return Err(TraceQlError::invalid(problem, field.at));
+    }
+    Ok(())
+}
+
+// ---- inside braces --------------------------------------------------------------------------------------------------
+
+fn check_field(field: &FieldExpr) -> Result {
+    match &field.kind {
+        FieldKind::Literal(_) => Ok(()),
+        FieldKind::Field(name) => check_supported(name, field.at),
+        FieldKind::Unary { op, operand } => {
+            check_field(operand)?;
+            check_unary(*op, operand, field)
+        }
+        FieldKind::Binary { op, lhs, rhs } => {
+            check_field(lhs)?;
+            check_field(rhs)?;
+            check_binary(*op, lhs, rhs, field)
+        }
+    }
+}
+
+fn check_unary(op: UnaryOp, operand: &FieldExpr, whole: &FieldExpr) -> Result {
+    if operand.type_of().takes_prefix(op) {
+        return Ok(());
+    }
+    let problem = format!("illegal operation for the given type: {whole}");
+    let help = format!("{operand} is of type {}", operand.type_of().name());
+    Err(TraceQlError::invalid(problem, whole.at).with_help(help))
+}
+
+fn check_binary(op: FieldOp, lhs: &FieldExpr, rhs: &FieldExpr, whole: &FieldExpr) -> Result {
+    let (left, right) = (lhs.type_of(), rhs.type_of());
+    let types = || format!("{lhs} is of type {}, {rhs} of type {}", left.name(), right.name());
+    if let FieldOp::Regex(op) = op {
+        check_regex(op, rhs, whole)?;
+    }
+    if !left.meets(right) {
+        let problem = format!("binary operations must operate on the same type: {whole}");
+        return Err(TraceQlError::invalid(problem, whole.at).with_help(types()));
+    }
+    if !left.takes(op) || !right.takes(op) {
+        let problem = format!("illegal operation for the given types: {whole}");
+        return Err(TraceQlError::invalid(problem, whole.at).with_help(types()));
+    }
+    if op == FieldOp::Comparison(ComparisonOp::Eq) {
+        check_nil(lhs, rhs, whole.at)?;
+        check_nil(rhs, lhs, whole.at)?;
+    }
+    let zero = matches!(&rhs.kind, FieldKind::Literal(Literal::Int(0)));
+    if matches!(op, FieldOp::Arithmetic(ArithmeticOp::Div | ArithmeticOp::Mod)) && zero && left == Type::Int {
+        return Err(TraceQlError::invalid(format!("division by zero: {whole}"), whole.at));
+    }
+    Ok(())
+}
+
+fn check_regex(op: RegexOp, pattern: &FieldExpr, whole: &FieldExpr) -> Result {
+    let FieldKind::Literal(Literal::String(text)) = &pattern.kind else {
+        let problem = format!("invalid type for =~ or !~: {whole}");
+        return Err(TraceQlError::invalid(problem, pattern.at)
+            .with_help(format!("{} takes a string that is written out", op.sign())));
+    };
+    match super::types::compile_regex(text) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(TraceQlError::invalid(format!("invalid regex: {text}: {problem}"), pattern.at)),
+    }
+}
+
+/// Refuses to ask whether something is absent that never is.
+fn check_nil(field: &FieldExpr, other: &FieldExpr, at: TextRange) -> Result {
+    if !matches!(other.kind, FieldKind::Literal(Literal::Nil)) {
+        return Ok(());
+    }
+    match &field.kind {
+        FieldKind::Field(FieldName::Intrinsic(intrinsic)) => {
+            let name = intrinsic.name();
+            let problem = format!("{name}=nil is not valid because intrinsics cannot be nil");
+            Err(TraceQlError::invalid(problem, at))
+        }
+        FieldKind::Field(FieldName::Attribute(Attribute { scope: Scope::Resource, key, of_parent: false }))
+            if key == "service.name" =>
+        {
+            let problem = "resource.service.name=nil is not valid because resource.service.name cannot be nil";
+            Err(TraceQlError::invalid(problem, at))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_name(field: &Field) -> Result {
+    check_supported(&field.name, field.at)
+}
+
+fn check_supported(name: &FieldName, at: TextRange) -> Result {
+    match name {
+        FieldName::Intrinsic(Intrinsic::Parent) => Err(TraceQlError::unsupported("intrinsic parent", at)),
+        FieldName::Attribute(attribute) if attribute.of_parent => {
+            Err(TraceQlError::unsupported(format!("attribute of the parent span {attribute}"), at))
+        }
+        _ => Ok(()),
+    }
+}
+
+// ---- metrics --------------------------------------------------------------------------------------------------------
+
+fn check_metrics(metrics: &Metrics) -> Result {
+    match &metrics.source {
+        MetricsSource::Math(series) => check_series(series)?,
+        MetricsSource::Spans { pipeline, call } => {
+            check_pipeline(pipeline)?;
+            check_call(call)?;
+            if matches!(call.function, MetricsFunction::Compare { .. }) && !metrics.tail.is_empty() {
+                return Err(TraceQlError::invalid("`compare()` cannot be used with second stage functions", call.at));
+            }
+        }
+    }
+    for stage in &metrics.tail {
+        if let SeriesStage::TopK(limit, at) | SeriesStage::BottomK(limit, at) = stage
+            && *limit <= 0
+        {
+            return Err(TraceQlError::invalid("limit must be greater than 0", *at));
+        }
+    }
+    Ok(())
+}
+
+fn check_series(series: &SeriesExpr) -> Result {
+    match series {
+        SeriesExpr::Metrics(metrics) => check_metrics(metrics),
+        SeriesExpr::Number(_) => Ok(()),
+        SeriesExpr::Binary { lhs, rhs, at, .. } => {
+            check_series(lhs)?;
+            check_series(rhs)?;
+            if [lhs, rhs].iter().any(|side| matches!(***side, SeriesExpr::Number(Literal::Duration(_)))) {
+                let problem = "duration cannot be used as a scalar operand in metric arithmetic";
+                return Err(TraceQlError::invalid(problem, *at));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn check_call(call: &MetricsCall) -> Result {
+    call.by.iter().try_for_each(check_name)?;
+    match &call.function {
+        MetricsFunction::Rate | MetricsFunction::CountOverTime => {}
+        MetricsFunction::ReduceOverTime(_, field) | MetricsFunction::HistogramOverTime(field) => check_name(field)?,
+        MetricsFunction::QuantileOverTime(field, quantiles) => {
+            check_name(field)?;
+            if let Some(quantile) = quantiles.iter().find(|quantile| !(0.0..=1.0).contains(*quantile)) {
+                return Err(TraceQlError::invalid(format!("quantile must be between 0 and 1: {quantile}"), call.at));
+            }
+        }
+        MetricsFunction::Compare { selection, top, range } => {
+            check_filter(selection)?;
+            if let Some(top) = top.filter(|top| !(1..=COMPARE_TOP_MAX).contains(top)) {
+                let problem =
+                    format!("compare() top number of values must be an integer between 1 and 1000, not {top}");
+                return Err(TraceQlError::invalid(problem, call.at));
+            }
+            if let Some((start, end)) = range.filter(|(start, end)| *start <= 0 || end <= start) {
+                let problem = format!("compare() start must be positive and before end, not {start} and {end}");
+                return Err(TraceQlError::invalid(problem, call.at));
+            }
+        }
+    }
+    // Series of quantiles, histograms and averages carry one label of their own.
+    let own = matches!(
+        call.function,
+        MetricsFunction::QuantileOverTime(..)
+            | MetricsFunction::HistogramOverTime(_)
+            | MetricsFunction::ReduceOverTime(Reducer::Avg, _)
+    );
+    let labels = call.by.len();
+    if labels > LABELS_MAX - usize::from(own) {
+        return Err(TraceQlError::unsupported(format!("metrics group by {labels} values"), call.at));
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! What to say where the grammar's parser stopped.
+
+use pest::{
+    Parser as _,
+    error::{Error, ErrorVariant, InputLocation},
+};
+
+use super::grammar::{Rule, TraceQlParser};
+use crate::traceql::{ast::TextRange, error::TraceQlError, names};
+
+/// How many things an error says it expected.
+const EXPECTED_MAX: usize = 6;
+
+/// How much of a token an error repeats, in characters.
+const TOKEN_CHARS_MAX: usize = 40;
+
+/// The error for a parse that stopped.
+pub(super) fn error(text: &str, error: &Error<Rule>) -> TraceQlError {
+    let start = match error.location {
+        InputLocation::Pos(at) | InputLocation::Span((at, _)) => at,
+    };
+    let token = token_at(text, start);
+    let range = TextRange { start, end: start + token.len() };
+    if let Some(problem) = unknown_function(text, start, token) {
+        return TraceQlError::parse(problem, range);
+    }
+    let shown = shorten(token);
+    let unexpected = if token.is_empty() { "end of the query" } else { shown.as_str() };
+    let expected = match &error.variant {
+        ErrorVariant::ParsingError { positives, .. } => expected(positives),
+        ErrorVariant::CustomError { .. } => Vec::new(),
+    };
+    let problem = match expected.split_last() {
+        None => format!("syntax error: unexpected {unexpected}"),
+        Some((last, [])) => format!("syntax error: unexpected {unexpected}, expected {last}"),
+        Some((last, rest)) => {
+            format!("syntax error: unexpected {unexpected}, expected {} or {last}", rest.join(", "))
+        }
+    };
+    let fault = TraceQlError::parse(problem, range);
+    match help(text, start, token) {
+        Some(help) => fault.with_help(help),
+        None => fault,
+    }
+}
+
+fn token_at(text: &str, start: usize) -> &str {
+    let rest = text.get(start..).unwrap_or_default();
+    let token = TraceQlParser::parse(Rule::token, rest).ok().and_then(|mut pairs| pairs.next());
+    token.map_or("", |pair| pair.as_str())
+}
+
+fn shorten(token: &str) -> String {
+    match token.char_indices().nth(TOKEN_CHARS_MAX) {
+        Some((cut, _)) => format!("{}...", &token[..cut]),
+        None => token.to_owned(),
+    }
+}
+
+fn unknown_function(text: &str, start: usize, token: &str) -> Option<String> {
+    let is_word = token.chars().all(|c| c.is_alphanumeric() || c == '_') && !token.is_empty();
+    let called = text[start + token.len()..].trim_start().starts_with('(');
+    if !is_word || !called || names::FUNCTIONS.contains(&token) {
+        return None;
+    }
+    let problem = format!("unknown function: {}", shorten(token));
+    Some(match names::nearest_function(token) {
+        Some(near) => format!("{problem}; did you mean {near}?"),
+        None => problem,
+    })
+}
+
+/// What a reader of the query would call the rules that might have matched.
+fn expected(rules: &[Rule]) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for rule in rules {
+        let name = match rule {
+            Rule::EOI => "the end",
+            Rule::pipe_sign => "|",
+            Rule::open_sign | Rule::group | Rule::parenthesised => "(",
+            Rule::close_sign => ")",
+            Rule::close_brace_sign => "}",
+            Rule::comma_sign => ",",
+            Rule::equals_sign => "=",
+            Rule::query | Rule::pipeline | Rule::expression | Rule::filter => "a filter { ... }",
+            Rule::string | Rule::reference | Rule::field => "an attribute or a value",
+            Rule::number | Rule::signed_number | Rule::numeric => "a number",
+            Rule::word | Rule::hint => "a name",
+            Rule::hints => "with(...)",
+            Rule::logical
+            | Rule::relation
+            | Rule::comparison
+            | Rule::additive
+            | Rule::multiplicative
+            | Rule::power
+            | Rule::threshold => "an operator",
+            Rule::aggregate
+            | Rule::count
+            | Rule::reduction
+            | Rule::group_by
+            | Rule::labels
+            | Rule::select
+            | Rule::coalesce
+            | Rule::metrics
+            | Rule::rank
+            | Rule::rank_name
+            | Rule::reducer => "a function",
+            _ => continue,
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if names.contains(&"an attribute or a value") {
+        names.retain(|name| *name != "a number");
+    }
+    names.truncate(EXPECTED_MAX);
+    names
+}
+
+/// Mistakes that people make often.
+fn help(text: &str, start: usize, token: &str) -> Option<&'static str> {
+    let before = text[..start].trim_end();
+    match token {
+        "=" | "=~" if before.ends_with('=') => Some("equality is written with one ="),
+        "'" => Some("strings stand in double quotes or back quotes"),
+        "\"" => Some("the string does not end; it may not hold a line break"),
+        "`" => Some("the string does not end"),
+        "/" if text[start..].starts_with("/*") => Some("the comment does not end"),
+        "." => Some("an attribute has a name after the dot: .a, span.a"),
+        "and" | "AND" => Some("and is written &&"),
+        "or" | "OR" => Some("or is written ||"),
+        _ if before.is_empty() && token.starts_with(|c: char| c.is_alphabetic() || c == '.') => {
+            Some("a filter stands in braces: { status = error }")
+        }
+        _ => None,
+    }
+}

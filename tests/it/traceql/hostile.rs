@@ -1,0 +1,192 @@
+//! Texts meant to exhaust the stack, the memory or the patience of the parser.
+
+use proptest::prelude::*;
+
+use tracehouse::traceql::{
+    self, TraceQlError,
+    parse::{BRACKET_DEPTH_MAX, EXPRESSION_DEPTH_MAX, QUERY_BYTES_MAX},
+};
+
+fn message(text: &str) -> String {
+    match traceql::compile(text) {
+        Ok(query) => format!("valid, {} bytes printed", query.to_string().len()),
+        Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
+#[test]
+fn a_query_longer_than_the_limit_is_refused_before_it_is_read() {
+    let text = format!("{{ .a = \"{}\" }}", "x".repeat(QUERY_BYTES_MAX));
+    let expected = format!(
+        "TraceQL expression exceeds the configured maximum size of {QUERY_BYTES_MAX} bytes, it has {}",
+        text.len()
+    );
+    assert_eq!(message(&text), expected);
+}
+
+#[test]
+fn brackets_nest_to_the_limit_and_not_beyond() {
+    let nested = |depth: usize| format!("{{ {}.a{} }}", "(".repeat(depth - 1), ")".repeat(depth - 1));
+    assert_eq!(message(&nested(BRACKET_DEPTH_MAX)), "valid, 6 bytes printed");
+    let refused = format!("brackets are nested more than {BRACKET_DEPTH_MAX} deep");
+    assert!(message(&nested(BRACKET_DEPTH_MAX + 1)).ends_with(&refused));
+    assert!(message(&"(".repeat(QUERY_BYTES_MAX)).ends_with(&refused));
+    assert!(message(&"{".repeat(QUERY_BYTES_MAX)).ends_with(&refused));
+}
+
+#[test]
+fn chains_of_operators_reach_the_limit_and_not_beyond() {
+    let refused = format!("expression is more than {EXPRESSION_DEPTH_MAX} operators deep");
+    for (head, link, tail) in [
+        ("{ ", ".a = 1 || ", ".b }"),
+        ("{ ", "!", ".a }"),
+        ("{ ", "-", ".a = 1 }"),
+        ("{ .a = ", "1 ^ ", "1 }"),
+        ("{ .a = ", "1 + ", "1 }"),
+        ("", "{} >> ", "{}"),
+        ("", "{} && ", "{}"),
+        ("{} | count() > ", "1 + ", "1"),
+        ("{} | rate() > ", "-", "1"),
+    ] {
+        let fits = message(&format!("{head}{}{tail}", link.repeat(EXPRESSION_DEPTH_MAX - 5)));
+        assert!(fits.starts_with("valid"), "{link}: {fits}");
+        let too_deep = message(&format!("{head}{}{tail}", link.repeat((QUERY_BYTES_MAX - 100) / link.len())));
+        assert!(too_deep.ends_with(&refused), "{link}: {too_deep}");
+    }
+}
+
+#[test]
+fn depth_adds_up_over_brackets() {
+    let step = format!("({}", "-".repeat(EXPRESSION_DEPTH_MAX / 8));
+    let text = format!("{{ .a = {}1{} }}", step.repeat(32), ")".repeat(32));
+    assert!(message(&text).contains("operators deep"), "{}", message(&text));
+}
+
+#[test]
+fn the_deepest_trees_fit_a_small_stack() {
+    let chain = "-!".repeat(EXPRESSION_DEPTH_MAX / BRACKET_DEPTH_MAX / 2 - 2);
+    let step = format!("({chain}");
+    let brackets = BRACKET_DEPTH_MAX - 1;
+    let text = format!("{{ .a = {}1{} }}", step.repeat(brackets), ")".repeat(brackets));
+    let check = move || {
+        let query = traceql::parse(&text).unwrap();
+        assert_eq!(traceql::parse(&query.to_string()).unwrap(), query.clone());
+        let _ = traceql::check(&query);
+    };
+    std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(check).unwrap().join().unwrap();
+}
+
+#[test]
+fn parentheses_cost_linear_time() {
+    // Each alternative of a stage starts with what the others start with; trying them in turn would double per level.
+    let text = format!("{}{{ .a }}{}", "(".repeat(BRACKET_DEPTH_MAX - 1), ")".repeat(BRACKET_DEPTH_MAX - 1));
+    assert_eq!(message(&text), "valid, 6 bytes printed");
+    let text = format!("{}{{ .a }} | rate(){}", "(".repeat(BRACKET_DEPTH_MAX - 2), ")".repeat(BRACKET_DEPTH_MAX - 2));
+    assert!(message(&text).starts_with("valid"));
+}
+
+#[test]
+fn many_small_things_are_no_trouble() {
+    let pipes = format!("{{}}{}", " | { .a }".repeat(10_000));
+    assert!(message(&pipes).starts_with("valid"), "{}", message(&pipes));
+    let selected = format!("{{}} | select(.a{})", ", .a".repeat(20_000));
+    assert!(message(&selected).starts_with("valid"), "{}", message(&selected));
+    let comment = format!("{{}} /*{}*/", "(".repeat(100_000));
+    assert!(message(&comment).starts_with("valid"), "{}", message(&comment));
+}
+
+/// Tokens of the language and some that are not, for texts that get far into the grammar.
+fn token_soup() -> impl Strategy<Value = String> {
+    let tokens = prop::sample::select(vec![
+        "{",
+        "}",
+        "(",
+        ")",
+        "|",
+        "||",
+        "&&",
+        "&",
+        "=",
+        "!=",
+        "=~",
+        "!~",
+        "<",
+        "<=",
+        ">",
+        ">=",
+        "<<",
+        ">>",
+        "&>>",
+        "!<",
+        "~",
+        "&~",
+        "+",
+        "-",
+        "*",
+        "/",
+        "%",
+        "^",
+        "!",
+        ",",
+        ".a",
+        "span.b",
+        "parent.c",
+        "resource.\"d e\"",
+        "\"x\"",
+        "`y`",
+        "\"",
+        "`",
+        "\\",
+        "1",
+        "2.5",
+        "1h30m",
+        "9999999999999999999",
+        "1e400",
+        "10x",
+        "true",
+        "nil",
+        "ok",
+        "server",
+        "duration",
+        "name",
+        "trace:id",
+        "span:x",
+        "status",
+        "minInt",
+        "by",
+        "by(",
+        "coalesce()",
+        "select(",
+        "count()",
+        "avg(",
+        "rate()",
+        "quantile_over_time(",
+        "compare(",
+        "topk(",
+        "with(",
+        "a=true",
+        "//",
+        "/*",
+        "*/",
+        "\n",
+        "\u{e9}",
+        "\u{1f600}",
+        "foo",
+    ]);
+    prop::collection::vec(tokens, 0..40).prop_map(|tokens| tokens.join(" "))
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics_and_what_is_valid_reads_back(text in prop_oneof![token_soup(), ".*", "[{}()|&=<>.a1\"` -]*"]) {
+        match traceql::compile(&text) {
+            Ok(query) => {
+                let printed = query.to_string();
+                prop_assert_eq!(traceql::compile(&printed).map_err(|e| e.to_string()), Ok(query), "{}", printed);
+            }
+            Err(TraceQlError::TooLarge { .. }) => {}
+            Err(error) => prop_assert!(error.to_string().contains('^'), "{}", error),
+        }
+        let _ = traceql::parse_reference(&text);
+    }
+}
