@@ -64,7 +64,11 @@ pub fn main() -> ExitCode {
 /// # Errors
 /// The message that the command would print.
 pub fn check_arguments(arguments: &[&str]) -> Result<(), String> {
-    CommandLine::try_parse_from(arguments).map(|_| ()).map_err(|error| error.to_string())
+    match CommandLine::try_parse_from(arguments) {
+        // A request for help or the version is an error without a fault.
+        Err(error) if error.use_stderr() => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// The reader of our output went away, as `head` does: nobody is left to be told.

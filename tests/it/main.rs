@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod dependencies;
 mod frame;
 mod layers;
+mod readme;
 mod traceql;
