@@ -7,3 +7,6 @@ mod frame;
 mod layers;
 mod readme;
 mod traceql;
+mod wal;
+mod wal_crash;
+mod wal_damage;
