@@ -1,1 +1,74 @@
-//! functions
+//! SQL functions on attributes and ids, and what the planner must know to use them well.
+//!
+//! Inside the engine an attribute column is a map from text to a typed value ([`crate::model::attributes`]). These
+//! functions read it:
+//!
+//! | function | answer |
+//! |---|---|
+//! | `attr_str`, `attr_int`, `attr_float`, `attr_bool` `(map, key)` | the value if it has exactly this type, else NULL |
+//! | `attr_number(map, key)` | an int or a float, as a double |
+//! | `attr_text(map, key)`, `map['key']` | any scalar as text; bytes, arrays and maps as JSON; NULL for an empty value |
+//! | `attr_json(map, key)` | any value as JSON, text in quotes, an empty value as `null` |
+//! | `attr_exists(map, key)` | whether the key is there, be its value empty or not |
+//! | `attr_keys(map)` | the keys, as a list |
+//! | `attr_map_text(map)` | the map with each value as `attr_text` gives it: what clients get to see |
+//! | `trace_id('hex')`, `span_id('hex')` | the id as bytes |
+//! | `id_hex(bytes)` | lower-case hex, which is how ids appear in `spans` |
+//!
+//! 200 and `"200"` are different attributes to a tracing system, so the typed functions do not convert. `attr_number` is
+//! there because SDKs for JavaScript send a double that happens to be whole as an int. A NULL map or key gives NULL.
+//!
+//! The functions know nothing of promoted columns: reading a stored batch, the scan rewrites calls of them to what that
+//! batch has ([`crate::storage::adapter`]). For this the calls have to reach the scan, hence their *placement*: a call on
+//! a column and a literal key moves towards the leaves of the plan. `attr_assemble` is what the rewriting puts in place of
+//! a whole map, and is not registered for use in SQL.
+//!
+//! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
+//! bytes, so that statistics and bloom filters apply.
+
+mod assemble;
+mod attribute;
+mod entries;
+mod id_comparisons;
+mod ids;
+mod json;
+mod subscript;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, LazyLock};
+
+use datafusion::{execution::session_state::SessionStateBuilder, logical_expr::ScalarUDF};
+
+pub use self::{
+    assemble::AttrAssemble,
+    attribute::{AttrFunction, AttrGet, AttrWhole},
+    id_comparisons::IdComparisons,
+    ids::IdFunction,
+    subscript::AttributeSubscripts,
+};
+
+static SCALAR: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
+    let get = AttrFunction::ALL.iter().map(|function| ScalarUDF::from(AttrGet::new(*function)));
+    let whole = AttrWhole::all().into_iter().map(ScalarUDF::from);
+    let ids = IdFunction::all().into_iter().map(ScalarUDF::from);
+    get.chain(whole).chain(ids).map(Arc::new).collect()
+});
+
+/// The functions that can be called in SQL.
+pub fn scalar_functions() -> &'static [Arc<ScalarUDF>] {
+    &SCALAR
+}
+
+/// The function of this name, where it is one of [`scalar_functions`].
+pub fn scalar_function(name: &str) -> Option<Arc<ScalarUDF>> {
+    SCALAR.iter().find(|function| function.name() == name).map(Arc::clone)
+}
+
+/// Adds the functions, the meaning of `map['key']` and the rewriting of id comparisons to a session. Call it after
+/// `with_default_features`: planners are asked in order, and the one for subscripts has to come first.
+pub fn configure(mut builder: SessionStateBuilder) -> SessionStateBuilder {
+    builder.scalar_functions().get_or_insert_default().extend(SCALAR.iter().map(Arc::clone));
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(AttributeSubscripts));
+    builder.with_optimizer_rule(Arc::new(IdComparisons))
+}

@@ -1,0 +1,132 @@
+//! `trace_id('hex')`, `span_id('hex')` and `id_hex(bytes)`.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, StringArray, StringBuilder},
+    datatypes::DataType,
+};
+use datafusion::{
+    common::{DataFusionError, Result, ScalarValue, exec_err, plan_err},
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+};
+
+use crate::model::ids::{IdError, SpanId, TraceId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    TraceId,
+    SpanId,
+    Hex,
+}
+
+/// A conversion between ids as bytes and ids as text.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct IdFunction {
+    kind: Kind,
+    signature: Signature,
+}
+
+impl IdFunction {
+    pub(crate) fn all() -> [Self; 3] {
+        [Kind::TraceId, Kind::SpanId, Kind::Hex]
+            .map(|kind| Self { kind, signature: Signature::user_defined(Volatility::Immutable) })
+    }
+
+    /// Whether this is `id_hex`.
+    pub fn is_id_hex(&self) -> bool {
+        self.kind == Kind::Hex
+    }
+}
+
+impl ScalarUDFImpl for IdFunction {
+    fn name(&self) -> &str {
+        match self.kind {
+            Kind::TraceId => "trace_id",
+            Kind::SpanId => "span_id",
+            Kind::Hex => "id_hex",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        let name = self.name();
+        let [argument] = arg_types else {
+            return plan_err!("{name}() takes one argument, got {}", arg_types.len());
+        };
+        match (self.kind, argument) {
+            (Kind::Hex, DataType::FixedSizeBinary(_) | DataType::Binary) => Ok(vec![argument.clone()]),
+            (Kind::Hex, DataType::Null) => Ok(vec![DataType::Binary]),
+            (Kind::Hex, _) => plan_err!("{name}() takes an id in bytes, got {argument}"),
+            (_, argument) if argument.is_string() || argument.is_null() => Ok(vec![DataType::Utf8]),
+            (_, argument) => plan_err!("{name}() takes hex digits as text, got {argument}"),
+        }
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(match self.kind {
+            Kind::TraceId => DataType::FixedSizeBinary(TraceId::LEN as i32),
+            Kind::SpanId => DataType::FixedSizeBinary(SpanId::LEN as i32),
+            Kind::Hex => DataType::Utf8,
+        })
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [argument] = args.args.as_slice() else {
+            return exec_err!("{}() takes one argument", self.name());
+        };
+        let scalar = matches!(argument, ColumnarValue::Scalar(_));
+        let argument = argument.to_array(if scalar { 1 } else { args.number_rows })?;
+        let answer: ArrayRef = match self.kind {
+            Kind::TraceId => parse_ids(argument.as_string(), TraceId::LEN, |text| {
+                Ok(text.parse::<TraceId>().map_err(|error| invalid(&error))?.as_bytes().to_vec())
+            })?,
+            Kind::SpanId => parse_ids(argument.as_string(), SpanId::LEN, |text| {
+                Ok(text.parse::<SpanId>().map_err(|error| invalid(&error))?.as_bytes().to_vec())
+            })?,
+            Kind::Hex => Arc::new(hex_of(&argument)?),
+        };
+        if scalar {
+            return ScalarValue::try_from_array(&answer, 0).map(ColumnarValue::Scalar);
+        }
+        Ok(ColumnarValue::Array(answer))
+    }
+}
+
+fn invalid(error: &IdError) -> DataFusionError {
+    DataFusionError::Execution(error.to_string())
+}
+
+fn parse_ids(texts: &StringArray, len: usize, parse: impl Fn(&str) -> Result<Vec<u8>>) -> Result<ArrayRef> {
+    let mut builder = FixedSizeBinaryBuilder::with_capacity(texts.len(), len as i32);
+    for text in texts {
+        match text {
+            Some(text) => builder.append_value(parse(text)?)?,
+            None => builder.append_null(),
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+fn hex_of(ids: &ArrayRef) -> Result<StringArray> {
+    let mut text = Vec::new();
+    let mut builder = StringBuilder::with_capacity(ids.len(), ids.len() * 2 * TraceId::LEN);
+    let mut append = |id: Option<&[u8]>| {
+        let Some(id) = id else { return builder.append_null() };
+        text.resize(2 * id.len(), 0);
+        // Lengths agree and hex is ASCII, so neither can fail.
+        match hex::encode_to_slice(id, &mut text).ok().and_then(|()| std::str::from_utf8(&text).ok()) {
+            Some(text) => builder.append_value(text),
+            None => builder.append_null(),
+        }
+    };
+    match ids.data_type() {
+        DataType::FixedSizeBinary(_) => ids.as_fixed_size_binary().iter().for_each(&mut append),
+        DataType::Binary => ids.as_binary::<i32>().iter().for_each(&mut append),
+        other => return exec_err!("id_hex() takes an id in bytes, got {other}"),
+    }
+    Ok(builder.finish())
+}
