@@ -1,15 +1,16 @@
-//! Example traces: a small shop that never closes.
+//! Example traces: a small shop that never closes, and a sender that plays it to any OTLP endpoint.
 //!
 //! Nothing comes in but a seed and a timeline. [`Workload`] turns them into OTLP requests: [`shop`] says which services
 //! and operations there are, [`tree`] grows the calls of one trace and gives them faults and times, [`trace`] makes spans
-//! of them with the [`attributes`] of their kind, and [`workload`] lays traces on the timeline and cuts requests.
+//! of them with the [`attributes`] of their kind, and [`workload`] lays traces on the timeline and cuts requests. [`run`]
+//! sends those at a chosen pace, sends again what it is asked to, and reports what the endpoint took and refused.
 //! The same seed gives the same bytes, so tests and benchmarks use the workload as their data.
 //!
 //! The shape is that of a measured production-like load: spans per trace median 15, 90th percentile 48, 99th 131,
 //! largest about 2,000; 2 % of the spans failed, in 17 % of the traces; log-normal durations with 0.2 % above a second;
 //! about 400 bytes per span as protobuf.
 //!
-//! Logs and metrics are deliberately absent.
+//! Logs and metrics are deliberately absent, and so is anything that knows the receiver: the sender speaks plain OTLP.
 
 mod random;
 mod shop;
@@ -23,4 +24,10 @@ mod trace;
 
 mod workload;
 
+mod progress;
+mod retry;
+mod sender;
+
+pub use progress::ProgressStyle;
+pub use sender::{DemoCompression, DemoMode, DemoReport, DemoSettings, run};
 pub use workload::{Timeline, Workload, WorkloadSettings, spans_in};
