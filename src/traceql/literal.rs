@@ -368,7 +368,7 @@ fn is_duration(op: ArithmeticOp, lhs: &Literal, rhs: &Literal) -> bool {
 }
 
 /// None where the result is no integer or does not fit.
-fn integer_arithmetic(op: ArithmeticOp, a: i64, b: i64) -> Result<Option<i64>, &'static str> {
+pub(super) fn integer_arithmetic(op: ArithmeticOp, a: i64, b: i64) -> Result<Option<i64>, &'static str> {
     Ok(match op {
         ArithmeticOp::Add => a.checked_add(b),
         ArithmeticOp::Sub => a.checked_sub(b),

@@ -97,8 +97,19 @@ fn what_the_types_forbid_is_invalid() {
 
 #[test]
 fn what_is_not_built_says_so_by_name() {
-    check("unsupported", |text| match traceql::compile(text) {
+    check("unsupported", |text| match traceql::search(text) {
         Err(error @ TraceQlError::Unsupported { .. }) => Ok(error.to_string()),
         other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn planned_filters_are_folded_and_list_what_is_shown() {
+    check("planned", |text| match traceql::search(text) {
+        Ok(search) => {
+            let shown: Vec<String> = search.shown.iter().map(ToString::to_string).collect();
+            Ok(format!("{}\nshown: {}", search.condition, shown.join(", ")).trim_end().to_owned())
+        }
+        Err(error) => Err(error.to_string()),
     });
 }
