@@ -5,6 +5,7 @@
 //! standard error: log lines, progress, and errors as `error: ...` with their causes.
 
 mod config;
+mod demo;
 mod serve;
 mod sql;
 
@@ -30,6 +31,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Prints the effective settings and where each comes from.
     Config(config::ConfigArgs),
+    /// Sends example traces of a small shop to an OTLP endpoint.
+    Demo(demo::DemoArgs),
     /// Runs a SQL statement on a running server.
     Sql(sql::SqlArgs),
 }
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
     let outcome = match &command_line.command {
         Command::Serve(args) => serve::run(args),
         Command::Config(args) => config::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
     };
     match outcome {
