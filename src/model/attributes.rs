@@ -38,6 +38,9 @@ pub enum AttributeScope {
 }
 
 impl AttributeScope {
+    /// How many scopes there are.
+    pub const COUNT: usize = 5;
+
     /// The name that TraceQL and promoted columns use as a prefix.
     pub fn prefix(self) -> &'static str {
         match self {

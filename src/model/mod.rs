@@ -4,10 +4,12 @@
 //! the buffer holds and the flush writes; [`schema`] names its columns; [`promotion`] says which attributes have a
 //! column of their own.
 
+mod attribute_columns;
 pub mod attributes;
 pub mod batch;
 pub mod builder;
 pub mod ids;
+mod key_table;
 pub mod promotion;
 pub mod schema;
 pub mod tenant;

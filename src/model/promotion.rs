@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use crate::model::attributes::{AttributeScope, AttributeType};
+use crate::model::{
+    attributes::{AttributeScope, AttributeType},
+    key_table::KeyTable,
+};
 
 /// One attribute with a column of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +43,8 @@ impl PromotedAttribute {
 #[derive(Clone, Debug, Default)]
 pub struct Promotion {
     attributes: Vec<PromotedAttribute>,
-    by_key: HashMap<AttributeScope, HashMap<Arc<str>, usize>>,
+    /// One table per scope, at the scope's place in its enum.
+    by_key: [KeyTable; AttributeScope::COUNT],
     by_column: HashMap<Arc<str>, usize>,
 }
 
@@ -53,7 +57,7 @@ impl Promotion {
                 continue;
             }
             let index = set.attributes.len();
-            set.by_key.entry(attribute.scope).or_default().insert(Arc::clone(&attribute.key), index);
+            set.by_key[attribute.scope as usize].insert(&attribute.key, index);
             set.by_column.insert(Arc::clone(&attribute.column), index);
             set.attributes.push(attribute);
         }
@@ -77,7 +81,7 @@ impl Promotion {
 
     /// The place of the promoted attribute with this key among [`Promotion::attributes`].
     pub fn position(&self, scope: AttributeScope, key: &str) -> Option<usize> {
-        self.by_key.get(&scope)?.get(key).copied()
+        self.by_key[scope as usize].get(key)
     }
 
     /// The promoted attribute whose column has this name.
