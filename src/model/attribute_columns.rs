@@ -70,6 +70,9 @@ pub struct Attribute<'a> {
     pub value: Value<'a>,
 }
 
+/// A column of a promoted attribute.
+pub(crate) type PromotedColumn = (Arc<Field>, ArrayRef);
+
 /// Promoted columns and residual map of one scope; a row per resource, scope or span.
 #[derive(Debug)]
 pub(crate) struct AttributeColumns {
@@ -129,7 +132,7 @@ impl AttributeColumns {
     }
 
     /// The residual map, then the promoted columns that occurred with their fields.
-    pub(crate) fn finish(self) -> Result<(ArrayRef, Vec<(Arc<Field>, ArrayRef)>), ArrowError> {
+    pub(crate) fn finish(self) -> Result<(ArrayRef, Vec<PromotedColumn>), ArrowError> {
         let rows = self.residual.rows();
         let promoted = self
             .columns

@@ -19,7 +19,7 @@ use arrow::{
 
 pub use crate::model::attribute_columns::{Attribute, Value};
 use crate::model::{
-    attribute_columns::{AttributeColumns, MapBuilder},
+    attribute_columns::{AttributeColumns, MapBuilder, PromotedColumn},
     attributes::AttributeScope,
     batch::{BatchError, SpanBatch, table_schema},
     ids::{SpanId, TraceId},
@@ -509,11 +509,7 @@ fn list(fields: Fields, columns: Vec<ArrayRef>, offsets: Vec<i32>) -> Result<Arr
 }
 
 /// Puts a table together in the order of its schema.
-fn table(
-    table: Table,
-    core: &[(&str, ArrayRef)],
-    promoted: Vec<(Arc<Field>, ArrayRef)>,
-) -> Result<RecordBatch, ArrowError> {
+fn table(table: Table, core: &[(&str, ArrayRef)], promoted: Vec<PromotedColumn>) -> Result<RecordBatch, ArrowError> {
     let (fields, promoted): (Vec<_>, Vec<_>) = promoted.into_iter().unzip();
     let schema = table_schema(table, &fields);
     let of_name = |name: &str| core.iter().find(|(known, _)| *known == name).map(|(_, values)| Arc::clone(values));
