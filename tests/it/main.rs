@@ -6,6 +6,8 @@ mod demo;
 mod dependencies;
 mod frame;
 mod layers;
+mod otlp_malformed;
+mod otlp_samples;
 mod readme;
 mod traceql;
 mod wal;
