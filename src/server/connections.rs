@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All connections of the process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Connections {
     /// Every accept loop and connection is a task in here.
     pub(super) tracker: TaskTracker,
@@ -141,5 +141,71 @@ where
     };
     if let Err(error) = result {
         debug!(error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::Notify,
+    };
+
+    use super::*;
+
+    /// Far more than anything takes here.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A server with one route, whose answer waits for `permission`, and a connection with a request that has begun.
+    async fn busy(permission: &Arc<Notify>) -> (Connections, TcpStream) {
+        let begun = Arc::new(Notify::new());
+        let route = {
+            let (begun, permission) = (Arc::clone(&begun), Arc::clone(permission));
+            get(move || async move {
+                begun.notify_one();
+                permission.notified().await;
+                "done"
+            })
+        };
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let connections = Connections::default();
+        let routes = RouteSlot::new(Router::new().route("/", route));
+        connections.spawn_accept(Listener { name: "test", socket, address }, routes);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        begun.notified().await;
+        (connections, client)
+    }
+
+    async fn answer(mut client: TcpStream) -> String {
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_for_requests_that_run() {
+        let permission = Arc::new(Notify::new());
+        let (connections, client) = busy(&permission).await;
+        let drain = tokio::spawn({
+            let connections = connections.clone();
+            async move { connections.drain(LONG).await }
+        });
+        connections.stop.cancelled().await;
+        permission.notify_one();
+        assert!(drain.await.unwrap());
+        let answer = answer(client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("done"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_drain_cuts_off_what_does_not_end() {
+        let (connections, client) = busy(&Arc::new(Notify::new())).await;
+        assert!(!connections.drain(Duration::from_millis(20)).await);
+        assert!(connections.tracker.is_empty());
+        assert_eq!(answer(client).await, "");
     }
 }

@@ -26,7 +26,6 @@ mod signals;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::{
@@ -67,8 +66,7 @@ impl Server {
         let metrics = Arc::new(metrics);
         let admin = Arc::new(Admin::new(Arc::clone(&metrics), Arc::clone(&clock)));
         let slots = routes::Slots::new(&admin);
-        let connections =
-            Connections { tracker: TaskTracker::new(), stop: CancellationToken::new(), cut: CancellationToken::new() };
+        let connections = Connections::default();
         serve(listeners, &slots, &connections);
 
         let (parts, routes) = match Parts::open(settings, clock, metrics).await {

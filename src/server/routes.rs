@@ -59,7 +59,8 @@ impl Slots {
 pub(super) struct RouteSlot(Arc<ArcSwap<Router>>);
 
 impl RouteSlot {
-    fn new(router: Router) -> Self {
+    /// A slot with its first routes.
+    pub(super) fn new(router: Router) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(router)))
     }
 
@@ -91,4 +92,41 @@ async fn starting_http() -> Response<Body> {
 
 async fn starting_grpc() -> Response<Body> {
     tonic::Status::unavailable("the server is starting").into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+    use crate::{clock::SystemClock, metrics::Metrics, server::admin::Phase};
+
+    async fn ask(slot: &RouteSlot, path: &str) -> Response<Body> {
+        slot.clone().call(Request::builder().uri(path).body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn listeners_ask_for_patience_until_their_routes_are_there() {
+        let admin = Arc::new(Admin::new(Arc::new(Metrics::new().unwrap()), Arc::new(SystemClock)));
+        let slots = Slots::new(&admin);
+        let refused = ask(&slots.otlp_http, "/v1/traces").await;
+        assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+        let refused = ask(&slots.otlp_grpc, "/opentelemetry.proto.collector.trace.v1.TraceService/Export").await;
+        let unavailable = (tonic::Code::Unavailable as i32).to_string();
+        assert_eq!(
+            (refused.status().as_u16(), refused.headers()["grpc-status"].to_str().unwrap()),
+            (200, &*unavailable)
+        );
+        assert_eq!(ask(&slots.tempo, "/api/echo").await.status().as_u16(), 503);
+        assert_eq!(ask(&slots.tempo, "/ready").await.status().as_u16(), 503);
+        assert_eq!(ask(&slots.tempo, "/metrics").await.status().as_u16(), 200);
+
+        let tempo = Router::new().route("/api/echo", get(|| async { "echo" }));
+        slots.fill(Routes { tempo, ..Routes::default() }, &admin);
+        admin.enter(Phase::Ready);
+        assert_eq!(ask(&slots.tempo, "/api/echo").await.status().as_u16(), 200);
+        assert_eq!(ask(&slots.tempo, "/ready").await.status().as_u16(), 200);
+        admin.enter(Phase::Stopping);
+        assert_eq!(ask(&slots.tempo, "/ready").await.status().as_u16(), 503);
+    }
 }

@@ -1,0 +1,140 @@
+//! The program itself: what it prints, and how it ends.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Far more than an exit takes, and less than the shutdown timeout that a test sets.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The program in a folder of its own, without the settings of whoever runs the tests.
+fn tracehouse(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tracehouse"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TRACEHOUSE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A server on free ports, and where its Tempo listener is.
+fn serve(folder: &Path, more: &[&str]) -> (Child, SocketAddr) {
+    let mut arguments = vec!["serve"];
+    for listen in ["--otlp-grpc-listen", "--otlp-http-listen", "--tempo-listen", "--flight-listen"] {
+        arguments.extend([listen, "127.0.0.1:0"]);
+    }
+    arguments.extend(more);
+    let mut child = tracehouse(folder, &arguments).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines.find_map(|line| {
+        let line = line.unwrap();
+        let (_, rest) = line.split_once("Tempo API    http://")?;
+        rest.split(' ').next()?.parse().ok()
+    });
+    // What follows must not fill the pipe.
+    thread::spawn(move || lines.for_each(drop));
+    (child, address.expect("the greeting names the Tempo listener"))
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + EXIT_TIMEOUT;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    panic!("the program did not end");
+}
+
+fn errors(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_signal_stops_the_server_in_order() {
+    for name in ["-TERM", "-INT"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut child, _) = serve(folder.path(), &["--log-format", "json"]);
+        signal(&child, name);
+        assert_eq!(wait(&mut child).code(), Some(0), "{name}");
+        let log = errors(&mut child);
+        let last: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        assert_eq!(last["message"], "stopped", "{log}");
+        assert!(folder.path().join("tracehouse-data").is_dir());
+    }
+}
+
+#[test]
+fn a_port_in_use_ends_the_program_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = tracehouse(folder.path(), &["serve", "--otlp-grpc-listen", &address]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    let expected =
+        format!("error: cannot listen on {address} for OTLP/gRPC (server.otlp_grpc_listen): the port is in use");
+    assert!(log.contains(&expected), "{log}");
+}
+
+#[test]
+fn the_effective_settings_are_printed_with_their_sources() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("t.toml"), "[wal]\nbytes_max = '1GiB'").unwrap();
+    let output = tracehouse(folder.path(), &["config", "--data", "d"])
+        .env("TRACEHOUSE_CONFIG", "t.toml")
+        .env("TRACEHOUSE_LOG_LEVEL", "warn")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |start: &str| {
+        let line = text.lines().find(|line| line.starts_with(start)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("data "), "data = \"d\" # flag --data");
+    assert_eq!(line("wal.bytes_max "), "wal.bytes_max = \"1GiB\" # file t.toml");
+    assert_eq!(line("log.level "), "log.level = \"warn\" # environment TRACEHOUSE_LOG_LEVEL");
+    assert_eq!(line("wal.sync "), "wal.sync = \"always\" # default");
+}
+
+#[test]
+fn wrong_settings_end_the_program_before_it_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = tracehouse(folder.path(), &["serve"]).env("TRACEHOUSE_FLUSH_AGE", "1m").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "error: unknown setting TRACEHOUSE_FLUSH_AGE (environment TRACEHOUSE_FLUSH_AGE); did you mean \
+         TRACEHOUSE_FLUSH_AGE_MAX?\n"
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    let output = tracehouse(folder.path(), &["sql", "SELECT 1", "--server", &url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        log.starts_with(&format!("error: cannot reach a server at {url}; `tracehouse serve` starts one\n")),
+        "{log}"
+    );
+}
