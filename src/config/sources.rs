@@ -10,11 +10,12 @@ use super::{
     Settings, check, nearest,
     settings::{Entry, Refused},
 };
+use crate::crashpoint;
 
 /// Environment variables of this process have this prefix.
 const ENVIRONMENT_PREFIX: &str = "TRACEHOUSE_";
 
-/// The variable that names the settings file; it is the one variable that is not a setting.
+/// The variable that names the settings file; it is not a setting.
 const FILE_VARIABLE: &str = "TRACEHOUSE_CONFIG";
 
 /// Where a value comes from, in rising order of strength.
@@ -218,7 +219,9 @@ impl Effective {
         let variables: BTreeMap<String, &str> =
             known.iter().map(|entry| (variable_of(&entry.key), entry.key.as_str())).collect();
         let ours = |name: &str| {
-            name.starts_with(ENVIRONMENT_PREFIX) && name != FILE_VARIABLE && !is_kubernetes_service_variable(name)
+            name.starts_with(ENVIRONMENT_PREFIX)
+                && ![FILE_VARIABLE, crashpoint::VARIABLE].contains(&name)
+                && !is_kubernetes_service_variable(name)
         };
         for (name, value) in given.environment.iter().filter(|(name, _)| ours(name)) {
             let origin = Source::Environment(name.clone());
@@ -370,6 +373,11 @@ mod tests {
             ("TRACEHOUSE_SERVICE_PORT_HTTP", "3200"),
         ];
         assert!(load("", &environment, &[]).is_ok());
+    }
+
+    #[test]
+    fn the_variable_of_crash_tests_is_not_a_setting() {
+        assert!(load("", &[(crashpoint::VARIABLE, "wal.cut.after_carry")], &[]).is_ok());
     }
 
     #[test]
