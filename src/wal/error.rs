@@ -71,7 +71,8 @@ pub enum WalError {
     },
     /// The limits contradict each other.
     #[error(
-        "record_bytes_max is {record_bytes_max}, which does not fit into bytes_max of {bytes_max} and a frame of {} bytes",
+        "record_bytes_max is {record_bytes_max}, which does not fit into bytes_max of {bytes_max}, or not into a frame \
+         of {} bytes",
         u32::MAX
     )]
     Settings {

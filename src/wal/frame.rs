@@ -20,7 +20,8 @@ pub(super) struct Place {
     pub(super) number: RecordNumber,
 }
 
-/// Starts every checksum of a log, so that frames of another log, in an old block or in a sender's payload, never match.
+/// Starts every checksum of a log, so that no frame of another log matches, be it in an old block or in a sender's
+/// payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChecksumSeed(u32);
 

@@ -86,7 +86,8 @@ pub struct LogStats {
 impl Log {
     /// Opens the log in `dir` for writing, creating it if there is none, and repairs what a crash has torn.
     ///
-    /// Before the first append for a tenant whose table has a transaction version for this log, pass that version to
+    /// First [`Log::replay`], which also gives the digests of records that are stored elsewhere by now. Then, and before
+    /// the first append for a tenant whose table has a transaction version for this log, pass that version to
     /// [`Log::cut`]: if the log is an older copy of itself, or lost a tail that was not synced, its numbers continue
     /// behind what is stored, instead of being given twice.
     pub fn open(dir: &Path, settings: WalSettings) -> Result<(Self, Recovery), WalError> {

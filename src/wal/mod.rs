@@ -5,8 +5,8 @@
 //! what a crash can have torn, and [`Log::replay`] gives the records back in order, one at a time. When their rows are
 //! stored elsewhere, [`Log::cut`] lets them go. The payload of a record is opaque bytes.
 //!
-//! One writer, no threads, no async: gathering concurrent requests into groups is the business of `ingest`. There is
-//! no index, no reading by number and no compression (payloads come compressed); the log is read from its start, once.
+//! One writer, no threads, no async: gathering concurrent requests into groups is the business of `ingest`. There is no
+//! index, no reading by number and no compression (payloads come compressed); the log is read from its start, once.
 //!
 //! # The folder
 //!
@@ -43,40 +43,43 @@
 //!  .  4  crc32c of everything before
 //! ```
 //!
-//! **Who writes.** The process that holds the lock. A segment is written by the process that created it and by no other:
-//! after a restart the first append begins a new one. The head is written when the log is created and before
+//! **Who writes.** The process that holds the lock. A segment is appended to by the process that created it and by no
+//! other: a restart settles its end, and the first append begins a new one. The head is written when the log is created and before
 //! segments are deleted, always as a whole: `head.new` is written and synced, renamed, and the folder synced.
 //!
-//! **Who deletes.** [`Log::cut`], from the oldest segment on, as long as every record in it is stored elsewhere; never one
-//! from the middle, although it may hold nothing that is needed: with a contiguous log a missing file is a fault that can be
-//! seen. The price is that one tenant whose flush fails keeps later segments of others, until `bytes_max`. The head goes
-//! first, with the sequence where the log now begins, the last number of every tenant, and the digests that a later
-//! duplicate must still be recognised by. A crash after it leaves segments below that sequence; the next open deletes them.
+//! **Who deletes.** [`Log::cut`], from the oldest segment on, as long as every record in it is stored elsewhere; never
+//! one from the middle, although it may hold nothing that is needed: with a contiguous log a missing file is a fault
+//! that can be seen. The price is that one tenant whose flush fails keeps later segments of others, until `bytes_max`.
+//! The head goes first, with the sequence where the log now begins, the last number of every tenant, and the digests
+//! that a later duplicate must still be recognised by. A crash after it leaves segments below that sequence; the next
+//! open deletes them.
 //!
 //! # Torn is not damaged
 //!
-//! A crash in the middle of a group may leave any part of it on disk, in any order. Nobody was told that it is stored, so
-//! it is cut off, and [`Recovery::torn_tail`] says what was. The same bad checksum in a group that was acknowledged is
-//! another matter: cutting there would lose records silently, and all later ones with it. The two look alike at the bad frame,
-//! but not behind it. Each frame says how much of its segment was synced before it was written; so **an intact frame behind
-//! the bad one that says that the bad one was synced proves damage**, and so does any later segment, since a segment is
-//! begun only when the one before is synced. Then open fails with [`WalError::Damaged`], names the file and the place, and
-//! changes nothing: to give up acknowledged records is for a person to decide, who may have a copy of the disk. Frames are
-//! looked for byte by byte behind the damage, since a length may be what is wrong.
+//! A crash in the middle of a group may leave any part of it on disk, in any order. Nobody was told that it is stored,
+//! so it is cut off, and [`Recovery::torn_tail`] says what was. The same bad checksum in a group that was acknowledged
+//! is another matter: cutting there would lose records silently, and all later ones with it. The two look alike at the
+//! bad frame, but not behind it. Each frame says how much of its segment was synced before it was written; so **an
+//! intact frame behind the bad one that says that the bad one was synced proves damage**, and so does any later
+//! segment, since a segment is begun only when the one before is synced. Then open fails with [`WalError::Damaged`],
+//! names the file and the place, and changes nothing: to give up acknowledged records is for a person to decide, who
+//! may have a copy of the disk. Frames are looked for byte by byte behind the damage, since a length may be what is
+//! wrong.
 //!
 //! Not provable is damage to the very last group: nothing follows it. It is cut like a torn one, and reported.
 //!
 //! # When a write fails
 //!
-//! After a failed sync the kernel may drop the dirty pages and report success the next time, so neither the sync nor the
-//! descriptor is ever tried again: the log is poisoned, appends fail with [`WalError::Poisoned`], and a restart reads
-//! what is really there. A disk that is full is the exception, since that `write` fails before any sync: the file is
-//! truncated to the end of the last group, the truncation synced, and the next append may succeed. Cutting works even on a
-//! poisoned log; it only removes what is stored elsewhere.
+//! After a failed sync the kernel may drop the dirty pages and report success the next time, so neither the sync nor
+//! the descriptor is ever tried again: the log is poisoned, appends fail with [`WalError::Poisoned`], and a restart
+//! reads what is really there. A disk that is full is the exception, since that `write` fails before any sync: the file
+//! is truncated to the end of the last group, the truncation synced, and the next append may succeed. Cutting works
+//! even on a poisoned log; it only removes what is stored elsewhere.
 //!
-//! The restart does not trust the sync that may have failed either: it writes the last group again, the same bytes to the
-//! same place, and syncs that, before its records are given to anyone. A group that was never acknowledged, and is intact,
-//! stays; a sender's second try of it is a duplicate by its digest, and must not be acknowledged for bytes in a cache.
+//! The restart does not trust the sync that may have failed either: it writes the last group again, the same bytes to
+//! the same place, and syncs that, before its records are given to anyone. A group that was never acknowledged, and is
+//! intact, stays; a sender's second try of it is a duplicate by its digest, and must not be acknowledged for bytes in a
+//! cache.
 
 mod active;
 mod directory;

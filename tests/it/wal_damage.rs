@@ -100,8 +100,8 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let places = write_log(dir.path(), &groups);
-        let files: Vec<(PathBuf, u64)> =
-            segment_files(dir.path()).into_iter().map(|file| (file.clone(), fs::metadata(file).unwrap().len())).collect();
+        let with_length = |file: PathBuf| (file.clone(), fs::metadata(file).unwrap().len());
+        let files: Vec<(PathBuf, u64)> = segment_files(dir.path()).into_iter().map(with_length).collect();
         let mut byte = at.index(files.iter().map(|(_, length)| *length as usize).sum()) as u64;
         let mut file = 0;
         while byte >= files[file].1 {
