@@ -1,1 +1,46 @@
-//! query
+//! The query engine: requests come in, streams of Arrow batches go out.
+//!
+//! Every front end builds a [`QueryRequest`] and renders the [`QueryStream`] that [`QueryEngine::execute`] answers with;
+//! none of them plans. A request is SQL, TraceQL or a trace id, for one tenant, under limits:
+//!
+//! ```text
+//!  QueryRequest -> admission -> one base table (the tenant's data at one moment)
+//!     Sql       -> sandbox: one read-only statement -> DataFusion's planner over views
+//!     TraceQl   -> parse, check, lower              -> a plan on the base table
+//!     TraceById                                     -> a plan on the base table
+//!  plan -> optimize -> run on threads of its own -> batches, limits, statistics -> QueryStream
+//! ```
+//!
+//! Planning and running happen on a runtime of the engine, away from the network's; the stream between the two is
+//! bounded, and dropping it cancels the query. Answers to SQL leave in plain types ([`wire`]), the others typed.
+//!
+//! Limits and the names that errors give them are in [`limits`]; which error means what to the caller is one table in
+//! [`failure`]. There is no way to write through this module, and no session that outlives a query.
+
+mod request;
+
+mod limits;
+mod sandbox;
+
+mod engine;
+mod rules;
+mod session;
+
+mod functions;
+mod trace;
+
+mod admission;
+mod failure;
+mod memory;
+mod run;
+mod stats;
+mod stream;
+mod wire;
+
+pub use self::{
+    engine::{BaseTables, EngineOptions, Prepared, QueryEngine},
+    limits::QueryLimits,
+    request::{AnswerForm, LimitOverrides, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
+    stats::QueryStats,
+    stream::QueryStream,
+};

@@ -5,10 +5,12 @@
 mod command_line;
 mod demo;
 mod dependencies;
+mod flight;
 mod frame;
 mod layers;
 mod otlp_malformed;
 mod otlp_samples;
+mod query;
 mod readme;
 mod traceql;
 mod wal;

@@ -1,0 +1,396 @@
+//! Flight SQL's calls, each a few lines: decode, ask the engine or the metadata, encode.
+
+use std::{pin::Pin, sync::Arc};
+
+use arrow_flight::{
+    Action, ActionType, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
+    Ticket,
+    flight_service_server::FlightService,
+    sql::{
+        ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
+        ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+        CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+        CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+        CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+        CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
+        TicketStatementQuery,
+        server::{DoPutError, FlightSqlService, PeekableFlightDataStream},
+    },
+};
+use bytes::Bytes;
+use datafusion::arrow::{array::RecordBatch, datatypes::Schema, error::ArrowError, ipc::writer::IpcWriteOptions};
+use futures::{Stream, StreamExt, stream};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
+
+use crate::{
+    api::flight::{
+        actions,
+        answer::{self, FlightStream},
+        metadata,
+        sql_info::About,
+        statement::Statement,
+        status,
+    },
+    query::QueryEngine,
+};
+
+/// What clients get for their credentials while none are needed.
+const TOKEN: &str = "tracehouse";
+
+/// `ActionCancelQueryResult.CancelResult.CANCEL_RESULT_NOT_CANCELLABLE`.
+const NOT_CANCELLABLE: i32 = 3;
+
+/// Flight SQL over a [`QueryEngine`].
+#[derive(Debug)]
+pub struct FlightSql {
+    engine: Arc<QueryEngine>,
+    about: Result<About, String>,
+}
+
+impl FlightSql {
+    pub(super) fn new(engine: Arc<QueryEngine>) -> Self {
+        let about = About::try_new(engine.limits()).map_err(|error| error.to_string());
+        Self { engine, about }
+    }
+
+    fn about(&self) -> Result<&About, Status> {
+        self.about.as_ref().map_err(|error| Status::internal(error.clone()))
+    }
+
+    async fn info_of(&self, statement: &Statement) -> Result<Response<FlightInfo>, Status> {
+        let prepared = self.engine.prepare(statement.request()?).await.map_err(|error| status(&error))?;
+        answer::info(&prepared.schema, &statement.ticket())
+    }
+
+    async fn run(&self, statement: &Statement) -> Result<Response<FlightStream>, Status> {
+        let stream = self.engine.execute(statement.request()?).await.map_err(|error| status(&error))?;
+        Ok(answer::of_query(stream))
+    }
+}
+
+/// FlightInfo of a metadata command: the command is its own ticket.
+fn info_of_batch(batch: &RecordBatch, command: &impl ProstMessageExt) -> Result<Response<FlightInfo>, Status> {
+    answer::info(&batch.schema(), &command.as_any())
+}
+
+fn read_only(what: &str) -> Status {
+    Status::unimplemented(format!("{what} is not possible: this server is read only"))
+}
+
+fn ipc_schema(schema: &Schema) -> Result<Bytes, Status> {
+    let options = IpcWriteOptions::default();
+    let message: IpcMessage = SchemaAsIpc::new(schema, &options)
+        .try_into()
+        .map_err(|error: ArrowError| Status::internal(error.to_string()))?;
+    Ok(message.0)
+}
+
+type Handshakes = Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FlightSqlService for FlightSql {
+    type FlightService = Self;
+
+    /// Nothing has to be proven, and clients that offer something insist on an answer.
+    async fn do_handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Result<Response<Handshakes>, Status> {
+        let answer = HandshakeResponse { protocol_version: 0, payload: Bytes::from_static(TOKEN.as_bytes()) };
+        let stream: Handshakes = stream::iter([Ok(answer)]).boxed();
+        let mut response = Response::new(stream);
+        let header =
+            MetadataValue::try_from(format!("Bearer {TOKEN}")).map_err(|error| Status::internal(error.to_string()))?;
+        response.metadata_mut().insert("authorization", header);
+        Ok(response)
+    }
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        self.info_of(&Statement::from_call(query.query, request.metadata())?).await
+    }
+
+    async fn do_get_statement(
+        &self,
+        ticket: TicketStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        self.run(&Statement::from_handle(&ticket.statement_handle)?).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let statement = Statement::from_call(query.query, request.metadata())?;
+        let prepared = self.engine.prepare(statement.request()?).await.map_err(|error| status(&error))?;
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: statement.handle().into(),
+            dataset_schema: ipc_schema(&prepared.schema)?,
+            parameter_schema: ipc_schema(&prepared.parameters)?,
+        })
+    }
+
+    /// Handles hold everything, so there is nothing to close.
+    async fn do_action_close_prepared_statement(
+        &self,
+        _: ActionClosePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let statement = Statement::from_handle(&query.prepared_statement_handle)?;
+        let bound = statement.bound(request.into_inner()).await?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(bound.handle().into()) })
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        self.info_of(&Statement::from_handle(&query.prepared_statement_handle)?).await
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        self.run(&Statement::from_handle(&query.prepared_statement_handle)?).await
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::catalogs(&self.engine, query)?, &query)
+    }
+
+    async fn do_get_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::catalogs(&self.engine, query)?))
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::schemas(&self.engine, query.clone())?, &query)
+    }
+
+    async fn do_get_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::schemas(&self.engine, query)?))
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        answer::info(&metadata::tables_schema(query.clone()), &query.as_any())
+    }
+
+    async fn do_get_tables(
+        &self,
+        query: CommandGetTables,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::tables(&self.engine, query).await?))
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::table_types(query)?, &query)
+    }
+
+    async fn do_get_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::table_types(query)?))
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&self.about()?.info(query.clone())?, &query)
+    }
+
+    async fn do_get_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(self.about()?.info(query)?))
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&self.about()?.types(query)?, &query)
+    }
+
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(self.about()?.types(query)?))
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::primary_keys(), &query)
+    }
+
+    async fn do_get_primary_keys(
+        &self,
+        _: CommandGetPrimaryKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::primary_keys()))
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::foreign_keys(), &query)
+    }
+
+    async fn do_get_exported_keys(
+        &self,
+        _: CommandGetExportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::foreign_keys()))
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::foreign_keys(), &query)
+    }
+
+    async fn do_get_imported_keys(
+        &self,
+        _: CommandGetImportedKeys,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::foreign_keys()))
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        _: Request<FlightDescriptor>,
+    ) -> Result<Response<FlightInfo>, Status> {
+        info_of_batch(&metadata::foreign_keys(), &query)
+    }
+
+    async fn do_get_cross_reference(
+        &self,
+        _: CommandGetCrossReference,
+        _: Request<Ticket>,
+    ) -> Result<Response<FlightStream>, Status> {
+        Ok(answer::of_batch(metadata::foreign_keys()))
+    }
+
+    async fn do_put_error_callback(
+        &self,
+        _: Request<PeekableFlightDataStream>,
+        error: DoPutError,
+    ) -> Result<Response<<Self as FlightService>::DoPutStream>, Status> {
+        Err(Status::invalid_argument(error.to_string()))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        _: CommandStatementUpdate,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(read_only("an update"))
+    }
+
+    async fn do_put_statement_ingest(
+        &self,
+        _: CommandStatementIngest,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(read_only("ingestion over Flight SQL"))
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        _: CommandPreparedStatementUpdate,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(read_only("an update"))
+    }
+
+    async fn do_action_begin_transaction(
+        &self,
+        _: ActionBeginTransactionRequest,
+        _: Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        Err(read_only("a transaction"))
+    }
+
+    /// A query is cancelled by closing its stream; there is no other name for it.
+    async fn do_action_cancel_query(
+        &self,
+        _: ActionCancelQueryRequest,
+        _: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        Ok(ActionCancelQueryResult { result: NOT_CANCELLABLE })
+    }
+
+    async fn do_action_fallback(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
+        let body = actions::answer(request.get_ref(), self.engine.namespace())?;
+        Ok(Response::new(stream::iter([Ok(arrow_flight::Result::new(body))]).boxed()))
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        let action = |(name, description): &(&str, &str)| {
+            Ok(ActionType { r#type: (*name).to_owned(), description: (*description).to_owned() })
+        };
+        Some(actions::KNOWN.iter().map(action).collect())
+    }
+
+    /// What the server says about itself is fixed when it is built.
+    async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
+}

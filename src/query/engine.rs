@@ -1,0 +1,322 @@
+//! The one engine: admission, view, plan, run.
+
+use std::{path::PathBuf, sync::Arc};
+
+use datafusion::{
+    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
+    catalog::TableProvider,
+    common::ParamValues,
+    execution::{SessionState, context::SQLOptions},
+    logical_expr::LogicalPlan,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    clock::Clock,
+    error::{Error, ErrorKind, Result},
+    metrics::Metrics,
+    model::tenant::TenantId,
+    query::{
+        admission::Admission,
+        failure,
+        limits::QueryLimits,
+        memory::{ProcessMemory, QueryPool},
+        request::{AnswerForm, QueryKind, QueryRequest, SqlQuery},
+        run::{Account, Planned, Run},
+        sandbox::{self, CheckedStatement},
+        session::{SessionTemplate, SpillSettings},
+        stats::{QueryStats, SharedStats},
+        stream::{self, QueryStream, timed_out},
+        trace, wire,
+    },
+};
+
+/// Stack of a thread that plans or runs queries, in bytes. Expressions may nest as deep as the limits allow, and their
+/// trees are walked and dropped by recursion.
+const THREAD_STACK_BYTES: usize = 16 << 20;
+
+/// Opens one consistent state of a tenant's spans, as the base table: the columns of
+/// [`logical_schema`](crate::model::schema::logical_schema).
+pub type BaseTables = Arc<dyn Fn(&TenantId) -> Result<Arc<dyn TableProvider>> + Send + Sync>;
+
+/// How to build a [`QueryEngine`].
+pub struct EngineOptions {
+    /// Where the spans come from.
+    pub tables: BaseTables,
+    /// Limits of all queries.
+    pub limits: QueryLimits,
+    /// Threads that plan and run queries.
+    pub threads: usize,
+    /// Folder for what queries spill. It must exist; files in it are the engine's.
+    pub spill_folder: PathBuf,
+    /// Tells queries what `now()` is.
+    pub clock: Arc<dyn Clock>,
+    /// Where time and outcome of queries are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineOptions").field("limits", &self.limits).field("threads", &self.threads).finish()
+    }
+}
+
+/// What is known of a statement before it runs.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The schema that its answer will have.
+    pub schema: SchemaRef,
+    /// Its parameters in order, named `$1`, `$2`, ...; type `Null` where any will do.
+    pub parameters: SchemaRef,
+}
+
+/// Plans, runs and accounts for every query of the process.
+#[derive(Debug)]
+pub struct QueryEngine {
+    parts: Arc<Parts>,
+    admission: Admission,
+    /// Always there until the engine is dropped.
+    runtime: Option<Runtime>,
+}
+
+struct Parts {
+    tables: BaseTables,
+    template: SessionTemplate,
+    limits: QueryLimits,
+    memory: Arc<ProcessMemory>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("limits", &self.limits).field("memory", &self.memory).finish()
+    }
+}
+
+impl QueryEngine {
+    /// An engine with threads of its own, so that a heavy query never delays the network.
+    pub fn try_new(options: EngineOptions) -> Result<Self> {
+        let EngineOptions { tables, limits, threads, spill_folder, clock, metrics } = options;
+        let spill = SpillSettings { folder: spill_folder, bytes_max: limits.query_spill_bytes_max };
+        let template = SessionTemplate::try_new(&limits, threads, spill)?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("query")
+            .thread_stack_size(THREAD_STACK_BYTES)
+            .enable_all()
+            .build()
+            .map_err(|error| failure::internal(&error))?;
+        let memory = Arc::new(ProcessMemory::new(limits.memory_bytes_max));
+        let admission = Admission::new(limits.concurrency_max, limits.queue_max);
+        let parts = Arc::new(Parts { tables, template, limits, memory, clock, metrics });
+        Ok(Self { parts, admission, runtime: Some(runtime) })
+    }
+
+    /// Runs a query; the answer streams while it is computed. Dropping the stream stops the query.
+    pub async fn execute(&self, request: QueryRequest) -> Result<QueryStream> {
+        let account = Account::open(&request, Arc::clone(&self.parts.metrics));
+        match self.start(request, &account).await {
+            Ok((run, stream)) => {
+                self.runtime()?.spawn(run.finish(account));
+                Ok(stream)
+            }
+            Err(error) => {
+                account.close(Some(&error), &QueryStats::default());
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(&self, request: QueryRequest, account: &Account) -> Result<(Run, QueryStream)> {
+        let limits = self.parts.limits.of_run(&request.limits);
+        let deadline = account.started + limits.timeout;
+        let permit = self.admission.enter(deadline).await?;
+        let parts = Arc::clone(&self.parts);
+        let planned = self.on_runtime(deadline, limits.timeout, async move { parts.plan_to_run(&request).await });
+        let plan = planned.await?;
+        let stats = SharedStats::default();
+        stats.update(|stats| stats.planning = account.started.elapsed());
+        let (producer, stream) = stream::channel(SchemaRef::clone(&plan.schema), stats, limits, deadline);
+        Ok((Run { plan, producer, _permit: permit }, stream))
+    }
+
+    /// Plans a query without running it. Parameters need not have values.
+    pub async fn prepare(&self, request: QueryRequest) -> Result<Prepared> {
+        let limits = self.parts.limits.of_run(&request.limits);
+        let parts = Arc::clone(&self.parts);
+        self.on_runtime(Instant::now() + limits.timeout, limits.timeout, async move { parts.prepare(&request).await })
+            .await
+    }
+
+    /// The tables that SQL sees in the default schema, with the schemas that their rows have outside.
+    pub async fn tables(&self, tenant: &TenantId) -> Result<Vec<(String, SchemaRef)>> {
+        let mut tables = Vec::new();
+        for name in self.parts.template.table_names() {
+            let request = QueryRequest::sql(tenant.clone(), format!("SELECT * FROM {name}"));
+            tables.push((name.to_owned(), self.prepare(request).await?.schema));
+        }
+        Ok(tables)
+    }
+
+    /// The catalogue and the schema that tables are in.
+    pub fn namespace(&self) -> (&'static str, &'static str) {
+        (crate::query::session::CATALOG, crate::query::session::SCHEMA)
+    }
+
+    /// The engine's limits.
+    pub fn limits(&self) -> &QueryLimits {
+        &self.parts.limits
+    }
+
+    /// Bytes of memory that running queries hold.
+    pub fn memory_used_bytes(&self) -> usize {
+        self.parts.memory.used_bytes()
+    }
+
+    fn runtime(&self) -> Result<&Runtime> {
+        self.runtime.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "the query engine is shutting down"))
+    }
+
+    /// Runs `work` on the engine's threads; it stops when the caller goes away or at the deadline.
+    async fn on_runtime<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        timeout: std::time::Duration,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = AbortOnDropHandle::new(self.runtime()?.spawn(work));
+        match tokio::time::timeout_at(deadline, task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(failed)) => Err(failure::internal(&failed)),
+            Err(_) => Err(timed_out(timeout)),
+        }
+    }
+}
+
+impl Drop for QueryEngine {
+    fn drop(&mut self) {
+        // Waiting for threads is not allowed inside of another runtime; running queries are cancelled.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Parts {
+    fn session(&self, base: &Arc<dyn TableProvider>) -> Result<(SessionState, Arc<QueryPool>)> {
+        let pool = Arc::new(QueryPool::new(self.limits.query_memory_bytes_max, Arc::clone(&self.memory)));
+        let now = self.clock.now_unix_nano();
+        Ok((self.template.session(base, Arc::clone(&pool), now)?, pool))
+    }
+
+    async fn plan_to_run(&self, request: &QueryRequest) -> Result<Planned> {
+        let base = (self.tables)(&request.tenant)?;
+        let (session, pool) = self.session(&base)?;
+        let logical = self.logical(request, &base, &session).await?;
+        let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
+        let schema = schema_of(&optimized, request.form);
+        let physical = session
+            .query_planner()
+            .create_physical_plan(&optimized, &session)
+            .await
+            .map_err(|error| failure::from_datafusion(&error))?;
+        let collapse = matches!(request.kind, QueryKind::TraceById(_)).then(trace::Collapse::default);
+        Ok(Planned { physical, session, pool, schema, form: request.form, collapse })
+    }
+
+    async fn prepare(&self, request: &QueryRequest) -> Result<Prepared> {
+        let base = (self.tables)(&request.tenant)?;
+        let (session, _) = self.session(&base)?;
+        let logical = match &request.kind {
+            QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
+            _ => self.logical(request, &base, &session).await?,
+        };
+        let parameters = parameters_of(&logical)?;
+        // A parameter without a type can stop the optimizer where the value would not.
+        let optimized = match session.optimize(&logical) {
+            Ok(optimized) => optimized,
+            Err(_) if !parameters.fields().is_empty() => logical,
+            Err(error) => return Err(failure::from_datafusion(&error)),
+        };
+        Ok(Prepared { schema: schema_of(&optimized, request.form), parameters })
+    }
+
+    async fn logical(
+        &self,
+        request: &QueryRequest,
+        base: &Arc<dyn TableProvider>,
+        session: &SessionState,
+    ) -> Result<LogicalPlan> {
+        match &request.kind {
+            QueryKind::Sql(query) => {
+                let plan = self.sql(query, session).await?;
+                bind(plan, query)
+            }
+            QueryKind::TraceById(query) => trace::plan(query, base).map_err(|error| failure::from_datafusion(&error)),
+            QueryKind::TraceQl(query) => {
+                sandbox::check_text_length(&query.text, &self.limits)?;
+                Err(Error::unsupported("TraceQL"))
+            }
+        }
+    }
+
+    async fn sql(&self, query: &SqlQuery, session: &SessionState) -> Result<LogicalPlan> {
+        let statement = CheckedStatement::parse(&query.text, &self.limits)?;
+        statement.check_tables(session, &self.template.table_names())?;
+        let plan = session
+            .statement_to_plan(statement.into_inner())
+            .await
+            .map_err(|error| failure::from_datafusion(&error))?;
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&plan)
+            .map_err(|error| failure::from_datafusion(&error))?;
+        Ok(plan)
+    }
+}
+
+fn schema_of(plan: &LogicalPlan, form: AnswerForm) -> SchemaRef {
+    let schema = plan.schema().as_arrow();
+    match form {
+        AnswerForm::Plain => wire::wire_schema(schema),
+        AnswerForm::Typed => Arc::new(schema.clone()),
+    }
+}
+
+/// The parameters of a plan, `$1` first.
+fn parameters_of(plan: &LogicalPlan) -> Result<SchemaRef> {
+    let types = plan.get_parameter_types().map_err(|error| failure::from_datafusion(&error))?;
+    let mut numbered = Vec::with_capacity(types.len());
+    for (name, data_type) in types {
+        let number: Option<usize> = name.strip_prefix('$').and_then(|digits| digits.parse().ok());
+        let Some(number) = number.filter(|number| *number > 0) else {
+            return Err(Error::invalid(format!("parameter {name} has no number; parameters are ?, or $1, $2, ...")));
+        };
+        numbered.push((number, Field::new(name, data_type.unwrap_or(DataType::Null), true)));
+    }
+    numbered.sort_by_key(|(number, _)| *number);
+    let count = numbered.len();
+    if numbered.last().is_some_and(|(number, _)| *number != count) {
+        return Err(Error::invalid("parameters have to be numbered without gaps from $1"));
+    }
+    Ok(Arc::new(Schema::new(numbered.into_iter().map(|(_, field)| field).collect::<Vec<_>>())))
+}
+
+/// The plan with the values in place of its parameters.
+fn bind(plan: LogicalPlan, query: &SqlQuery) -> Result<LogicalPlan> {
+    let (wanted, given) = (parameters_of(&plan)?.fields().len(), query.params.len());
+    if wanted != given {
+        return Err(Error::invalid(format!("the query has {wanted} parameters and got {given} values")));
+    }
+    if given == 0 {
+        return Ok(plan);
+    }
+    plan.with_param_values(ParamValues::from(query.params.clone())).map_err(|error| failure::from_datafusion(&error))
+}

@@ -1,0 +1,172 @@
+//! One table from what the engine below says to what the caller should do about it.
+
+use datafusion::{
+    arrow::error::ArrowError, common::SchemaError, error::DataFusionError, sql::sqlparser::parser::ParserError,
+};
+
+use crate::error::{Error, ErrorKind};
+
+/// The error of the crate for an error of DataFusion, by its root cause.
+pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
+    let root = root_of(error);
+    if let Some(ours) = ours(root) {
+        return ours;
+    }
+    let kind = kind_of(root);
+    let message = match root {
+        DataFusionError::SchemaError(schema, _) => schema_message(schema),
+        DataFusionError::SQL(parser, _) => parser_message(parser),
+        DataFusionError::NotImplemented(what) => {
+            return Error::unsupported(without_stop(&lower_first(first_line(what))));
+        }
+        DataFusionError::ArrowError(arrow, _) => without_stop(&lower_first(&arrow_message(arrow))),
+        other if kind == ErrorKind::Internal => return internal(other),
+        other => without_stop(&lower_first(first_line(&other.message()))),
+    };
+    Error::new(kind, message)
+}
+
+/// A defect or a failure of the machine: the details go to the log, not to the caller.
+pub(crate) fn internal(error: &dyn std::fmt::Display) -> Error {
+    let details = error.to_string();
+    tracing::error!(error = %details, "query failed inside of the engine");
+    Error::new(ErrorKind::Internal, "the query failed inside of the engine; the server's log has the details")
+        .with_source(details)
+}
+
+fn root_of(error: &DataFusionError) -> &DataFusionError {
+    match error.find_root() {
+        DataFusionError::Collection(errors) => errors.first().map_or(error, root_of),
+        DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => root_of(inner),
+        root => root,
+    }
+}
+
+/// An error of this crate that travelled through DataFusion.
+fn ours(root: &DataFusionError) -> Option<Error> {
+    let external: &(dyn std::error::Error + 'static) = match root {
+        DataFusionError::External(external) => external.as_ref(),
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::ExternalError(external) => external.as_ref(),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    if let Some(inner) = external.downcast_ref::<DataFusionError>() {
+        return Some(from_datafusion(inner));
+    }
+    let error = external.downcast_ref::<Error>()?;
+    Some(Error::new(error.kind(), error.message().to_owned()))
+}
+
+fn kind_of(root: &DataFusionError) -> ErrorKind {
+    match root {
+        DataFusionError::SQL(..)
+        | DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::Configuration(_)
+        // Functions report arguments that they cannot take this way.
+        | DataFusionError::Execution(_) => ErrorKind::InvalidArgument,
+        DataFusionError::NotImplemented(_) => ErrorKind::Unsupported,
+        DataFusionError::ResourcesExhausted(_) => ErrorKind::ResourceExhausted,
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::CastError(_)
+            | ArrowError::ParseError(_)
+            | ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::ComputeError(_)
+            | ArrowError::InvalidArgumentError(_)
+            | ArrowError::OffsetOverflowError(_) => ErrorKind::InvalidArgument,
+            ArrowError::NotYetImplemented(_) => ErrorKind::Unsupported,
+            _ => ErrorKind::Internal,
+        },
+        DataFusionError::ParquetError(_) => ErrorKind::Corrupt,
+        _ => ErrorKind::Internal,
+    }
+}
+
+fn arrow_message(arrow: &ArrowError) -> String {
+    match arrow {
+        ArrowError::CastError(text)
+        | ArrowError::ParseError(text)
+        | ArrowError::ComputeError(text)
+        | ArrowError::InvalidArgumentError(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn parser_message(parser: &ParserError) -> String {
+    match parser {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => lower_first(first_line(text)),
+        ParserError::RecursionLimitExceeded => "query is nested too deeply".to_owned(),
+    }
+}
+
+fn schema_message(error: &SchemaError) -> String {
+    let SchemaError::FieldNotFound { field, valid_fields } = error else {
+        return without_stop(&lower_first(first_line(&error.to_string())));
+    };
+    let written = field.flat_name();
+    let nearest = valid_fields
+        .iter()
+        .map(|valid| (strsim::damerau_levenshtein(valid.name(), field.name()), valid.name().to_owned()))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 3)
+        .min();
+    match nearest {
+        Some((_, name)) => format!("there is no column {written}; did you mean {name}?"),
+        None => format!("there is no column {written}"),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or(text)
+}
+
+fn without_stop(text: &str) -> String {
+    text.trim_end().trim_end_matches('.').to_owned()
+}
+
+/// Lower case for the first letter, unless the first word is a name or an acronym.
+fn lower_first(text: &str) -> String {
+    let mut characters = text.chars();
+    match (characters.next(), characters.clone().next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
+            first.to_lowercase().chain(characters).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::{exec_datafusion_err, plan_datafusion_err};
+
+    use super::*;
+
+    #[test]
+    fn kinds_follow_the_root_cause_and_messages_read_as_ours() {
+        let cases = [
+            (plan_datafusion_err!("Invalid function 'x'."), ErrorKind::InvalidArgument, "invalid function 'x'"),
+            (exec_datafusion_err!("SQL is bad"), ErrorKind::InvalidArgument, "SQL is bad"),
+            (
+                DataFusionError::NotImplemented("Recursive views".into()),
+                ErrorKind::Unsupported,
+                "not supported yet: recursive views",
+            ),
+            (
+                DataFusionError::Internal("secret".into()),
+                ErrorKind::Internal,
+                "the query failed inside of the engine; the server's log has the details",
+            ),
+            (
+                DataFusionError::External(Box::new(Error::new(ErrorKind::TooLarge, "too many rows"))).context("while"),
+                ErrorKind::TooLarge,
+                "too many rows",
+            ),
+        ];
+        for (error, kind, message) in cases {
+            let ours = from_datafusion(&error);
+            assert_eq!((ours.kind(), ours.message()), (kind, message));
+        }
+    }
+}

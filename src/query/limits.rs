@@ -1,0 +1,99 @@
+//! The limits that every query runs under. Each has a name that the error shows with its value.
+
+use std::time::Duration;
+
+use crate::{config::QuerySettings, query::request::LimitOverrides};
+
+/// Limits of the engine. All are finite.
+#[derive(Clone, Debug)]
+pub struct QueryLimits {
+    /// Most memory of all running queries together, in bytes.
+    pub memory_bytes_max: usize,
+    /// Most memory of one query, in bytes: half of that, so that one query never takes all of it. What can spill does so
+    /// before the query fails.
+    pub query_memory_bytes_max: usize,
+    /// Most bytes that one query may spill to disk at a time.
+    pub query_spill_bytes_max: u64,
+    /// Longest run of a query: waiting, planning and producing the answer. Time that the client takes to accept a
+    /// batch does not count.
+    pub timeout: Duration,
+    /// Longest time that a client may take to accept a batch.
+    pub client_idle_max: Duration,
+    /// Most rows in an answer.
+    pub result_rows_max: u64,
+    /// Most bytes of Arrow data in an answer.
+    pub result_bytes_max: u64,
+    /// Most queries that run at once.
+    pub concurrency_max: usize,
+    /// Most queries that wait for one of those to end.
+    pub queue_max: usize,
+    /// Longest text of a query, in bytes.
+    pub text_bytes_max: usize,
+    /// Most words and operators in a SQL statement. Literals, commas and parentheses do not count, so that a long `IN`
+    /// list is cheap; what does count can nest.
+    pub sql_words_max: usize,
+    /// Deepest nesting in a SQL statement.
+    pub sql_depth_max: usize,
+    /// How far from the asked range the other spans of a matching trace may start, in nanoseconds.
+    pub trace_extent_max_nano: i64,
+    /// Traces in a search answer where the client names no limit.
+    pub search_limit_default: usize,
+    /// Most traces in a search answer.
+    pub search_limit_max: usize,
+    /// Spans shown per trace in a search answer where the client names no number.
+    pub search_spans_default: usize,
+    /// Most spans shown per trace in a search answer.
+    pub search_spans_max: usize,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self::from(&QuerySettings::default())
+    }
+}
+
+impl From<&QuerySettings> for QueryLimits {
+    fn from(settings: &QuerySettings) -> Self {
+        let memory_bytes_max = settings.memory_bytes_max.as_usize();
+        Self {
+            memory_bytes_max,
+            query_memory_bytes_max: memory_bytes_max / 2,
+            query_spill_bytes_max: 16 << 30,
+            timeout: settings.timeout.get(),
+            client_idle_max: Duration::from_secs(60),
+            result_rows_max: settings.result_rows_max as u64,
+            result_bytes_max: settings.result_bytes_max.bytes(),
+            concurrency_max: settings.concurrency_max,
+            queue_max: 4 * settings.concurrency_max,
+            text_bytes_max: settings.expression_bytes_max.as_usize(),
+            sql_words_max: 10_000,
+            sql_depth_max: 64,
+            trace_extent_max_nano: settings.trace_extent_max.as_nanos(),
+            search_limit_default: settings.search_limit_default,
+            search_limit_max: settings.search_limit_max,
+            search_spans_default: settings.search_spans_default,
+            search_spans_max: settings.search_spans_max,
+        }
+    }
+}
+
+/// The limits of one run: the engine's, lowered by the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunLimits {
+    pub(crate) timeout: Duration,
+    pub(crate) client_idle_max: Duration,
+    pub(crate) result_rows_max: u64,
+    pub(crate) result_bytes_max: u64,
+}
+
+impl QueryLimits {
+    pub(crate) fn of_run(&self, overrides: &LimitOverrides) -> RunLimits {
+        let lower = |ours: u64, asked: Option<u64>| asked.map_or(ours, |asked| asked.min(ours));
+        RunLimits {
+            timeout: overrides.timeout.map_or(self.timeout, |asked| asked.min(self.timeout)),
+            client_idle_max: self.client_idle_max,
+            result_rows_max: lower(self.result_rows_max, overrides.result_rows_max),
+            result_bytes_max: lower(self.result_bytes_max, overrides.result_bytes_max),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a front end asks: one type for every language and protocol.
+
+use std::time::Duration;
+
+use datafusion::scalar::ScalarValue;
+
+use crate::model::{ids::TraceId, tenant::TenantId, time::TimeRange};
+
+/// One question to the engine.
+#[derive(Clone, Debug)]
+pub struct QueryRequest {
+    /// Whose data is read. Nothing in the text can widen this.
+    pub tenant: TenantId,
+    /// What is asked.
+    pub kind: QueryKind,
+    /// The types that the answer comes in.
+    pub form: AnswerForm,
+    /// Limits for this request alone; they can only be stricter than the engine's.
+    pub limits: LimitOverrides,
+}
+
+impl QueryRequest {
+    /// A request under the engine's own limits.
+    ///
+    /// SQL is answered in the plain form, the others in the typed one.
+    pub fn new(tenant: TenantId, kind: QueryKind) -> Self {
+        let form = match kind {
+            QueryKind::Sql(_) => AnswerForm::Plain,
+            QueryKind::TraceQl(_) | QueryKind::TraceById(_) => AnswerForm::Typed,
+        };
+        Self { tenant, kind, form, limits: LimitOverrides::default() }
+    }
+
+    /// A SQL statement without parameters, under the engine's own limits.
+    pub fn sql(tenant: TenantId, text: impl Into<String>) -> Self {
+        Self::new(tenant, QueryKind::Sql(SqlQuery { text: text.into(), params: Vec::new() }))
+    }
+}
+
+/// The types that an answer comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AnswerForm {
+    /// As drivers and files outside like it: ids and attributes as text, only types that all of them know.
+    Plain,
+    /// As the engine has it: ids as bytes, attributes typed.
+    Typed,
+}
+
+/// The languages of the engine.
+#[derive(Clone, Debug)]
+pub enum QueryKind {
+    /// A SQL statement.
+    Sql(SqlQuery),
+    /// A TraceQL search.
+    TraceQl(TraceQlQuery),
+    /// All spans of one trace.
+    TraceById(TraceByIdQuery),
+}
+
+impl QueryKind {
+    /// The name in logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            QueryKind::Sql(_) => "sql",
+            QueryKind::TraceQl(_) => "traceql",
+            QueryKind::TraceById(_) => "trace_by_id",
+        }
+    }
+}
+
+/// One read-only SQL statement.
+#[derive(Clone, Debug)]
+pub struct SqlQuery {
+    /// The statement.
+    pub text: String,
+    /// Values of `$1`, `$2`, ... in order.
+    pub params: Vec<ScalarValue>,
+}
+
+/// A TraceQL search: the matching traces, latest first.
+#[derive(Clone, Debug)]
+pub struct TraceQlQuery {
+    /// The query.
+    pub text: String,
+    /// Traces are found by spans that start in this range.
+    pub range: TimeRange,
+    /// Most traces in the answer; `None` takes the engine's default.
+    pub limit: Option<usize>,
+    /// Most spans shown per trace; `None` takes the engine's default.
+    pub spans_per_trace: Option<usize>,
+    /// Answer with the plan instead of running it.
+    pub explain: bool,
+}
+
+impl TraceQlQuery {
+    /// A search of all time under the engine's defaults.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), range: TimeRange::ALL, limit: None, spans_per_trace: None, explain: false }
+    }
+}
+
+/// All spans of one trace.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceByIdQuery {
+    /// The trace.
+    pub trace_id: TraceId,
+    /// Where its spans may start, if the client is sure of it. The answer without it is the same, later.
+    pub hint: Option<TimeRange>,
+}
+
+/// Limits that one request may lower.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LimitOverrides {
+    /// Longest run.
+    pub timeout: Option<Duration>,
+    /// Most rows in the answer.
+    pub result_rows_max: Option<u64>,
+    /// Most bytes of Arrow data in the answer.
+    pub result_bytes_max: Option<u64>,
+}

@@ -1,0 +1,124 @@
+//! Rules that bring conditions on what the views show down to what is stored.
+//!
+//! The views compute times, dates and ids from stored integers and bytes. Files are pruned by conditions on the stored
+//! columns, so a condition on a computed one has to become one on a stored one, and it has to do so between the rule that
+//! moves filters below the view's projection and the one that shares common expressions, which would hide it for good.
+
+use std::sync::Arc;
+
+use datafusion::{
+    arrow::datatypes::{DataType, TimeUnit},
+    common::{
+        Result, ScalarValue,
+        tree_node::{Transformed, TreeNode},
+    },
+    logical_expr::{
+        BinaryExpr, Expr, LogicalPlan, Operator,
+        expr::{InList, ScalarFunction},
+        lit,
+    },
+    optimizer::{
+        ApplyOrder, OptimizerConfig, OptimizerRule, push_down_filter::PushDownFilter,
+        simplify_expressions::SimplifyExpressions,
+    },
+};
+
+use crate::functions::{IdComparisons, IdFunction};
+
+/// The rules of DataFusion with ours in their places.
+pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let filters_move = PushDownFilter::new();
+    let mut all = Vec::with_capacity(rules.len() + 3);
+    for rule in rules {
+        all.push(Arc::clone(rule));
+        if rule.name() == filters_move.name() {
+            all.push(Arc::new(SimplifyExpressions::new()));
+            all.push(Arc::new(IdComparisons));
+            all.push(Arc::new(StoredComparisons));
+        }
+    }
+    all
+}
+
+/// Rewrites comparisons of dates to comparisons of instants, and tests of ids for NULL to tests of their bytes.
+#[derive(Debug)]
+struct StoredComparisons;
+
+impl OptimizerRule for StoredComparisons {
+    fn name(&self) -> &str {
+        "stored_comparisons"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        // Only conditions: elsewhere the rewritten form could change the name of a column.
+        if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::TableScan(_)) {
+            return Ok(Transformed::no(plan));
+        }
+        plan.map_expressions(|expr| {
+            expr.transform_up(|expr| match stored(&expr) {
+                Some(rewritten) => Ok(Transformed::yes(rewritten)),
+                None => Ok(Transformed::no(expr)),
+            })
+        })
+    }
+}
+
+fn stored(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::IsNull(inner) => Some(Expr::IsNull(Box::new(id_bytes(inner)?.clone()))),
+        Expr::IsNotNull(inner) => Some(Expr::IsNotNull(Box::new(id_bytes(inner)?.clone()))),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match (day_of(left), day_of(right)) {
+            (Some(instant), None) => compared(instant, *op, right),
+            (None, Some(instant)) => compared(instant, op.swap()?, left),
+            _ => None,
+        },
+        Expr::InList(InList { expr, list, negated }) => {
+            let instant = day_of(expr)?;
+            let each = |op| list.iter().map(move |day| compared(instant, op, day)).collect::<Option<Vec<_>>>();
+            match negated {
+                false => each(Operator::Eq)?.into_iter().reduce(Expr::or),
+                true => each(Operator::NotEq)?.into_iter().reduce(Expr::and),
+            }
+        }
+        _ => None,
+    }
+}
+
+fn id_bytes(expr: &Expr) -> Option<&Expr> {
+    let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else { return None };
+    func.inner().downcast_ref::<IdFunction>().filter(|function| function.is_id_hex())?;
+    args.first()
+}
+
+/// The integer instant behind its UTC day.
+fn day_of(expr: &Expr) -> Option<&Expr> {
+    let Expr::Cast(day) = expr else { return None };
+    let Expr::Cast(time) = day.expr.as_ref() else { return None };
+    let nanoseconds = matches!(
+        time.field.data_type(),
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) if zone.as_ref() == "UTC"
+    );
+    (nanoseconds && day.field.data_type() == &DataType::Date32).then_some(time.expr.as_ref())
+}
+
+const DAY_NANO: i64 = 86_400_000_000_000;
+
+fn compared(instant: &Expr, op: Operator, day: &Expr) -> Option<Expr> {
+    let Expr::Literal(ScalarValue::Date32(Some(day)), _) = day else { return None };
+    let first = i64::from(*day).checked_mul(DAY_NANO)?;
+    let next = lit(first.checked_add(DAY_NANO)?);
+    let (first, instant) = (lit(first), instant.clone());
+    Some(match op {
+        Operator::Eq => instant.clone().gt_eq(first).and(instant.lt(next)),
+        Operator::NotEq => instant.clone().lt(first).or(instant.gt_eq(next)),
+        Operator::Lt => instant.lt(first),
+        Operator::LtEq => instant.lt(next),
+        Operator::Gt => instant.gt_eq(next),
+        Operator::GtEq => instant.gt_eq(first),
+        _ => return None,
+    })
+}

@@ -1,0 +1,141 @@
+//! One run of a planned query: from the plan to the last batch, and the line in the log about it.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use datafusion::{
+    arrow::{array::RecordBatch, datatypes::SchemaRef},
+    execution::SessionState,
+    physical_plan::{ExecutionPlan, execute_stream},
+};
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    metrics::Metrics,
+    model::tenant::TenantId,
+    query::{
+        failure,
+        memory::QueryPool,
+        request::{AnswerForm, QueryRequest},
+        stats::{QueryStats, SharedStats, add_plan_metrics},
+        stream::Producer,
+        trace, wire,
+    },
+};
+
+/// A query that is ready to run.
+pub(crate) struct Planned {
+    pub(crate) physical: Arc<dyn ExecutionPlan>,
+    pub(crate) session: SessionState,
+    pub(crate) pool: Arc<QueryPool>,
+    pub(crate) schema: SchemaRef,
+    pub(crate) form: AnswerForm,
+    pub(crate) collapse: Option<trace::Collapse>,
+}
+
+impl Planned {
+    /// The answer's batches. Operators start when the first is asked for.
+    fn batches(self) -> impl Stream<Item = Result<RecordBatch>> {
+        let Self { physical, session, schema, form, mut collapse, .. } = self;
+        let batches = match execute_stream(physical, session.task_ctx()) {
+            Ok(batches) => batches.left_stream(),
+            Err(error) => futures::stream::iter([Err(error)]).right_stream(),
+        };
+        batches.map(move |batch| {
+            let mut batch = batch.map_err(|error| failure::from_datafusion(&error))?;
+            if let Some(collapse) = &mut collapse {
+                batch = collapse.next(&batch).map_err(|error| failure::internal(&error))?;
+            }
+            match form {
+                AnswerForm::Plain => {
+                    wire::to_wire(&batch, &schema).map_err(|error| failure::from_datafusion(&error.into()))
+                }
+                AnswerForm::Typed => Ok(batch),
+            }
+        })
+    }
+}
+
+/// A query that runs: it holds its place among the running ones until it ends.
+pub(crate) struct Run {
+    pub(crate) plan: Planned,
+    pub(crate) producer: Producer,
+    pub(crate) _permit: OwnedSemaphorePermit,
+}
+
+impl Run {
+    /// Runs to the end, whatever it is, and accounts for it.
+    pub(crate) async fn finish(self, account: Account) {
+        let Self { plan, producer, _permit } = self;
+        let (physical, pool) = (Arc::clone(&plan.physical), Arc::clone(&plan.pool));
+        let (stats, last_words) = (producer.stats(), producer.last_words());
+        let started = account.started;
+        let at_end = |stats: &SharedStats| {
+            stats.update(|stats| {
+                add_plan_metrics(stats, physical.as_ref());
+                stats.peak_memory_bytes = pool.peak_bytes() as u64;
+                stats.elapsed = started.elapsed();
+                stats.finished = true;
+            });
+        };
+        let driven = AssertUnwindSafe(producer.drive(async move { plan.batches() }.flatten_stream(), at_end));
+        let failed = match driven.catch_unwind().await {
+            Ok(outcome) => outcome.err(),
+            Err(_) => {
+                let error = failure::internal(&"a query panicked");
+                last_words.say(&error).await;
+                Some(error)
+            }
+        };
+        account.close(failed.as_ref(), &stats.get());
+    }
+}
+
+/// What the log and the metrics hear of a query.
+pub(crate) struct Account {
+    pub(crate) started: Instant,
+    tenant: TenantId,
+    kind: &'static str,
+    metrics: Arc<Metrics>,
+}
+
+impl Account {
+    pub(crate) fn open(request: &QueryRequest, metrics: Arc<Metrics>) -> Self {
+        metrics.queries_running.inc();
+        Self { started: Instant::now(), tenant: request.tenant.clone(), kind: request.kind.name(), metrics }
+    }
+
+    pub(crate) fn close(self, error: Option<&Error>, stats: &QueryStats) {
+        let elapsed = self.started.elapsed();
+        self.metrics.observe_query(self.kind, error.map_or("ok", outcome), elapsed);
+        tracing::debug!(
+            tenant = %self.tenant,
+            kind = self.kind,
+            error = error.map(Error::message),
+            ?elapsed,
+            planning = ?stats.planning,
+            rows = stats.rows,
+            scanned_bytes = stats.scanned_bytes,
+            peak_memory_bytes = stats.peak_memory_bytes,
+            "query ended"
+        );
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.metrics.queries_running.dec();
+    }
+}
+
+/// The label of a failed query.
+fn outcome(error: &Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::DeadlineExceeded => "timeout",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::TooLarge | ErrorKind::ResourceExhausted => "limit",
+        ErrorKind::Internal | ErrorKind::Corrupt | ErrorKind::Unavailable => "failed",
+        _ => "refused",
+    }
+}

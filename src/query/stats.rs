@@ -1,0 +1,101 @@
+//! What a query cost.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use datafusion::physical_plan::{
+    ExecutionPlan,
+    metrics::{MetricValue, MetricsSet},
+};
+
+/// Figures of one run. Those of the plan are complete when the stream has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryStats {
+    /// Whether the run has ended, so that nothing here changes any more.
+    pub finished: bool,
+    /// Rows in the answer so far.
+    pub rows: u64,
+    /// Bytes of Arrow data in the answer so far.
+    pub result_bytes: u64,
+    /// Spans that scans gave to the operators above them.
+    pub scanned_rows: u64,
+    /// Bytes read from files.
+    pub scanned_bytes: u64,
+    /// Files that were left after pruning by the catalogue.
+    pub files_scanned: u64,
+    /// Files that the catalogue or their statistics ruled out.
+    pub files_pruned: u64,
+    /// Row groups that were read.
+    pub row_groups_scanned: u64,
+    /// Row groups that statistics or bloom filters ruled out.
+    pub row_groups_pruned: u64,
+    /// Bytes that operators spilled to disk.
+    pub spilled_bytes: u64,
+    /// Most memory that operators held at a time, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Time from the request to the first operator running.
+    pub planning: Duration,
+    /// Time from the request to now, or to the end.
+    pub elapsed: Duration,
+}
+
+/// Where the run writes and the stream reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedStats(Arc<Mutex<QueryStats>>);
+
+impl SharedStats {
+    pub(crate) fn get(&self) -> QueryStats {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut QueryStats)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Adds up what the operators of a plan counted.
+pub(crate) fn add_plan_metrics(stats: &mut QueryStats, plan: &dyn ExecutionPlan) {
+    if let Some(metrics) = plan.metrics() {
+        let is_leaf = plan.children().is_empty();
+        if is_leaf {
+            stats.scanned_rows += metrics.output_rows().unwrap_or_default() as u64;
+        }
+        add_metrics(stats, &metrics);
+    }
+    for child in plan.children() {
+        add_plan_metrics(stats, child.as_ref());
+    }
+}
+
+fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
+    for metric in metrics.iter() {
+        match metric.value() {
+            MetricValue::SpilledBytes(bytes) => stats.spilled_bytes += bytes.value() as u64,
+            MetricValue::Count { name, count } => match name.as_ref() {
+                "bytes_scanned" => stats.scanned_bytes += count.value() as u64,
+                "files_scanned" => stats.files_scanned += count.value() as u64,
+                "files_pruned" => stats.files_pruned += count.value() as u64,
+                _ => {}
+            },
+            MetricValue::PruningMetrics { name, pruning_metrics } => {
+                let (pruned, matched) = (pruning_metrics.pruned() as u64, pruning_metrics.matched() as u64);
+                match name.as_ref() {
+                    // The bloom filters come after the statistics, so what they leave is what is read.
+                    "row_groups_pruned_statistics" => stats.row_groups_pruned += pruned,
+                    "row_groups_pruned_bloom_filter" => {
+                        stats.row_groups_pruned += pruned;
+                        stats.row_groups_scanned += matched;
+                    }
+                    "files_ranges_pruned_statistics" => {
+                        stats.files_pruned += pruned;
+                        stats.files_scanned += matched;
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}

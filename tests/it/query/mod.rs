@@ -1,0 +1,5 @@
+//! The query engine over a table in memory: sandbox, limits, answers and their form.
+
+pub(crate) mod data;
+mod engine;
+mod sandbox;
