@@ -1,12 +1,12 @@
 //! Crash points: named places where a test stops the process, or fails an I/O call, to prove that recovery holds.
 //!
-//! Code that moves durable state calls [`hit`] between two steps, or [`io`] where the step itself can fail. Normally
+//! Code that moves durable state calls [`hit`] between two steps, or [`io()`] where the step itself can fail. Normally
 //! both are one relaxed atomic load. They do something in two cases:
 //!
 //! - The environment variable [`VARIABLE`] is `name` or `name:N`: the process aborts at the first or the Nth time it
 //!   comes by, without unwinding, flushing or dropping anything. This is for tests that spawn the server.
 //! - A test on the same thread holds an [`observe`] guard: its closure runs, and may copy the folder as a crash would
-//!   leave it, or return the error that [`io`] then reports.
+//!   leave it, or return the error that [`io()`] then reports.
 //!
 //! Names are `module.step.moment`, as in `wal.cut.after_carry`.
 

@@ -30,7 +30,7 @@ pub(super) struct DemoArgs {
     /// URL of an OTLP/gRPC receiver; without it, the one of the settings.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Spans per second [live: 200, backfill: as fast as they are taken].
+    /// Spans per second (live: 200, backfill: as fast as they are taken).
     #[arg(long, value_name = "SPANS", value_parser = clap::value_parser!(u64).range(1..))]
     rate: Option<u64>,
     /// Ends a live demo after this time, such as 30s or 10m; without it, Ctrl-C does.
@@ -39,7 +39,7 @@ pub(super) struct DemoArgs {
     /// Fills this much time up to now, such as 1h, instead of sending live.
     #[arg(long, value_name = "TIME")]
     backfill: Option<HumanDuration>,
-    /// Spans of a backfill [100000].
+    /// Spans of a backfill (100000).
     #[arg(long, value_name = "COUNT", requires = "backfill", value_parser = clap::value_parser!(u64).range(1..))]
     spans: Option<u64>,
     /// The same seed gives the same traces.

@@ -20,28 +20,28 @@ pub(super) struct SourceArgs {
 /// Flags of their own for what is set most often.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct ServerFlags {
-    /// Folder of the log and the tables [data].
+    /// Folder of the log and the tables (data).
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// Address of the OTLP/gRPC receiver [server.otlp_grpc_listen].
+    /// Address of the OTLP/gRPC receiver (server.otlp_grpc_listen).
     #[arg(long, value_name = "ADDRESS")]
     otlp_grpc_listen: Option<String>,
-    /// Address of the OTLP/HTTP receiver [server.otlp_http_listen].
+    /// Address of the OTLP/HTTP receiver (server.otlp_http_listen).
     #[arg(long, value_name = "ADDRESS")]
     otlp_http_listen: Option<String>,
-    /// Address of the Tempo API, /ready and /metrics [server.tempo_listen].
+    /// Address of the Tempo API, /ready and /metrics (server.tempo_listen).
     #[arg(long, value_name = "ADDRESS")]
     tempo_listen: Option<String>,
-    /// Address of Flight SQL [server.flight_listen].
+    /// Address of Flight SQL (server.flight_listen).
     #[arg(long, value_name = "ADDRESS")]
     flight_listen: Option<String>,
-    /// Allows listening beyond loopback without authentication [server.insecure].
+    /// Allows listening beyond loopback without authentication (server.insecure).
     #[arg(long)]
     insecure: bool,
-    /// Least important events that are logged: off, error, warn, info, debug, trace [log.level].
+    /// Least important events that are logged: off, error, warn, info, debug, trace (log.level).
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Form of log lines: text, json [log.format].
+    /// Form of log lines: text, json (log.format).
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 }

@@ -164,7 +164,7 @@ section! {
         pub time_window_start: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default(),
         /// How far ahead of this machine's clock a span may start; later ones are rejected.
         pub time_window_future: HumanDuration = HumanDuration::hours(24),
-        /// Web origins whose pages may send OTLP/HTTP, such as https://shop.example; * stands for all.
+        /// Web origins whose pages may send OTLP/HTTP, such as `https://shop.example`; `*` stands for all.
         pub cors_allowed_origins: Vec<String> = Vec::new(),
     }
 }
