@@ -1,0 +1,271 @@
+//! Access to the place where everything durable but the write-ahead log lies: a folder or a bucket.
+//!
+//! A [`Store`] is an [`ObjectStore`] with three promises added: what [`Store::put`] wrote is durable when it returns,
+//! [`Store::put_new`] creates or leaves alone but never overwrites, and half-written objects are never visible. Buckets
+//! keep them by themselves; on a local disk [`LocalDisk`] does. Paths are relative to the store's root.
+
+use std::{ops::Range, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use object_store::{
+    Error as ObjectError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, path::Path, prefix::PrefixStore,
+};
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, ErrorKind},
+    storage::local_disk::LocalDisk,
+};
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder of a local store cannot be made or opened.
+    #[error("data folder {folder:?} cannot be used: {source}")]
+    Folder {
+        /// As given.
+        folder: PathBuf,
+        /// What the file system said.
+        source: std::io::Error,
+    },
+    /// The store did not do what was asked, or did not say that it did.
+    #[error("cannot {action} {path}: {source}")]
+    Failed {
+        /// `read`, `write`, `list`, `delete`.
+        action: &'static str,
+        /// The object or folder.
+        path: Path,
+        /// What the store said.
+        source: Box<ObjectError>,
+    },
+    /// The store overwrites where it was told not to, so that two writers would destroy each other's commits.
+    #[error(
+        "{store} does not honour conditional writes: {detail}; a store that keeps the first of two writers is needed"
+    )]
+    NoConditionalPut {
+        /// The store, as it describes itself.
+        store: String,
+        /// What it did instead.
+        detail: String,
+    },
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let kind = match &error {
+            StoreError::Failed { .. } => ErrorKind::Unavailable,
+            StoreError::Folder { .. } | StoreError::NoConditionalPut { .. } => ErrorKind::InvalidArgument,
+        };
+        Error::new(kind, error.to_string()).with_source(error)
+    }
+}
+
+/// What became of a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutNew {
+    /// The object is there with our bytes.
+    Created,
+    /// An object was there before, and is unchanged. It can be our own, if an earlier try got through unnoticed.
+    AlreadyExists,
+}
+
+/// The folder or bucket under which all tables lie. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    local: Option<Arc<LocalDisk>>,
+}
+
+impl Store {
+    /// A store in a folder of the local disk, which is created if absent.
+    pub fn local(folder: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let folder = folder.into();
+        let disk = LocalDisk::open(&folder).map_err(|source| StoreError::Folder { folder, source })?;
+        let disk = Arc::new(disk);
+        Ok(Self { objects: Arc::<LocalDisk>::clone(&disk), local: Some(disk) })
+    }
+
+    /// A store at the root of `objects`, whose writes are durable once they return.
+    pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects, local: None }
+    }
+
+    /// A store below `prefix` of `objects`, whose writes are durable once they return.
+    pub fn with_prefix(objects: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        Self::new(Arc::new(PrefixStore::new(objects, prefix)))
+    }
+
+    /// The objects, for readers and for writers of large files; its writes keep the same promises.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
+    /// The root folder on the local disk, if that is where the store is.
+    pub fn local_folder(&self) -> Option<&std::path::Path> {
+        self.local.as_ref().map(|disk| disk.root())
+    }
+
+    /// The address under which query plans refer to this store; [`Store::objects`] is registered for it.
+    pub fn url() -> ObjectStoreUrl {
+        // The constant is parsed by a test below; the fallback is the local file system's address.
+        ObjectStoreUrl::parse("tracehouse://store").unwrap_or_else(|_| ObjectStoreUrl::local_filesystem())
+    }
+
+    /// Writes an object, replacing any before it, and returns when it is durable.
+    ///
+    /// After an error the object can be there or not.
+    pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        self.objects.put(path, bytes.into()).await.map_err(failed("write", path)).map(|_| ())
+    }
+
+    /// Writes an object if none is there, atomically, and returns when it is durable.
+    ///
+    /// After an error the object can be there or not; look before anything else.
+    pub async fn put_new(&self, path: &Path, bytes: Bytes) -> Result<PutNew, StoreError> {
+        match self.objects.put_opts(path, bytes.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(PutNew::Created),
+            // S3 reports the lost race as a failed precondition where others have a code of their own.
+            Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(PutNew::AlreadyExists),
+            Err(source) => Err(failed("write", path)(source)),
+        }
+    }
+
+    /// Makes sure that an object found in the store survives a crash, where its writer may not have got that far.
+    pub async fn ensure_durable(&self, path: &Path) -> Result<(), StoreError> {
+        match &self.local {
+            Some(disk) => disk.sync_object(path).await.map_err(failed("write", path)),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes of an object, `None` if there is none.
+    pub async fn get(&self, path: &Path) -> Result<Option<Bytes>, StoreError> {
+        let bytes = match self.objects.get(path).await {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        match bytes {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ObjectError::NotFound { .. }) => Ok(None),
+            Err(source) => Err(failed("read", path)(source)),
+        }
+    }
+
+    /// Part of the bytes of an object that exists.
+    pub async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.objects.get_range(path, range).await.map_err(failed("read", path))
+    }
+
+    /// The objects below a folder, at any depth, in no particular order.
+    pub fn list(&self, folder: &Path) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
+        self.objects.list(Some(folder)).map_err(failed("list", folder)).boxed()
+    }
+
+    /// The folders directly below a folder.
+    pub async fn list_folders(&self, folder: &Path) -> Result<Vec<Path>, StoreError> {
+        match self.objects.list_with_delimiter(Some(folder)).await {
+            Ok(listing) => Ok(listing.common_prefixes),
+            Err(ObjectError::NotFound { .. }) => Ok(Vec::new()),
+            Err(source) => Err(failed("list", folder)(source)),
+        }
+    }
+
+    /// Deletes an object; one that is already gone counts as deleted.
+    pub async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        match self.objects.delete(path).await {
+            Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(()),
+            Err(source) => Err(failed("delete", path)(source)),
+        }
+    }
+
+    /// Finds out at start whether the store keeps the first of two writers of one object, and refuses it otherwise.
+    pub async fn verify_conditional_put(&self) -> Result<(), StoreError> {
+        let refused =
+            |detail: &str| StoreError::NoConditionalPut { store: self.objects.to_string(), detail: detail.to_owned() };
+        let path = Path::from(format!(".probe/{}", Uuid::new_v4()));
+        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+        let verdict = async {
+            match self.put_new(&path, first.clone()).await {
+                Ok(PutNew::Created) => {}
+                Ok(PutNew::AlreadyExists) => return Err(refused("a new object was said to exist")),
+                Err(error) if is_not_implemented(&error) => return Err(refused("they are not implemented")),
+                Err(error) => return Err(error),
+            }
+            let second_put = self.put_new(&path, second).await?;
+            let stored = self.get(&path).await?;
+            match (second_put, stored) {
+                (_, Some(bytes)) if bytes != first => Err(refused("the second writer's bytes replaced the first's")),
+                (PutNew::Created, _) => Err(refused("the second of two writers was told that it created the object")),
+                (PutNew::AlreadyExists, None) => Err(refused("an object just written is not there")),
+                (PutNew::AlreadyExists, Some(_)) => Ok(()),
+            }
+        };
+        let verdict = verdict.await;
+        // A probe left behind does no harm; the verdict counts.
+        let _ = self.delete(&path).await;
+        verdict
+    }
+
+    /// Deletes half-written files that crashed processes left on a local disk, if they are older than a day.
+    pub async fn clean_temporary(&self, now_unix_nano: i64) -> Result<(), StoreError> {
+        match &self.local {
+            Some(disk) => {
+                let folder = disk.temporary_folder().to_owned();
+                let cleaned = disk.clean_temporary(now_unix_nano).await;
+                cleaned.map_err(|source| StoreError::Folder { folder, source })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_not_implemented(error: &StoreError) -> bool {
+    let StoreError::Failed { source, .. } = error else { return false };
+    matches!(**source, ObjectError::NotImplemented { .. } | ObjectError::NotSupported { .. })
+}
+
+fn failed(action: &'static str, path: &Path) -> impl Fn(ObjectError) -> StoreError + Send + Sync + 'static {
+    let path = path.clone();
+    move |source| StoreError::Failed { action, path: path.clone(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn the_address_of_the_store_is_its_own() {
+        assert_eq!(Store::url().as_str(), "tracehouse://store/");
+    }
+
+    #[tokio::test]
+    async fn a_new_object_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in [Store::local(folder.path()).unwrap(), Store::new(Arc::new(InMemory::new()))] {
+            store.verify_conditional_put().await.unwrap();
+            let path = Path::from("a/b/c");
+            assert_eq!(store.put_new(&path, Bytes::from("1")).await.unwrap(), PutNew::Created);
+            assert_eq!(store.put_new(&path, Bytes::from("2")).await.unwrap(), PutNew::AlreadyExists);
+            assert_eq!(store.get(&path).await.unwrap().unwrap(), "1");
+            store.ensure_durable(&path).await.unwrap();
+            store.put(&path, Bytes::from("345")).await.unwrap();
+            assert_eq!(store.get_range(&path, 1..2).await.unwrap(), "4");
+            assert_eq!(store.list_folders(&Path::from("a")).await.unwrap(), [Path::from("a/b")]);
+            store.delete(&path).await.unwrap();
+            store.delete(&path).await.unwrap();
+            assert_eq!(store.get(&path).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_prefix_is_part_of_every_path() {
+        let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let store = Store::with_prefix(Arc::clone(&objects), Path::from("x/y"));
+        store.put(&Path::from("z"), Bytes::from("1")).await.unwrap();
+        assert_eq!(Store::new(objects).get(&Path::from("x/y/z")).await.unwrap().unwrap(), "1");
+    }
+}
