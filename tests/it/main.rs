@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
+mod catalog;
 mod command_line;
 mod demo;
 mod dependencies;

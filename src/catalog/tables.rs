@@ -1,0 +1,73 @@
+//! All tables of the store, each opened when it is first asked for.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    catalog::{CatalogError, CatalogSettings, table::Table},
+    clock::Clock,
+    model::tenant::TenantId,
+    storage::{
+        paths::{self, TableFolder},
+        store::Store,
+    },
+};
+
+/// The tables of all tenants. One per process and store.
+#[derive(Debug)]
+pub struct Catalog {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    settings: Arc<CatalogSettings>,
+    tables: Mutex<HashMap<TenantId, Arc<OnceCell<Arc<Table>>>>>,
+    background: TaskTracker,
+}
+
+impl Catalog {
+    /// The tables in `store`; none is opened yet.
+    pub fn open(store: Store, clock: Arc<dyn Clock>, settings: CatalogSettings) -> Self {
+        let tables = Mutex::new(HashMap::new());
+        Self { store, clock, settings: Arc::new(settings), tables, background: TaskTracker::new() }
+    }
+
+    /// The store that the tables are in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The table of a tenant. It need not exist: then it has no files, and its first commit creates it.
+    ///
+    /// Of several callers at once one opens the table and the others wait for it.
+    pub async fn table(&self, tenant: &TenantId) -> Result<Arc<Table>, CatalogError> {
+        let cell = Arc::clone(self.tables.lock().entry(tenant.clone()).or_default());
+        let open = || async {
+            let folder = TableFolder::of_tenant(tenant);
+            let (clock, settings) = (Arc::clone(&self.clock), Arc::clone(&self.settings));
+            let background = self.background.clone();
+            Table::open(self.store.clone(), folder, clock, settings, background).await.map(Arc::new)
+        };
+        cell.get_or_try_init(open).await.cloned()
+    }
+
+    /// Forgets a table that has been idle, to free its memory. Whoever still holds it can go on using it.
+    pub fn close(&self, tenant: &TenantId) {
+        self.tables.lock().remove(tenant);
+    }
+
+    /// Waits for checkpoints that are being written, and starts no more: for the end of the process. Commits go on.
+    pub async fn finish_background(&self) {
+        self.background.close();
+        self.background.wait().await;
+    }
+
+    /// The tenants that have a folder in the store, in order.
+    pub async fn tenants(&self) -> Result<Vec<TenantId>, CatalogError> {
+        let folders = self.store.list_folders(&paths::tenants_folder()).await?;
+        let mut tenants: Vec<TenantId> = folders.iter().filter_map(paths::tenant_of_folder).collect();
+        tenants.sort_unstable();
+        Ok(tenants)
+    }
+}
