@@ -1,1 +1,156 @@
-//! live
+//! What is visible now: the buffer of recent spans, and the one rule that joins it with the table.
+//!
+//! Acknowledged records enter [`Live::push`] with the number that the write-ahead log gave them. A flush takes a
+//! contiguous prefix ([`Live::seal`]), writes it to the table in a commit that carries the transaction
+//! `txn { appId: log id, version: last number of the prefix }`, and then lets go of it ([`Live::release`]).
+//!
+//! # The rule
+//!
+//! A [`ReadView`] is a table snapshot plus the buffered records whose number is *above that snapshot's transaction
+//! version for this log*. Nothing else decides what is visible, whatever happens in between:
+//!
+//! ```text
+//!   records        1 2 3 4 5 6 | 7 8 9 | 10 ...
+//!                  sealed        open            sealed: being flushed, open: still growing
+//!
+//!   snapshot txn = 0   view = table + 1..10      before the commit
+//!   snapshot txn = 6   view = table + 7..10      from the commit on, although 1..6 are still in memory
+//! ```
+//!
+//! [`Live::view`] reads the buffer first and the snapshot second. A record that left the buffer before that left it
+//! after its commit was in the snapshot, so it is in the table; a record whose commit came in between is in both, and
+//! the rule hides the buffered one. Batches never straddle the end of a sealed prefix, so the rule is exact.
+//!
+//! Replay after a crash, and the retry of an unclear commit, use the same comparison.
+//!
+//! Memory is bounded from both sides: many small records merge into few batches, and the sum of buffered bytes is
+//! known at any time ([`Live::buffered_bytes`]), so that ingest can refuse more. Batches that were flushed stay alive
+//! only as long as a view holds them.
+
+mod buffer;
+mod view;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+
+pub use buffer::{BufferedBatch, Sealed};
+pub use view::{ReadView, flushed_through};
+
+use self::buffer::Buffer;
+use crate::{
+    catalog::Catalog,
+    error::Result,
+    model::{batch::SpanBatch, tenant::TenantId},
+    wal::{LogId, RecordNumber},
+};
+
+/// The buffers of all tenants, and the tables they belong to. Shared by ingest, which fills it, and queries.
+#[derive(Debug)]
+pub struct Live {
+    log: LogId,
+    catalog: Arc<Catalog>,
+    buffers: RwLock<HashMap<TenantId, Arc<Buffer>>>,
+    bytes: AtomicUsize,
+}
+
+impl Live {
+    /// Empty buffers for the records of one log.
+    pub fn new(log: LogId, catalog: Arc<Catalog>) -> Self {
+        Self { log, catalog, buffers: RwLock::default(), bytes: AtomicUsize::new(0) }
+    }
+
+    /// The log whose records are buffered.
+    pub fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// The tables.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Makes a durable record visible. Records of a tenant arrive in the order of their numbers.
+    ///
+    /// `received_unix_nano` is when the record was received, for the age of what is not flushed.
+    pub fn push(&self, tenant: &TenantId, number: RecordNumber, batch: SpanBatch, received_unix_nano: i64) {
+        let buffer = self.buffer(tenant);
+        let grown = buffer.push(number, batch, received_unix_nano);
+        if grown >= 0 {
+            self.bytes.fetch_add(grown.unsigned_abs(), Ordering::Relaxed);
+        } else {
+            self.bytes.fetch_sub(grown.unsigned_abs(), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes everything that is buffered for a tenant as the prefix to flush next; new records go behind it.
+    ///
+    /// While a sealed prefix has not been released, the same one is returned again, so that a failed flush is retried
+    /// with the same records. `None` if there is nothing.
+    pub fn seal(&self, tenant: &TenantId) -> Option<Sealed> {
+        self.existing(tenant)?.seal()
+    }
+
+    /// Lets go of a sealed prefix, after the tenant's snapshot in memory carries its transaction.
+    pub fn release(&self, tenant: &TenantId, through: RecordNumber) {
+        if let Some(buffer) = self.existing(tenant) {
+            self.bytes.fetch_sub(buffer.release(through), Ordering::Relaxed);
+        }
+    }
+
+    /// What a query of `tenant` sees now.
+    pub async fn view(&self, tenant: &TenantId) -> Result<ReadView> {
+        let table = self.catalog.table(tenant).await?;
+        // The buffer first, the snapshot second; see the module's documentation.
+        let batches = self.existing(tenant).map(|buffer| buffer.batches()).unwrap_or_default();
+        let snapshot = table.snapshot();
+        Ok(ReadView::new(tenant.clone(), self.log, snapshot, batches))
+    }
+
+    /// Bytes that all buffers hold, sealed prefixes included.
+    pub fn buffered_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Spans that all buffers hold, sealed prefixes included.
+    pub fn buffered_spans(&self) -> usize {
+        self.buffers.read().values().map(|buffer| buffer.load().spans).sum()
+    }
+
+    /// The tenants that have something in a buffer, with how much and how old.
+    pub fn loads(&self) -> Vec<(TenantId, BufferLoad)> {
+        let buffers = self.buffers.read();
+        let mut loads: Vec<_> = buffers.iter().map(|(tenant, buffer)| (tenant.clone(), buffer.load())).collect();
+        loads.retain(|(_, load)| load.spans > 0);
+        loads.sort_by(|(a, _), (b, _)| a.cmp(b));
+        loads
+    }
+
+    fn existing(&self, tenant: &TenantId) -> Option<Arc<Buffer>> {
+        self.buffers.read().get(tenant).map(Arc::clone)
+    }
+
+    fn buffer(&self, tenant: &TenantId) -> Arc<Buffer> {
+        match self.existing(tenant) {
+            Some(buffer) => buffer,
+            None => Arc::clone(self.buffers.write().entry(tenant.clone()).or_default()),
+        }
+    }
+}
+
+/// How much a tenant's buffer holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferLoad {
+    /// Bytes in memory.
+    pub bytes: usize,
+    /// Spans.
+    pub spans: usize,
+    /// When the oldest record was received, in Unix nanoseconds.
+    pub oldest_received_unix_nano: Option<i64>,
+}

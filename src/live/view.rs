@@ -1,0 +1,59 @@
+//! A consistent view of one tenant's spans.
+
+use std::sync::Arc;
+
+use super::BufferedBatch;
+use crate::{
+    catalog::Snapshot,
+    model::{batch::SpanBatch, tenant::TenantId},
+    wal::{LogId, RecordNumber},
+};
+
+/// What one query sees: a table snapshot, and the buffered records that it does not hold.
+///
+/// A view does not change; it keeps the batches it names alive, and its files are not deleted while their grace lasts.
+#[derive(Clone, Debug)]
+pub struct ReadView {
+    tenant: TenantId,
+    snapshot: Arc<Snapshot>,
+    buffered: Vec<Arc<BufferedBatch>>,
+}
+
+impl ReadView {
+    pub(super) fn new(
+        tenant: TenantId,
+        log: LogId,
+        snapshot: Arc<Snapshot>,
+        mut buffered: Vec<Arc<BufferedBatch>>,
+    ) -> Self {
+        let flushed = flushed_through(&snapshot, log);
+        debug_assert!(
+            buffered.iter().all(|batch| (batch.first <= flushed) == (batch.last <= flushed)),
+            "a batch lies on both sides of a flush"
+        );
+        buffered.retain(|batch| batch.last > flushed);
+        Self { tenant, snapshot, buffered }
+    }
+
+    /// Whose spans.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The table's files.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The buffered batches, in the order of their records.
+    pub fn buffered(&self) -> impl ExactSizeIterator<Item = &SpanBatch> {
+        self.buffered.iter().map(|buffered| &buffered.batch)
+    }
+}
+
+/// The last record of `log` that `snapshot` holds: records up to it are in the table, records above it are not.
+pub fn flushed_through(snapshot: &Snapshot, log: LogId) -> RecordNumber {
+    let version = snapshot.transaction(&log.to_string()).unwrap_or_default();
+    // Versions are record numbers, which begin at 1; a negative one was not written by a flush.
+    RecordNumber::new(version.max(0).cast_unsigned())
+}
