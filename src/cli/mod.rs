@@ -8,7 +8,9 @@ mod config;
 mod demo;
 mod serve;
 mod sql;
+mod traceql;
 
+mod ask;
 mod output;
 mod remote;
 mod settings;
@@ -35,6 +37,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Runs a SQL statement on a running server.
     Sql(sql::SqlArgs),
+    /// Runs a TraceQL search on a running server.
+    Traceql(traceql::TraceqlArgs),
 }
 
 /// Runs the command of this process's arguments and says how it went.
@@ -52,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
+        Command::Traceql(args) => traceql::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,13 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
-use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use arrow_flight::{
     FlightInfo, error::FlightError, flight_service_client::FlightServiceClient, sql::client::FlightSqlServiceClient,
 };
-use futures::{Stream, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use tonic::transport::{Channel, Endpoint};
 use url::Url;
+
+use super::ask::Answer;
+use crate::query::{QueryKind, TraceQlQuery};
 
 /// How long a server has to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,16 +37,23 @@ impl Remote {
         Ok(Self { client: FlightSqlServiceClient::new_from_inner(client) })
     }
 
-    /// Runs a SQL statement: the schema of the answer, and the answer.
-    pub(super) async fn sql(
-        mut self,
-        statement: String,
-    ) -> anyhow::Result<(SchemaRef, impl Stream<Item = anyhow::Result<RecordBatch>>)> {
-        let info = self.client.execute(statement, None).await.map_err(server_error)?;
+    /// Runs a query: the schema of the answer, and the answer.
+    pub(super) async fn ask(mut self, query: QueryKind) -> anyhow::Result<Answer> {
+        let text = match query {
+            QueryKind::Sql(sql) => sql.text,
+            QueryKind::TraceQl(search) => {
+                for (name, value) in search_headers(&search) {
+                    self.client.set_header(name, value);
+                }
+                if search.explain { format!("explain {}", search.text) } else { search.text }
+            }
+            QueryKind::TraceById(_) => bail!("a server is asked for a trace by SQL"),
+        };
+        let info = self.client.execute(text, None).await.map_err(server_error)?;
         self.fetch(info)
     }
 
-    fn fetch(self, info: FlightInfo) -> anyhow::Result<(SchemaRef, impl Stream<Item = anyhow::Result<RecordBatch>>)> {
+    fn fetch(self, info: FlightInfo) -> anyhow::Result<Answer> {
         let endpoints = info.endpoint.clone();
         let schema = info.try_decode_schema().context("the server sent a schema that cannot be read")?;
         let parts = stream::try_unfold((self.client, endpoints.into_iter()), |(mut client, mut rest)| async move {
@@ -53,8 +62,20 @@ impl Remote {
             let batches = client.do_get(ticket).await.map_err(server_error)?;
             Ok(Some((batches.map_err(server_error), (client, rest))))
         });
-        Ok((Arc::new(schema), parts.try_flatten()))
+        Ok(Answer { schema: Arc::new(schema), batches: parts.try_flatten().boxed() })
     }
+}
+
+/// What tells the server that a statement is TraceQL, and the parts of a search that are not in its text.
+fn search_headers(search: &TraceQlQuery) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
+        ("x-tracehouse-language", "traceql".to_owned()),
+        ("x-tracehouse-start", search.range.start_unix_nano.to_string()),
+        ("x-tracehouse-end", search.range.end_unix_nano.to_string()),
+    ];
+    headers.extend(search.limit.map(|limit| ("x-tracehouse-limit", limit.to_string())));
+    headers.extend(search.spans_per_trace.map(|spans| ("x-tracehouse-spans-per-trace", spans.to_string())));
+    headers
 }
 
 /// The address to connect to; Flight's own names for plain gRPC are taken too.

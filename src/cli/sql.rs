@@ -5,7 +5,11 @@ use std::io::{self, Read};
 use anyhow::Context;
 use clap::Args;
 
-use super::{output::OutputArgs, remote::Remote, settings::SourceArgs};
+use super::{
+    ask::{TargetArgs, ask},
+    output::OutputArgs,
+};
+use crate::query::{QueryKind, SqlQuery};
 
 /// Arguments of `tracehouse sql`.
 #[derive(Args, Debug)]
@@ -19,34 +23,9 @@ pub(super) struct SqlArgs {
     output: OutputArgs,
 }
 
-/// What is asked.
-#[derive(Args, Debug)]
-pub(super) struct TargetArgs {
-    /// URL of a running server's Flight SQL port; without it, the one of the settings.
-    #[arg(long, value_name = "URL")]
-    server: Option<String>,
-    #[command(flatten)]
-    sources: SourceArgs,
-}
-
-impl TargetArgs {
-    /// The URL of the server to ask.
-    pub(super) fn server(&self) -> anyhow::Result<String> {
-        match &self.server {
-            Some(url) => Ok(url.clone()),
-            None => Ok(format!("http://{}", self.sources.load(Vec::new())?.settings().server.flight_listen)),
-        }
-    }
-}
-
 pub(super) fn run(args: &SqlArgs) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let remote = Remote::connect(&args.target.server()?).await?;
-        let (schema, batches) = remote.sql(query_text(&args.statement)?).await?;
-        args.output.write(schema, batches).await
-    })
+    let query = SqlQuery { text: query_text(&args.statement)?, params: Vec::new() };
+    ask(&args.target, QueryKind::Sql(query), &args.output)
 }
 
 /// The text of a query argument.
