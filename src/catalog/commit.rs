@@ -6,6 +6,7 @@
 //! - Adding files conflicts with nothing.
 //! - A commit whose transaction is not ahead of the table's has been committed before. So has one whose added files are
 //!   live and whose removed files are not.
+//! - A deletion from a table that someone made append-only fails; replacing files does not.
 //! - Columns that the table lacks are added; a column that it has with another type fails the commit.
 
 use std::{
@@ -152,6 +153,10 @@ impl Commit {
         }
         if let Some(path) = self.removes.iter().find(|path| base.file(path).is_none()) {
             return Err(CatalogError::NotLive { table: base.folder().path().clone(), path: path.to_string() });
+        }
+        if self.operation == Operation::Delete && base.metadata().is_some_and(|metadata| metadata.is_append_only) {
+            let detail = "the table's property delta.appendOnly forbids deletions".to_owned();
+            return Err(CatalogError::InvalidCommit { table: base.folder().path().clone(), detail });
         }
         let mut actions = vec![Action::from(self.commit_info(context))];
         let (metadata_actions, statistics_columns) = self.metadata(base, context)?;

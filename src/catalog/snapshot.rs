@@ -103,6 +103,8 @@ pub(super) struct TableMetadata {
     pub(super) action: MetaData,
     pub(super) schema: TableSchema,
     pub(super) statistics_columns: Vec<String>,
+    /// Whether someone forbade deletions (not replacements).
+    pub(super) is_append_only: bool,
 }
 
 /// The state of a table after a commit. Cheap to clone.
@@ -209,8 +211,9 @@ impl Snapshot {
                 // An add of a live file replaces what was known of it.
                 next.forget(&add.path);
                 let file = LiveFile::of_add(&self.folder, add)?;
-                next.size_bytes += file.size_bytes;
-                next.rows += file.rows().unwrap_or(0);
+                // Other writers' numbers can be absurd; wrapping keeps sums right once such a file is gone.
+                next.size_bytes = next.size_bytes.wrapping_add(file.size_bytes);
+                next.rows = next.rows.wrapping_add(file.rows().unwrap_or(0));
                 next.files.insert(Arc::clone(&file.path), Arc::new(file));
             }
             if let Some(txn) = &action.txn {
@@ -226,8 +229,8 @@ impl Snapshot {
 
     fn forget(&mut self, path: &str) {
         if let Some(file) = self.files.remove(path) {
-            self.size_bytes -= file.size_bytes;
-            self.rows -= file.rows().unwrap_or(0);
+            self.size_bytes = self.size_bytes.wrapping_sub(file.size_bytes);
+            self.rows = self.rows.wrapping_sub(file.rows().unwrap_or(0));
         }
     }
 }
@@ -252,7 +255,8 @@ impl TableMetadata {
             detail: format!("schema: {error}"),
         })?;
         let statistics_columns = property(STATISTICS_COLUMNS_PROPERTY).map(parse_column_list).unwrap_or_default();
-        Ok(Self { action: action.clone(), schema, statistics_columns })
+        let is_append_only = property("delta.appendOnly") == Some("true");
+        Ok(Self { action: action.clone(), schema, statistics_columns, is_append_only })
     }
 }
 

@@ -195,6 +195,23 @@ async fn columns_that_another_program_adds_are_kept() {
 }
 
 #[tokio::test]
+async fn a_table_made_append_only_is_compacted_and_not_deleted_from() {
+    let store = in_memory();
+    let table = table(&store).await;
+    table.commit(&append(vec![new_file(1)])).await.unwrap();
+    let lines = changed_metadata(&store, &table, |metadata| {
+        metadata.configuration.insert("delta.appendOnly".to_owned(), Some("true".to_owned()));
+    });
+    foreign_commit(&store, &table, &lines.await).await;
+    table.refresh().await.unwrap();
+    table.commit(&Commit::replace(paths(&table), vec![new_file(1)], Vec::new())).await.unwrap();
+    let mut deletion = Commit::replace(paths(&table), Vec::new(), Vec::new());
+    deletion.operation = Operation::Delete;
+    let error = table.commit(&deletion).await.unwrap_err();
+    assert!(error.to_string().contains("delta.appendOnly"), "{error}");
+}
+
+#[tokio::test]
 async fn what_this_release_does_not_understand_is_refused() {
     let feature = r#"{"protocol":{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["deletionVectors"],"writerFeatures":["deletionVectors"]}}"#;
     let vector = r#"{"add":{"path":"x","partitionValues":{"date":"2026-11-01"},"size":1,"modificationTime":1,"dataChange":true,"deletionVector":{"storageType":"u","pathOrInlineDv":"ab^-aqEH.-t@S}K{vb[*k^","offset":4,"sizeInBytes":40,"cardinality":6}}}"#;
