@@ -40,14 +40,25 @@ pub enum AttrFunction {
     Text,
     /// Any value as JSON.
     Json,
+    /// Bytes, an array or a map as JSON, if the value is one.
+    Nested,
     /// Whether the key is there.
     Exists,
 }
 
 impl AttrFunction {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Str, Self::Int, Self::Float, Self::Bool, Self::Number, Self::Text, Self::Json, Self::Exists];
+    pub const ALL: [Self; 9] = [
+        Self::Str,
+        Self::Int,
+        Self::Float,
+        Self::Bool,
+        Self::Number,
+        Self::Text,
+        Self::Json,
+        Self::Nested,
+        Self::Exists,
+    ];
 
     /// The function's name in SQL.
     pub fn name(self) -> &'static str {
@@ -59,6 +70,7 @@ impl AttrFunction {
             Self::Number => "attr_number",
             Self::Text => "attr_text",
             Self::Json => "attr_json",
+            Self::Nested => "attr_nested",
             Self::Exists => "attr_exists",
         }
     }
@@ -66,7 +78,7 @@ impl AttrFunction {
     /// The type of its answer.
     pub fn return_type(self) -> DataType {
         match self {
-            Self::Str | Self::Text | Self::Json => DataType::Utf8,
+            Self::Str | Self::Text | Self::Json | Self::Nested => DataType::Utf8,
             Self::Int => DataType::Int64,
             Self::Float | Self::Number => DataType::Float64,
             Self::Bool | Self::Exists => DataType::Boolean,
@@ -80,7 +92,7 @@ impl AttrFunction {
             Self::Int => Some(AttributeType::Int),
             Self::Float => Some(AttributeType::Float),
             Self::Bool => Some(AttributeType::Bool),
-            Self::Number | Self::Text | Self::Json | Self::Exists => None,
+            Self::Number | Self::Text | Self::Json | Self::Nested | Self::Exists => None,
         }
     }
 
@@ -94,6 +106,7 @@ impl AttrFunction {
             Self::Number => Arc::new(number_at(entries.values, positions)?),
             Self::Text => Arc::new(text_at(entries.values, positions)?),
             Self::Json => Arc::new(json_at(entries.values, positions)?),
+            Self::Nested => child(VALUE_JSON)?,
             Self::Exists => Arc::new(entries.found(positions)),
         })
     }

@@ -9,6 +9,7 @@
 //! | `attr_number(map, key)` | an int or a float, as a double |
 //! | `attr_text(map, key)`, `map['key']` | any scalar as text; bytes, arrays and maps as JSON; NULL for an empty value |
 //! | `attr_json(map, key)` | any value as JSON, text in quotes, an empty value as `null` |
+//! | `attr_nested(map, key)` | bytes, an array or a map as JSON, NULL for any other value |
 //! | `attr_exists(map, key)` | whether the key is there, be its value empty or not |
 //! | `attr_keys(map)` | the keys, as a list |
 //! | `attr_map_text(map)` | the map with each value as `attr_text` gives it: what clients get to see |

@@ -115,6 +115,8 @@ async fn text_and_json_take_any_value() {
     let answer = rows("SELECT m['a'], m['b'], m['c'], m['d'] FROM t").await;
     assert_eq!(answer, ["x\"y|200|0.5|", "7|200|200.0|", "|||", "|||", "true|[1,2]|NaN|"]);
     let answer = rows("SELECT attr_json(m, 'a'), attr_json(m, 'b'), attr_json(m, 'c'), attr_json(m, 'd') FROM t").await;
+    let nested = rows("SELECT attr_nested(m, 'a'), attr_nested(m, 'b'), attr_nested(m, 'd') FROM t").await;
+    assert_eq!(nested, ["||", "||", "||", "||", "|[1,2]|"]);
     let expected = ["\"x\\\"y\"|200|0.5|", "7|\"200\"|200.0|null", "|||", "|||", "true|[1,2]|{\"$double\":\"NaN\"}|"];
     assert_eq!(answer, expected);
 }
