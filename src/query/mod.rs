@@ -28,6 +28,7 @@ mod session;
 
 mod functions;
 mod trace;
+pub mod traceql;
 
 mod admission;
 mod failure;

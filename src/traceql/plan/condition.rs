@@ -193,13 +193,31 @@ impl Condition {
             (Value::Literal(Literal::Nil), Value::Literal(Literal::Nil)) => Condition::Constant(false),
             (Value::Literal(Literal::Nil), value) | (value, Value::Literal(Literal::Nil)) => match op {
                 ComparisonOp::Ne => Condition::Exists(value),
-                _ => Condition::Not(Box::new(Condition::Exists(value))),
+                _ => Self::absent(value),
             },
             (Value::Literal(lhs), Value::Literal(rhs)) => {
                 Condition::Constant(Dynamic::from_literal(&lhs).compare(op, &Dynamic::from_literal(&rhs)))
             }
-            (lhs @ Value::Literal(_), rhs) => Condition::Compare { op: op.flipped(), lhs: rhs, rhs: lhs },
+            (Value::Literal(literal), value) => Self::compare(op.flipped(), value, Value::Literal(literal)),
+            (Value::Field(name), Value::Literal(Literal::String(text))) => {
+                let rhs = Value::Literal(Literal::String(normal_id(&name, text)));
+                Condition::Compare { op, lhs: Value::Field(name), rhs }
+            }
             (lhs, rhs) => Condition::Compare { op, lhs, rhs },
+        }
+    }
+
+    /// There is no value, though there is an event or a link that could have it.
+    fn absent(value: Value) -> Self {
+        let item = match &value {
+            Value::Field(name) if name.is_of_event() => Some(Intrinsic::EventName),
+            Value::Field(name) if name.is_of_link() => Some(Intrinsic::LinkSpanId),
+            _ => None,
+        };
+        let absent = Condition::Not(Box::new(Condition::Exists(value)));
+        match item {
+            Some(item) => Condition::And(vec![Condition::Exists(Value::Field(FieldName::Intrinsic(item))), absent]),
+            None => absent,
         }
     }
 
@@ -325,6 +343,16 @@ impl FieldName {
     /// Whether it is an attribute without a scope, which is looked up in one after the other.
     pub fn is_unscoped(&self) -> bool {
         matches!(self, FieldName::Attribute(attribute) if attribute.scope == Scope::Any)
+    }
+}
+
+/// An id as values of the field have it: lower-case hex, trace ids without leading zeros.
+fn normal_id(name: &FieldName, text: String) -> String {
+    use Intrinsic::{LinkSpanId, LinkTraceId, SpanId, SpanParentId, TraceId};
+    match name {
+        FieldName::Intrinsic(TraceId) => text.trim_start_matches('0').to_lowercase(),
+        FieldName::Intrinsic(SpanId | SpanParentId | LinkTraceId | LinkSpanId) => text.to_lowercase(),
+        _ => text,
     }
 }
 

@@ -58,9 +58,9 @@ impl<'a> Dynamic<'a> {
                 holds_in(elements, op == ComparisonOp::Ne, |element| element.compare(op, other))
             }
             (_, Dynamic::Array(_)) => other.compare(op.flipped(), self),
-            (Dynamic::Float(a), Dynamic::Float(b)) => accepts_floats(op, *a, *b),
-            (Dynamic::Float(a), Dynamic::Int(b)) => accepts_floats(op, *a, *b as f64),
-            (Dynamic::Int(a), Dynamic::Float(b)) => accepts_floats(op, *a as f64, *b),
+            (Dynamic::Float(a), Dynamic::Float(b)) => accepts(op, a.partial_cmp(b)),
+            (Dynamic::Float(a), Dynamic::Int(b)) => accepts(op.flipped(), order_of_int_and_float(*b, *a)),
+            (Dynamic::Int(a), Dynamic::Float(b)) => accepts(op, order_of_int_and_float(*a, *b)),
             (Dynamic::Int(a), Dynamic::Int(b)) => op.accepts(a.cmp(b)),
             (Dynamic::String(a), Dynamic::String(b)) => op.accepts(a.as_bytes().cmp(b.as_bytes())),
             (Dynamic::Bool(a), Dynamic::Bool(b)) => accepts_equality(op, a == b),
@@ -129,11 +129,29 @@ fn accepts_equality(op: ComparisonOp, equal: bool) -> bool {
 }
 
 /// As IEEE 754 has it: what is not a number differs from everything and has no order.
-fn accepts_floats(op: ComparisonOp, a: f64, b: f64) -> bool {
-    match a.partial_cmp(&b) {
+fn accepts(op: ComparisonOp, order: Option<Ordering>) -> bool {
+    match order {
         Some(order) => op.accepts(order),
-        None => op.accepts(Ordering::Less) && op.accepts(Ordering::Greater),
+        None => op == ComparisonOp::Ne,
     }
+}
+
+/// The order by exact value; a conversion of large integers to floats would round.
+fn order_of_int_and_float(int: i64, float: f64) -> Option<Ordering> {
+    /// Two to the power of 63, the first float above all integers.
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    if float.is_nan() {
+        return None;
+    }
+    if float >= BEYOND {
+        return Some(Ordering::Less);
+    }
+    if float < -BEYOND {
+        return Some(Ordering::Greater);
+    }
+    let whole = float.floor();
+    let order = int.cmp(&(whole as i64));
+    Some(if order.is_eq() && float > whole { Ordering::Less } else { order })
 }
 
 #[cfg(test)]
@@ -180,5 +198,16 @@ mod tests {
         let holding: Vec<_> = ComparisonOp::ALL.iter().filter(|op| nan.compare(**op, &Dynamic::Int(1))).collect();
         assert_eq!(holding, [&Ne]);
         assert!(Dynamic::Float(-0.0).compare(Eq, &Dynamic::Int(0)));
+    }
+
+    #[test]
+    fn whole_numbers_and_floats_compare_by_exact_value() {
+        let large = (1_i64 << 53) + 1;
+        assert!(Dynamic::Int(large).compare(Gt, &Dynamic::Float((1_i64 << 53) as f64)));
+        assert!(Dynamic::Int(-2).compare(Lt, &Dynamic::Float(-1.5)));
+        assert!(Dynamic::Int(-1).compare(Gt, &Dynamic::Float(-1.5)));
+        assert!(Dynamic::Float(1e300).compare(Gt, &Dynamic::Int(i64::MAX)));
+        assert!(Dynamic::Float(-1e300).compare(Lt, &Dynamic::Int(i64::MIN)));
+        assert!(Dynamic::Float(i64::MIN as f64).compare(Eq, &Dynamic::Int(i64::MIN)));
     }
 }

@@ -1,0 +1,384 @@
+//! Which columns the fields of a condition come from, and their values row by row.
+//!
+//! An [`Inputs`] is made when a query is planned: the arguments of a call, and for each field where among them its value
+//! is. An [`InputRows`] is made for each batch, and gives values.
+
+use std::cell::Cell;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
+use arrow::datatypes::Int64Type;
+use datafusion::{
+    common::{Result, exec_err},
+    logical_expr::{Expr, ScalarFunctionArgs, col},
+};
+
+use super::{
+    lower::{LOOKUP, attr, intrinsic_int, intrinsic_text, nested_value},
+    rows::{Found, Lists, Values},
+};
+use crate::{
+    functions::AttrFunction,
+    model::{attributes::AttributeScope, schema::column},
+    traceql::{
+        ast::{FieldName, Intrinsic, Scope},
+        literal::{Kind, Status},
+        plan::Dynamic,
+    },
+};
+
+/// The arguments that give the values of some fields.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inputs {
+    /// The arguments.
+    pub(super) args: Vec<Expr>,
+    places: Vec<(FieldName, Place)>,
+    events: Option<usize>,
+    links: Option<usize>,
+}
+
+/// Where the value of a field is: positions of arguments.
+#[derive(Clone, Debug)]
+enum Place {
+    /// Five typed values and whether the key is there.
+    Attribute(usize),
+    /// The same for each scope that has columns, in the order of look-up; the key, for events and links.
+    Unscoped([usize; 3], String),
+    /// An attribute of the event that is looked at.
+    Event(String),
+    /// An attribute of the link that is looked at.
+    Link(String),
+    Text(usize),
+    Int(usize),
+    Status(usize),
+    Kind(usize),
+    EventName,
+    /// The start of the span.
+    EventTime(usize),
+    LinkTraceId,
+    LinkSpanId,
+    /// The parent's id: -1 without one.
+    Root(usize),
+    /// Only a whole trace can tell.
+    Unknown,
+}
+
+/// Arguments of one attribute.
+const ATTRIBUTE_ARGS: usize = 6;
+
+/// The arguments of a call, each with a value per row. All of them can be constants, in a file without the attributes.
+pub(super) fn arrays(args: &ScalarFunctionArgs) -> Result<Vec<ArrayRef>> {
+    args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect()
+}
+
+impl Inputs {
+    /// The inputs for these fields.
+    pub(super) fn new(fields: impl IntoIterator<Item = FieldName>) -> Self {
+        let mut inputs = Self::default();
+        for field in fields {
+            if !inputs.places.iter().any(|(name, _)| *name == field) {
+                let place = inputs.place(&field);
+                inputs.places.push((field, place));
+            }
+        }
+        inputs
+    }
+
+    /// The position of an argument, which is added if it is new.
+    pub(super) fn arg(&mut self, expr: Expr) -> usize {
+        match self.args.iter().position(|arg| *arg == expr) {
+            Some(position) => position,
+            None => {
+                self.args.push(expr);
+                self.args.len() - 1
+            }
+        }
+    }
+
+    fn place(&mut self, field: &FieldName) -> Place {
+        let attribute = match field {
+            FieldName::Intrinsic(intrinsic) => return self.intrinsic(*intrinsic),
+            FieldName::Attribute(attribute) => attribute,
+        };
+        let key = attribute.key.as_str();
+        match attribute.scope {
+            Scope::Span => Place::Attribute(self.attribute(AttributeScope::Span, key)),
+            Scope::Resource => Place::Attribute(self.attribute(AttributeScope::Resource, key)),
+            Scope::Instrumentation => Place::Attribute(self.attribute(AttributeScope::Scope, key)),
+            Scope::Event => {
+                self.events();
+                Place::Event(key.to_owned())
+            }
+            Scope::Link => {
+                self.links();
+                Place::Link(key.to_owned())
+            }
+            Scope::Any => {
+                let places = LOOKUP.map(|scope| self.attribute(scope, key));
+                self.events();
+                self.links();
+                Place::Unscoped(places, key.to_owned())
+            }
+        }
+    }
+
+    /// Six arguments in a row, of which the last says whether the key is there.
+    fn attribute(&mut self, scope: AttributeScope, key: &str) -> usize {
+        let first = self.args.len();
+        for function in [AttrFunction::Str, AttrFunction::Int, AttrFunction::Float, AttrFunction::Bool] {
+            self.args.push(attr(function, scope, key));
+        }
+        self.args.push(nested_value(scope, key));
+        self.args.push(attr(AttrFunction::Exists, scope, key));
+        first
+    }
+
+    fn events(&mut self) {
+        let position = self.arg(col(column::EVENTS));
+        self.events = Some(position);
+    }
+
+    fn links(&mut self) {
+        let position = self.arg(col(column::LINKS));
+        self.links = Some(position);
+    }
+
+    fn intrinsic(&mut self, intrinsic: Intrinsic) -> Place {
+        if let Some(text) = intrinsic_text(intrinsic) {
+            let position = self.arg(text);
+            return match intrinsic {
+                Intrinsic::Status => Place::Status(position),
+                Intrinsic::Kind => Place::Kind(position),
+                _ => Place::Text(position),
+            };
+        }
+        if let Some(number) = intrinsic_int(intrinsic) {
+            return Place::Int(self.arg(number));
+        }
+        match intrinsic {
+            Intrinsic::EventName | Intrinsic::EventTimeSinceStart => self.events(),
+            Intrinsic::LinkTraceId | Intrinsic::LinkSpanId => self.links(),
+            _ => {}
+        }
+        match intrinsic {
+            Intrinsic::EventName => Place::EventName,
+            Intrinsic::EventTimeSinceStart => Place::EventTime(self.arg(col(column::START_TIME))),
+            Intrinsic::LinkTraceId => Place::LinkTraceId,
+            Intrinsic::LinkSpanId => Place::LinkSpanId,
+            Intrinsic::NestedSetParent => Place::Root(self.arg(col(column::PARENT_SPAN_ID).is_null())),
+            _ => Place::Unknown,
+        }
+    }
+
+    /// The values in a batch; `columns` are the evaluated arguments.
+    pub(super) fn rows<'a>(&'a self, columns: &'a [ArrayRef]) -> Result<InputRows<'a>> {
+        if columns.len() < self.args.len() {
+            return exec_err!("expected {} arguments, got {}", self.args.len(), columns.len());
+        }
+        let list = |position: Option<usize>| position.map(|position| Lists::try_new(&columns[position])).transpose();
+        let fields = self
+            .places
+            .iter()
+            .map(|(name, place)| Ok((name, Source::try_new(place, columns)?)))
+            .collect::<Result<_>>()?;
+        let explicit = |in_list: fn(&FieldName) -> bool| self.places.iter().any(|(name, _)| in_list(name));
+        Ok(InputRows {
+            fields,
+            events: list(self.events)?,
+            links: list(self.links)?,
+            names_events: explicit(FieldName::is_of_event),
+            names_links: explicit(FieldName::is_of_link),
+        })
+    }
+}
+
+/// An attribute as columns.
+#[derive(Clone, Copy, Debug)]
+struct AttributeSource<'a> {
+    values: Values<'a>,
+    exists: &'a BooleanArray,
+}
+
+impl<'a> AttributeSource<'a> {
+    fn try_new(columns: &'a [ArrayRef], first: usize) -> Result<Self> {
+        let values = Values::try_new(&columns[first..first + ATTRIBUTE_ARGS - 1])?;
+        match columns[first + ATTRIBUTE_ARGS - 1].as_boolean_opt() {
+            Some(exists) => Ok(Self { values, exists }),
+            None => exec_err!("expected whether an attribute exists"),
+        }
+    }
+
+    fn get(self, row: usize) -> Option<Found<'a>> {
+        (self.exists.is_valid(row) && self.exists.value(row)).then_some(Found::Attribute(self.values, row))
+    }
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    Attribute(AttributeSource<'a>),
+    Unscoped([AttributeSource<'a>; 3], &'a str),
+    Event(&'a str),
+    Link(&'a str),
+    Text(&'a StringArray),
+    Int(&'a Int64Array),
+    Status(&'a StringArray),
+    Kind(&'a StringArray),
+    EventName,
+    EventTime(&'a Int64Array),
+    LinkTraceId,
+    LinkSpanId,
+    Root(&'a BooleanArray),
+    Unknown,
+}
+
+impl<'a> Source<'a> {
+    fn try_new(place: &'a Place, columns: &'a [ArrayRef]) -> Result<Self> {
+        let text = |position: &usize| match columns[*position].as_string_opt::<i32>() {
+            Some(text) => Ok(text),
+            None => exec_err!("expected text, got {}", columns[*position].data_type()),
+        };
+        let int = |position: &usize| match columns[*position].as_primitive_opt::<Int64Type>() {
+            Some(int) => Ok(int),
+            None => exec_err!("expected integers, got {}", columns[*position].data_type()),
+        };
+        Ok(match place {
+            Place::Attribute(first) => Source::Attribute(AttributeSource::try_new(columns, *first)?),
+            Place::Unscoped([span, resource, scope], key) => Source::Unscoped(
+                [
+                    AttributeSource::try_new(columns, *span)?,
+                    AttributeSource::try_new(columns, *resource)?,
+                    AttributeSource::try_new(columns, *scope)?,
+                ],
+                key,
+            ),
+            Place::Event(key) => Source::Event(key),
+            Place::Link(key) => Source::Link(key),
+            Place::Text(position) => Source::Text(text(position)?),
+            Place::Int(position) => Source::Int(int(position)?),
+            Place::Status(position) => Source::Status(text(position)?),
+            Place::Kind(position) => Source::Kind(text(position)?),
+            Place::EventName => Source::EventName,
+            Place::EventTime(position) => Source::EventTime(int(position)?),
+            Place::LinkTraceId => Source::LinkTraceId,
+            Place::LinkSpanId => Source::LinkSpanId,
+            Place::Root(position) => match columns[*position].as_boolean_opt() {
+                Some(root) => Source::Root(root),
+                None => return exec_err!("expected whether a span is a root"),
+            },
+            Place::Unknown => Source::Unknown,
+        })
+    }
+}
+
+/// The values of fields in one batch.
+#[derive(Debug)]
+pub(super) struct InputRows<'a> {
+    fields: Vec<(&'a FieldName, Source<'a>)>,
+    events: Option<Lists<'a>>,
+    links: Option<Lists<'a>>,
+    names_events: bool,
+    names_links: bool,
+}
+
+/// A span, and the event and link of it that are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Focus {
+    pub(super) row: usize,
+    pub(super) event: Option<usize>,
+    pub(super) link: Option<usize>,
+}
+
+impl<'a> InputRows<'a> {
+    /// Whether `holds` says yes for some event and link of the span; for none, where it has none or none matters.
+    pub(super) fn any(&self, row: usize, holds: impl Fn(Focus) -> bool) -> bool {
+        let events = self.items(self.events, self.names_events, row);
+        let links = self.items(self.links, self.names_links, row);
+        events.iter().any(|event| links.iter().any(|link| holds(Focus { row, event: *event, link: *link })))
+    }
+
+    fn items(&self, lists: Option<Lists<'_>>, named: bool, row: usize) -> Vec<Option<usize>> {
+        let Some(lists) = lists else { return vec![None] };
+        let found_in_list = |source: &Source<'_>| match source {
+            Source::Unscoped(columns, key) => {
+                let in_columns = columns[..2].iter().any(|column| column.get(row).is_some());
+                !in_columns && lists.any_has(row, key)
+            }
+            _ => false,
+        };
+        let items = lists.items(row);
+        if items.is_empty() || !(named || self.fields.iter().any(|(_, source)| found_in_list(source))) {
+            return vec![None];
+        }
+        items.map(Some).collect()
+    }
+
+    /// The first event and link of the span that `wanted` accepts, for showing.
+    pub(super) fn first(&self, row: usize, wanted: impl Fn(Focus) -> bool) -> Option<Focus> {
+        let found = Cell::new(None);
+        self.any(row, |focus| {
+            let yes = wanted(focus);
+            if yes {
+                found.set(Some(focus));
+            }
+            yes
+        });
+        found.get()
+    }
+
+    /// The value of a field, for conditions.
+    pub(super) fn get(&self, name: &FieldName, focus: Focus) -> Dynamic<'a> {
+        self.find(name, focus).map_or(Dynamic::Missing, Found::value)
+    }
+
+    /// The value of a field.
+    pub(super) fn find(&self, name: &FieldName, focus: Focus) -> Option<Found<'a>> {
+        let (_, source) = self.fields.iter().find(|(field, _)| *field == name)?;
+        self.found(source, focus)
+    }
+
+    fn found(&self, source: &Source<'a>, focus: Focus) -> Option<Found<'a>> {
+        let row = focus.row;
+        let event = || Some((self.events?, focus.event?));
+        let link = || Some((self.links?, focus.link?));
+        Some(Found::Value(match source {
+            Source::Attribute(attribute) => return attribute.get(row),
+            Source::Unscoped(columns, key) => return self.unscoped(columns, key, focus),
+            Source::Event(key) => return event().and_then(|(events, item)| events.attribute(item, key)),
+            Source::Link(key) => return link().and_then(|(links, item)| links.attribute(item, key)),
+            Source::Text(texts) => Dynamic::text(texts.value(row)),
+            Source::Int(ints) => Dynamic::Int(ints.value(row)),
+            Source::Status(texts) => Dynamic::Status(Status::from_name(texts.value(row))?),
+            Source::Kind(texts) => Dynamic::Kind(Kind::from_name(texts.value(row))?),
+            Source::EventName => event().and_then(|(events, item)| events.text(item, "name")).map(Dynamic::text)?,
+            Source::EventTime(starts) => {
+                let (events, item) = event()?;
+                Dynamic::Int(events.int(item, "time_unix_nano")?.wrapping_sub(starts.value(row)))
+            }
+            Source::LinkTraceId => link_id(link()?, "trace_id")?,
+            Source::LinkSpanId => link_id(link()?, "span_id")?,
+            Source::Root(root) if root.value(row) => Dynamic::Int(-1),
+            Source::Root(_) | Source::Unknown => return None,
+        }))
+    }
+
+    /// The first of span, resource, events, links and scope that has the key. Where that are the events, one without it
+    /// has a value that no operator takes: the attribute is there, and not this event's.
+    fn unscoped(&self, columns: &[AttributeSource<'a>; 3], key: &str, focus: Focus) -> Option<Found<'a>> {
+        let [span, resource, scope] = columns;
+        if let Some(value) = span.get(focus.row).or_else(|| resource.get(focus.row)) {
+            return Some(value);
+        }
+        for (lists, item) in [(self.events, focus.event), (self.links, focus.link)] {
+            if let Some(lists) = lists
+                && lists.any_has(focus.row, key)
+            {
+                let here = item.and_then(|item| lists.attribute(item, key));
+                return Some(here.unwrap_or(Found::Value(Dynamic::Opaque)));
+            }
+        }
+        scope.get(focus.row)
+    }
+}
+
+fn link_id((links, item): (Lists<'_>, usize), field: &str) -> Option<Dynamic<'static>> {
+    links.hex(item, field).map(|id| Dynamic::String(id.into()))
+}
