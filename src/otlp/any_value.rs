@@ -6,7 +6,7 @@ use crate::{
     model::builder::Value,
     otlp::{
         json_text::{push_display, push_string},
-        json_value::{DEPTH_MAX, push_bytes, push_double, push_map_start},
+        json_value::{push_bytes, push_double, push_map_start},
         wire::{Pieces, Reader, WireError, delimited, fixed64, varint},
     },
 };
@@ -16,7 +16,7 @@ use crate::{
 pub(super) enum Stop {
     /// The bytes are not protobuf: nothing in the request can be believed.
     Malformed(WireError),
-    /// The value nests deeper than [`DEPTH_MAX`]: its span cannot be kept.
+    /// The value nests deeper than it may: its span cannot be kept.
     TooDeep,
 }
 
@@ -43,8 +43,8 @@ pub(super) fn key_value(message: &[u8]) -> Result<(&str, Pieces<'_>), WireError>
     Ok((key, value))
 }
 
-/// The value of an `AnyValue` message.
-pub(super) fn value<'a>(message: &Pieces<'a>) -> Result<Value<'a>, Stop> {
+/// The value of an `AnyValue` message that nests up to `depth_max`.
+pub(super) fn value<'a>(message: &Pieces<'a>, depth_max: usize) -> Result<Value<'a>, Stop> {
     let mut json = String::new();
     Ok(match choice(message)? {
         Choice::Empty => Value::Empty,
@@ -53,7 +53,7 @@ pub(super) fn value<'a>(message: &Pieces<'a>) -> Result<Value<'a>, Stop> {
         Choice::Int(number) => Value::Int(number),
         Choice::Double(number) => Value::Float(number),
         nested @ (Choice::Bytes(_) | Choice::Array(_) | Choice::List(_)) => {
-            write(&mut json, &nested, 0)?;
+            write(&mut json, &nested, depth_max)?;
             Value::Json(Cow::Owned(json))
         }
     })
@@ -114,7 +114,7 @@ fn choice<'a>(message: &Pieces<'a>) -> Result<Choice<'a>, WireError> {
     Ok(choice)
 }
 
-fn write(out: &mut String, choice: &Choice<'_>, depth: usize) -> Result<(), Stop> {
+fn write(out: &mut String, choice: &Choice<'_>, depth_left: usize) -> Result<(), Stop> {
     match choice {
         Choice::Empty => out.push_str("null"),
         Choice::Str(text) => push_string(out, text),
@@ -122,13 +122,13 @@ fn write(out: &mut String, choice: &Choice<'_>, depth: usize) -> Result<(), Stop
         Choice::Int(number) => push_display(out, number),
         Choice::Double(number) => push_double(out, *number),
         Choice::Bytes(bytes) => push_bytes(out, bytes),
-        Choice::Array(_) | Choice::List(_) if depth >= DEPTH_MAX => return Err(Stop::TooDeep),
+        Choice::Array(_) | Choice::List(_) if depth_left == 0 => return Err(Stop::TooDeep),
         Choice::Array(message) => {
             out.push('[');
             let mut separator = "";
             each(message, "ArrayValue", |element| {
                 out.push_str(std::mem::replace(&mut separator, ","));
-                write(out, &self::choice(&Pieces::One(element))?, depth + 1)
+                write(out, &self::choice(&Pieces::One(element))?, depth_left - 1)
             })?;
             out.push(']');
         }
@@ -142,7 +142,7 @@ fn write(out: &mut String, choice: &Choice<'_>, depth: usize) -> Result<(), Stop
                 }
                 push_string(out, key);
                 out.push(':');
-                write(out, &self::choice(&value)?, depth + 1)
+                write(out, &self::choice(&value)?, depth_left - 1)
             })?;
             let end = end.unwrap_or_else(|| push_map_start(out, None));
             out.push_str(end);

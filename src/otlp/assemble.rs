@@ -10,7 +10,7 @@ use crate::{
         batch::{BatchError, SpanBatch},
         builder::{
             Attribute, EventFields, LinkFields, ResourceFields, ResourceRow, ScopeFields, ScopeRow, SpanBatchBuilder,
-            SpanFields, Value,
+            SpanFields,
         },
         ids::{SpanId, TraceId},
         promotion::Promotion,
@@ -50,15 +50,16 @@ pub(super) struct AttributeParts<'a> {
 impl<'a> AttributeParts<'a> {
     /// Adds an attribute of the owner whose attributes begin at `from`.
     #[inline]
-    pub(super) fn push(&mut self, limits: &Limits, from: usize, key: &'a str, value: Value<'a>) {
-        let bytes = key.len().max(value.text_bytes());
+    pub(super) fn push(&mut self, limits: &Limits, from: usize, attribute: Attribute<'a>) {
+        let Attribute { key, value } = &attribute;
+        let bytes = key.len() + value.text_bytes();
         if bytes > limits.attribute_bytes_max {
             self.fault.get_or_insert_with(|| Fault::too_large(key, bytes, limits.attribute_bytes_max));
         } else if self.list.len() - from >= limits.attributes_max {
             let (reason, limit) = (Reason::TooManyAttributes, limits.attributes_max);
             self.fault.get_or_insert(Fault::TooMany { reason, what: "attributes", limit });
         } else {
-            self.list.push(Attribute { key, value });
+            self.list.push(attribute);
         }
     }
 

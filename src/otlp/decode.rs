@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, ErrorKind},
-    model::{batch::BatchError, promotion::Promotion},
+    model::{batch::BatchError, builder::Attribute, promotion::Promotion},
     otlp::{
         any_value::{self, Stop},
         assemble::{
@@ -374,9 +374,9 @@ fn attribute<'a>(
     into: &mut AttributeParts<'a>,
 ) -> Result<(), WireError> {
     let (key, value) = any_value::key_value(message)?;
-    match any_value::value(&value) {
-        Ok(value) => into.push(limits, from, key, value),
-        Err(Stop::TooDeep) => _ = into.fault.get_or_insert_with(|| Fault::too_deep(key)),
+    match any_value::value(&value, limits.depth_max()) {
+        Ok(value) => into.push(limits, from, Attribute { key, value }),
+        Err(Stop::TooDeep) => _ = into.fault.get_or_insert_with(|| Fault::too_deep(key, limits)),
         Err(Stop::Malformed(error)) => return Err(error),
     }
     Ok(())

@@ -12,8 +12,8 @@ use crate::otlp::{
     json_text::{non_finite_name, push_display, push_string},
 };
 
-/// Deepest nesting of arrays and key-value lists in an attribute value.
-pub const DEPTH_MAX: usize = 32;
+/// Deepest nesting of arrays and key-value lists in an attribute value, whatever the settings say.
+pub const DEPTH_MAX: usize = 64;
 
 /// Appends a double: always with a fraction or an exponent, so that it does not read as an integer.
 pub(super) fn push_double(out: &mut String, number: f64) {
@@ -42,8 +42,8 @@ pub(super) fn push_map_start(out: &mut String, first_key: Option<&str>) -> &'sta
     }
 }
 
-/// Appends a tree. What lies deeper than [`DEPTH_MAX`] makes the result `false` and the text useless.
-pub(super) fn push_tree(out: &mut String, value: Option<&Value>, depth: usize) -> bool {
+/// Appends a tree. One that nests deeper than `depth_left` makes the result `false` and the text useless.
+pub(super) fn push_tree(out: &mut String, value: Option<&Value>, depth_left: usize) -> bool {
     match value {
         // A value by reference into a dictionary, which requests with spans do not have.
         None | Some(Value::StringValueStrindex(_)) => out.push_str("null"),
@@ -52,14 +52,14 @@ pub(super) fn push_tree(out: &mut String, value: Option<&Value>, depth: usize) -
         Some(Value::IntValue(number)) => push_display(out, number),
         Some(Value::DoubleValue(number)) => push_double(out, *number),
         Some(Value::BytesValue(bytes)) => push_bytes(out, bytes),
-        Some(Value::ArrayValue(_) | Value::KvlistValue(_)) if depth >= DEPTH_MAX => return false,
+        Some(Value::ArrayValue(_) | Value::KvlistValue(_)) if depth_left == 0 => return false,
         Some(Value::ArrayValue(array)) => {
             out.push('[');
             for (index, element) in array.values.iter().enumerate() {
                 if index > 0 {
                     out.push(',');
                 }
-                if !push_tree(out, element.value.as_ref(), depth + 1) {
+                if !push_tree(out, element.value.as_ref(), depth_left - 1) {
                     return false;
                 }
             }
@@ -74,7 +74,7 @@ pub(super) fn push_tree(out: &mut String, value: Option<&Value>, depth: usize) -
                 push_string(out, &entry.key);
                 out.push(':');
                 let value = entry.value.as_ref().and_then(|any| any.value.as_ref());
-                if !push_tree(out, value, depth + 1) {
+                if !push_tree(out, value, depth_left - 1) {
                     return false;
                 }
             }
@@ -179,7 +179,7 @@ mod tests {
     fn check(json: &str) {
         let value = parse(json).unwrap();
         let mut out = String::new();
-        assert!(push_tree(&mut out, value.value.as_ref(), 0));
+        assert!(push_tree(&mut out, value.value.as_ref(), DEPTH_MAX));
         assert_eq!(out, json);
     }
 

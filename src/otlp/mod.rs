@@ -28,11 +28,15 @@
 
 mod any_value;
 mod assemble;
+mod attribute_rows;
 pub mod decode;
+pub mod encode;
+pub mod json;
 mod json_reader;
 mod json_text;
 pub mod json_value;
 pub mod rules;
+pub mod tempo_json;
 mod wire;
 
 pub use assemble::Decoded;

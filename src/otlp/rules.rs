@@ -17,8 +17,11 @@ pub struct Limits {
     pub events_max: usize,
     /// Links of a span; above it the span is rejected.
     pub links_max: usize,
-    /// Bytes of an attribute's key or value, nested values as JSON text; above it the span is rejected.
+    /// Bytes of an attribute, key and value together, nested values as JSON text; above it the span is rejected.
     pub attribute_bytes_max: usize,
+    /// Nesting of arrays and key-value lists in an attribute; above it the span is rejected. At most
+    /// [`DEPTH_MAX`] counts.
+    pub nesting_depth_max: usize,
 }
 
 impl Default for Limits {
@@ -29,7 +32,14 @@ impl Default for Limits {
             events_max: 10_000,
             links_max: 10_000,
             attribute_bytes_max: 4 << 20,
+            nesting_depth_max: 32,
         }
+    }
+}
+
+impl Limits {
+    pub(super) fn depth_max(&self) -> usize {
+        self.nesting_depth_max.min(DEPTH_MAX)
     }
 }
 
@@ -63,7 +73,7 @@ pub enum Reason {
     TooManyEvents,
     /// Above the limit.
     TooManyLinks,
-    /// A key or a value above the limit.
+    /// Key and value together above the limit.
     AttributeTooLarge,
     /// A value that nests too deep.
     ValueTooDeep,
@@ -147,18 +157,19 @@ pub(super) enum Fault {
     },
     ValueTooDeep {
         key: String,
+        limit: usize,
     },
 }
 
 impl Fault {
-    /// A key or value of `bytes` bytes at `key`.
+    /// An attribute of `bytes` bytes at `key`.
     pub(super) fn too_large(key: &str, bytes: usize, limit: usize) -> Self {
         Fault::AttributeTooLarge { key: excerpt(key), bytes, limit }
     }
 
     /// A value at `key` that nests too deep.
-    pub(super) fn too_deep(key: &str) -> Self {
-        Fault::ValueTooDeep { key: excerpt(key) }
+    pub(super) fn too_deep(key: &str, limits: &Limits) -> Self {
+        Fault::ValueTooDeep { key: excerpt(key), limit: limits.depth_max() }
     }
 
     pub(super) fn not_hex(reason: Reason, what: &'static str, text: &str) -> Self {
@@ -201,7 +212,7 @@ impl fmt::Display for Fault {
             Fault::AttributeTooLarge { key, bytes, limit } => {
                 write!(f, "attribute {key:?} of {bytes} bytes, above the limit of {limit}")
             }
-            Fault::ValueTooDeep { key } => write!(f, "attribute {key:?} nests deeper than the limit of {DEPTH_MAX}"),
+            Fault::ValueTooDeep { key, limit } => write!(f, "attribute {key:?} nests deeper than the limit of {limit}"),
         }
     }
 }
@@ -291,7 +302,7 @@ mod tests {
 
     #[test]
     fn long_keys_are_cut_in_messages() {
-        let text = Fault::too_deep(&"é".repeat(1000)).to_string();
+        let text = Fault::too_deep(&"é".repeat(1000), &Limits::default()).to_string();
         assert!(text.len() < 250, "{text}");
     }
 }

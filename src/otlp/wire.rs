@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn every_broken_field_has_its_error() {
         assert_eq!(problem(&[0x00]), WireProblem::FieldNumber(0));
-        assert_eq!(problem(&[0xff, 0xff, 0xff, 0xff, 0x7f]), WireProblem::FieldNumber(0xff_ffff_ffff >> 6));
+        assert_eq!(problem(&[0xff, 0xff, 0xff, 0xff, 0x7f]), WireProblem::FieldNumber(0xffff_ffff));
         assert_eq!(problem(&[0x80]), WireProblem::Truncated);
         assert_eq!(problem(&[0x08]), WireProblem::Truncated);
         assert_eq!(problem(&[0x09, 1, 2, 3]), WireProblem::Truncated);

@@ -44,7 +44,7 @@ fn a_span_that_breaks_a_rule_is_rejected_alone_with_its_reason() {
         "start time 18446744073709551615 is above the limit of 9223372036854775807 unix nanoseconds",
     );
     check(
-        |s| s.attributes = vec![attribute("big", crate::otlp_samples::text(&"x".repeat((4 << 20) + 1)))],
+        |s| s.attributes = vec![attribute("big", crate::otlp_samples::text(&"x".repeat((4 << 20) - 2)))],
         Reason::AttributeTooLarge,
         "attribute \"big\" of 4194305 bytes, above the limit of 4194304",
     );
