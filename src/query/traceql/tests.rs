@@ -2,26 +2,31 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    datatypes::Int64Type,
+};
 use datafusion::{
     common::{
         DFSchema, ScalarValue,
         tree_node::{Transformed, TreeNode},
     },
-    logical_expr::{Expr, lit},
+    execution::session_state::SessionStateBuilder,
+    logical_expr::{Expr, col, lit},
     prelude::SessionContext,
 };
 use proptest::prelude::*;
 
 use super::lower;
 use crate::{
+    functions::configure,
     model::{
         builder::{
             Attribute, EventFields, LinkFields, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value,
         },
         ids::{SpanId, TraceId},
         promotion::Promotion,
-        schema::{KINDS, STATUS_CODES, logical_schema},
+        schema::{KINDS, STATUS_CODES, column, logical_schema},
     },
     traceql::{
         self,
@@ -76,7 +81,7 @@ const START: i64 = 1_000_000;
 
 fn batch(spans: &[TestSpan]) -> RecordBatch {
     let mut builder = SpanBatchBuilder::new(&Arc::new(Promotion::default()));
-    for span in spans {
+    for (index, span) in spans.iter().enumerate() {
         let resource = builder.push_resource(&ResourceFields::default(), &model_attributes(&span.resource)).unwrap();
         let scope_fields = ScopeFields { name: span.scope_name, ..ScopeFields::default() };
         let scope = builder.push_scope(&scope_fields, &model_attributes(&span.scope)).unwrap();
@@ -85,7 +90,7 @@ fn batch(spans: &[TestSpan]) -> RecordBatch {
             span_id: SpanId::from_bytes([0, 0, 0, 0, 0, 0, 0, span.id]),
             parent_span_id: (!span.root).then(|| SpanId::from_bytes([0, 0, 0, 0, 0, 0, 1, span.id])),
             trace_state: "",
-            flags: 0,
+            flags: index as u32,
             name: span.name,
             kind: span.kind as i32,
             status_code: span.status as i32,
@@ -128,6 +133,22 @@ fn found(query: &str, spans: &[TestSpan]) -> Vec<bool> {
     let search = traceql::search(query).unwrap_or_else(|error| panic!("{query}: {error}"));
     let answer = evaluate(lower(&search).filter, &batch(spans));
     answer.as_boolean().iter().map(|found| found == Some(true)).collect()
+}
+
+/// The same through all of DataFusion's optimizer: the flags of the spans that a filter leaves.
+fn found_by_a_plan(query: &str, spans: &[TestSpan]) -> Vec<bool> {
+    let lowered = lower(&traceql::search(query).unwrap());
+    let state = configure(SessionStateBuilder::new().with_default_features()).build();
+    let context = SessionContext::new_with_state(state);
+    let mut columns = vec![col(column::FLAGS)];
+    columns.extend(lowered.shown.into_iter().map(|(key, value)| value.alias(format!("shown {key}"))));
+    let plan = context.read_batch(batch(spans)).unwrap().filter(lowered.filter).unwrap().select(columns).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut found = vec![false; spans.len()];
+    for batch in runtime.block_on(plan.collect()).unwrap() {
+        batch.column(0).as_primitive::<Int64Type>().values().iter().for_each(|index| found[*index as usize] = true);
+    }
+    found
 }
 
 // ---- the naive look -------------------------------------------------------------------------------------------------
@@ -508,6 +529,9 @@ fn filter_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    // Each case plans and runs several queries.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 4, ..ProptestConfig::default() })]
+
     #[test]
     fn lowered_filters_find_what_a_naive_look_finds(
         filters in prop::collection::vec(filter_text(), 4),
@@ -518,7 +542,8 @@ proptest! {
                 continue;
             }
             let expected: Vec<bool> = spans.iter().map(|span| naive(&query, span)).collect();
-            prop_assert_eq!(found(&query, &spans), expected, "{}", query);
+            prop_assert_eq!(&found(&query, &spans), &expected, "{}", query);
+            prop_assert_eq!(found_by_a_plan(&query, &spans), expected, "{} by a plan", query);
         }
     }
 }
