@@ -269,6 +269,14 @@ impl<'a> Source<'a> {
     }
 }
 
+impl Source<'_> {
+    /// Whether an attribute without a scope is looked up in these events or links.
+    fn is_found_in(&self, lists: Lists<'_>, row: usize) -> bool {
+        let Source::Unscoped([span, resource, _], key) = self else { return false };
+        span.get(row).is_none() && resource.get(row).is_none() && lists.any_has(row, key)
+    }
+}
+
 /// The values of fields in one batch.
 #[derive(Debug)]
 pub(super) struct InputRows<'a> {
@@ -290,25 +298,24 @@ pub(super) struct Focus {
 impl<'a> InputRows<'a> {
     /// Whether `holds` says yes for some event and link of the span; for none, where it has none or none matters.
     pub(super) fn any(&self, row: usize, holds: impl Fn(Focus) -> bool) -> bool {
-        let events = self.items(self.events, self.names_events, row);
+        let mut events = self.items(self.events, self.names_events, row);
         let links = self.items(self.links, self.names_links, row);
-        events.iter().any(|event| links.iter().any(|link| holds(Focus { row, event: *event, link: *link })))
+        events.any(|event| links.clone().any(|link| holds(Focus { row, event, link })))
     }
 
-    fn items(&self, lists: Option<Lists<'_>>, named: bool, row: usize) -> Vec<Option<usize>> {
-        let Some(lists) = lists else { return vec![None] };
-        let found_in_list = |source: &Source<'_>| match source {
-            Source::Unscoped(columns, key) => {
-                let in_columns = columns[..2].iter().any(|column| column.get(row).is_some());
-                !in_columns && lists.any_has(row, key)
-            }
-            _ => false,
-        };
-        let items = lists.items(row);
-        if items.is_empty() || !(named || self.fields.iter().any(|(_, source)| found_in_list(source))) {
-            return vec![None];
-        }
-        items.map(Some).collect()
+    /// The items to look at one by one; a single none where it does not matter which.
+    fn items(
+        &self,
+        lists: Option<Lists<'_>>,
+        named: bool,
+        row: usize,
+    ) -> impl Iterator<Item = Option<usize>> + Clone + use<> {
+        let items = lists.map_or(0..0, |lists| {
+            let matters = named || self.fields.iter().any(|(_, source)| source.is_found_in(lists, row));
+            if matters { lists.items(row) } else { 0..0 }
+        });
+        let none = items.is_empty().then_some(None);
+        items.map(Some).chain(none)
     }
 
     /// The first event and link of the span that `wanted` accepts, for showing.

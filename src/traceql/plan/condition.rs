@@ -222,7 +222,7 @@ impl Condition {
     }
 
     /// Whether it holds; `field` gives the values of the span, and of the event and link that are looked at.
-    pub fn holds<'a>(&self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> bool {
+    pub fn holds<'a>(&'a self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> bool {
         match self {
             Condition::Constant(value) => *value,
             Condition::And(parts) => parts.iter().all(|part| part.holds(field, is_root)),
@@ -282,7 +282,7 @@ impl Value {
         })
     }
 
-    fn of<'a>(&self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> Dynamic<'a> {
+    fn of<'a>(&'a self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> Dynamic<'a> {
         match self {
             Value::Literal(literal) => Dynamic::from_literal(literal),
             Value::Field(name) => field(name),

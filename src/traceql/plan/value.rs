@@ -33,13 +33,13 @@ pub enum Dynamic<'a> {
 
 impl<'a> Dynamic<'a> {
     /// The value of a constant.
-    pub fn from_literal(literal: &Literal) -> Self {
+    pub fn from_literal(literal: &'a Literal) -> Self {
         match literal {
             Literal::Nil => Dynamic::Missing,
             Literal::Bool(value) => Dynamic::Bool(*value),
             Literal::Int(value) | Literal::Duration(value) => Dynamic::Int(*value),
             Literal::Float(value) => Dynamic::Float(*value),
-            Literal::String(text) => Dynamic::String(Cow::Owned(text.clone())),
+            Literal::String(text) => Dynamic::text(text),
             Literal::Status(status) => Dynamic::Status(*status),
             Literal::Kind(kind) => Dynamic::Kind(*kind),
         }
