@@ -121,6 +121,11 @@ impl SpanBatch {
         Some((arrow::compute::min(starts)?, arrow::compute::max(starts)?))
     }
 
+    /// `len` spans from `offset` on, with all resources and scopes. Nothing is copied; out of range panics as in Arrow.
+    pub fn slice(&self, offset: usize, len: usize) -> Self {
+        Self { resources: self.resources.clone(), scopes: self.scopes.clone(), spans: self.spans.slice(offset, len) }
+    }
+
     /// The table that has this flat column, if the batch has it at all.
     fn table_of(&self, name: &str) -> Option<(&RecordBatch, Option<&'static str>)> {
         if name == column::RESOURCE_INDEX || name == column::SCOPE_INDEX {

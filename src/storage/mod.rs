@@ -1,5 +1,30 @@
-//! Where durable data lies and in what form: the object store, its paths.
+//! Spans at rest: where they lie, how they are written to Parquet, and how files and buffered batches are read as one
+//! table.
+//!
+//! In comes a [`SpanBatch`](crate::model::batch::SpanBatch): [`writer`] sorts its rows ([`order`]), drops promoted columns
+//! without a value, lists the attributes in the footer ([`keys`]) and gives the bytes of one file per UTC day. [`paths`]
+//! and [`store`] say where files go. Out goes an execution plan: [`scan`] reads any mix of such files and of batches that
+//! are in no file yet.
+//!
+//! A query is planned on logical columns, where an attribute is an entry of a map; files and batches have promoted columns
+//! of their own choice. [`adapter`] bridges the two, file by file and batch by batch, in predicates and in output columns.
+//! **Promotion never changes an answer**: any query over any division of spans into files and batches, whatever they
+//! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
+//!
+//! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
 mod local_disk;
 pub mod paths;
 pub mod store;
+
+pub mod keys;
+pub mod order;
+pub mod promoted;
+pub mod writer;
+
+pub mod adapter;
+pub mod scan;
+
+mod buffer_source;
+mod condition;
+mod parquet_source;

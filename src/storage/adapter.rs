@@ -1,0 +1,272 @@
+//! Rewriting expressions on logical attributes to what one file or one buffered batch has.
+//!
+//! A query is planned on the logical columns, in which a map column holds every attribute of its scope. What is stored
+//! differs from batch to batch: some attributes have a column, the rest is in the residual map. The rewriting, with `m` a
+//! map column, `c` the promoted column of `k` where the batch has one:
+//!
+//! | in the query | in the batch |
+//! |---|---|
+//! | `attr_int(m, 'k')`, likewise the other exact types | `c` if it has that type, else the same on the residual |
+//! | `attr_number(m, 'k')`, `attr_text(m, 'k')` | `c`, cast, where the residual cannot hold `k`; else `c` before the residual |
+//! | `attr_exists(m, 'k')` | `c IS NOT NULL`, or in the residual |
+//! | any of them, if the batch cannot hold `k` in such a type | NULL of its type, false for `attr_exists` |
+//! | `attr_json(m, 'k')` | the same on the residual with `c` put back |
+//! | `m` itself | `attr_assemble(m, 'k', c, ...)` with every promoted column of the scope |
+//!
+//! What the residual can hold is in the footer of a file ([`crate::storage::keys`]). Without it (a buffered batch, a file
+//! that another program rewrote) it can hold everything but values of the type of `c` under `k`, which always go to `c`.
+//!
+//! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes.
+//! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::{
+    common::{
+        Result, ScalarValue,
+        config::ConfigOptions,
+        exec_err,
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+    },
+    logical_expr::{Operator, ScalarUDF},
+    physical_expr::{
+        PhysicalExpr, ScalarFunctionExpr,
+        expressions::{BinaryExpr, CaseExpr, CastExpr, Column, IsNotNullExpr, Literal, TryCastExpr, lit},
+        simplifier::PhysicalExprSimplifier,
+    },
+};
+use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
+
+use crate::{
+    functions::{AttrAssemble, AttrFunction, AttrGet},
+    model::{
+        attributes::{AttributeScope, AttributeType},
+        promotion::PromotedAttribute,
+    },
+    storage::{
+        condition::Condition,
+        keys::{FileKeys, KEYS_METADATA, TypeSet},
+        promoted::{attribute_of_column, promoted_attribute},
+    },
+};
+
+/// Makes the rewriting for each file and each buffered batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttributeAdapterFactory;
+
+impl PhysicalExprAdapterFactory for AttributeAdapterFactory {
+    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
+        Ok(Arc::new(AttributeAdapter::try_new(logical, physical)?))
+    }
+}
+
+/// The rewriting for one physical schema.
+#[derive(Debug)]
+pub struct AttributeAdapter {
+    physical: SchemaRef,
+    promoted: Vec<PromotedAttribute>,
+    keys: Option<FileKeys>,
+    rest: DefaultPhysicalExprAdapter,
+}
+
+impl AttributeAdapter {
+    /// The rewriting from one schema to the other. The metadata of the physical one may hold the list of keys of a file.
+    pub fn try_new(logical: SchemaRef, physical: SchemaRef) -> Result<Self> {
+        let mut promoted = Vec::new();
+        for field in physical.fields() {
+            if attribute_of_column(field.name()).is_none() {
+                continue;
+            }
+            match promoted_attribute(field) {
+                Some(attribute) => promoted.push(attribute),
+                None => return exec_err!("attribute column {} has the type {}", field.name(), field.data_type()),
+            }
+        }
+        let keys = physical.metadata().get(KEYS_METADATA).and_then(|json| FileKeys::from_json(json));
+        let rest = DefaultPhysicalExprAdapter::new(logical, Arc::clone(&physical));
+        Ok(Self { physical, promoted, keys, rest })
+    }
+
+    fn column(&self, name: &str) -> Result<Arc<dyn PhysicalExpr>> {
+        Ok(Arc::new(Column::new(name, self.physical.index_of(name)?)))
+    }
+
+    fn promoted(&self, scope: AttributeScope, key: &str) -> Option<&PromotedAttribute> {
+        self.promoted.iter().find(|attribute| attribute.scope == scope && &*attribute.key == key)
+    }
+
+    /// The types that the residual map can hold under a key.
+    fn residual(&self, scope: AttributeScope, key: &str) -> TypeSet {
+        match (&self.keys, self.promoted(scope, key)) {
+            (Some(keys), _) => keys.residual(scope, key),
+            (None, Some(attribute)) => TypeSet::ALL.minus(TypeSet::of(attribute.value_type)),
+            (None, None) => TypeSet::ALL,
+        }
+    }
+
+    fn attributes(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        let rewritten = |expr| Ok(Transformed::new(expr, true, TreeNodeRecursion::Jump));
+        expr.transform_down(|node| {
+            if let Some((get, scope, key)) = get_of_column(&node) {
+                return rewritten(self.get(get, scope, &key, &node)?);
+            }
+            let column = node.downcast_ref::<Column>();
+            if let Some(scope) = column.and_then(|column| AttributeScope::of_map_column(column.name())) {
+                let promoted: Vec<_> = self.promoted.iter().filter(|attribute| attribute.scope == scope).collect();
+                return rewritten(self.assemble(scope, &promoted)?);
+            }
+            Ok(Transformed::no(node))
+        })
+        .data()
+    }
+
+    fn get(
+        &self,
+        get: AttrFunction,
+        scope: AttributeScope,
+        key: &str,
+        call: &Arc<dyn PhysicalExpr>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let promoted = self.promoted(scope, key);
+        let on_map = |map: Arc<dyn PhysicalExpr>| {
+            let key = lit(ScalarValue::from(key));
+            Arc::clone(call).with_new_children(vec![map, key])
+        };
+        if let (AttrFunction::Json, Some(attribute)) = (get, promoted) {
+            return on_map(self.assemble(scope, &[attribute])?);
+        }
+        let read = types_read(get);
+        let in_column = promoted.filter(|attribute| read.intersects(TypeSet::of(attribute.value_type)));
+        let in_column = in_column.map(|attribute| self.get_promoted(get, attribute)).transpose()?;
+        let in_residual = match self.residual(scope, key).intersects(read) {
+            true => Some(on_map(self.column(map_column(scope)?)?)?),
+            false => None,
+        };
+        match (in_column, in_residual) {
+            (Some(one), None) | (None, Some(one)) => Ok(one),
+            (None, None) if get == AttrFunction::Exists => Ok(lit(false)),
+            (None, None) => Ok(lit(ScalarValue::try_from(&get.return_type())?)),
+            (Some(column), Some(residual)) if get == AttrFunction::Exists => {
+                Ok(Arc::new(BinaryExpr::new(column, Operator::Or, residual)))
+            }
+            (Some(column), Some(residual)) => {
+                let there: Arc<dyn PhysicalExpr> = Arc::new(IsNotNullExpr::new(Arc::clone(&column)));
+                Ok(Arc::new(CaseExpr::try_new(None, vec![(there, column)], Some(residual))?))
+            }
+        }
+    }
+
+    /// What `get` gives for the values of a promoted column.
+    fn get_promoted(&self, get: AttrFunction, attribute: &PromotedAttribute) -> Result<Arc<dyn PhysicalExpr>> {
+        let column = self.column(&attribute.column)?;
+        if get == AttrFunction::Exists {
+            return Ok(Arc::new(IsNotNullExpr::new(column)));
+        }
+        if get.return_type() == attribute.value_type.data_type() {
+            return Ok(column);
+        }
+        Ok(Arc::new(CastExpr::new(column, get.return_type(), None)))
+    }
+
+    fn assemble(&self, scope: AttributeScope, promoted: &[&PromotedAttribute]) -> Result<Arc<dyn PhysicalExpr>> {
+        let residual = self.column(map_column(scope)?)?;
+        if promoted.is_empty() {
+            return Ok(residual);
+        }
+        let mut args = vec![residual];
+        for attribute in promoted {
+            args.push(lit(ScalarValue::from(&*attribute.key)));
+            args.push(self.column(&attribute.column)?);
+        }
+        let function = Arc::new(ScalarUDF::from(AttrAssemble::default()));
+        let call = ScalarFunctionExpr::try_new(function, args, &self.physical, Arc::new(ConfigOptions::default()))?;
+        Ok(Arc::new(call))
+    }
+
+    /// Undoes the text of ints that are compared or cast back.
+    fn unwrap_text(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        expr.transform_up(|node| {
+            if let Some(binary) = node.downcast_ref::<BinaryExpr>()
+                && matches!(binary.op(), Operator::Eq | Operator::NotEq)
+            {
+                let (column, literal) = match self.int_as_text(binary.left()) {
+                    Some(column) => (Some(column), binary.right()),
+                    None => (self.int_as_text(binary.right()), binary.left()),
+                };
+                if let (Some(column), Some(number)) = (column, int_of_text(literal)) {
+                    return Ok(Transformed::yes(Arc::new(BinaryExpr::new(column, *binary.op(), number)) as _));
+                }
+            }
+            let cast = node.downcast_ref::<CastExpr>().map(|cast| (cast.expr(), cast.cast_type()));
+            let cast = cast.or_else(|| node.downcast_ref::<TryCastExpr>().map(|cast| (cast.expr(), cast.cast_type())));
+            match cast.and_then(|(inner, to)| Some((self.int_as_text(inner)?, to))) {
+                Some((column, DataType::Int64)) => Ok(Transformed::yes(column)),
+                _ => Ok(Transformed::no(node)),
+            }
+        })
+        .data()
+    }
+
+    /// The int column of `CAST(column AS text)`.
+    fn int_as_text(&self, expr: &Arc<dyn PhysicalExpr>) -> Option<Arc<dyn PhysicalExpr>> {
+        let cast = expr.downcast_ref::<CastExpr>()?;
+        let column = cast.expr().downcast_ref::<Column>()?;
+        let is_int = self.physical.field(column.index()).data_type() == &DataType::Int64;
+        (is_int && cast.cast_type() == &DataType::Utf8).then(|| Arc::clone(cast.expr()))
+    }
+}
+
+impl PhysicalExprAdapter for AttributeAdapter {
+    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        if let Some(condition) = expr.downcast_ref::<Condition>() {
+            let rewritten = self.rewrite(Arc::clone(condition.expr()))?;
+            let simplified = PhysicalExprSimplifier::new(&self.physical).simplify(rewritten)?;
+            return Ok(Condition::fold(&simplified));
+        }
+        if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
+            && *binary.op() == Operator::And
+        {
+            let (left, right) = (self.rewrite(Arc::clone(binary.left()))?, self.rewrite(Arc::clone(binary.right()))?);
+            return Ok(Arc::new(BinaryExpr::new(left, Operator::And, right)));
+        }
+        self.rest.rewrite(self.unwrap_text(self.attributes(expr)?)?)
+    }
+}
+
+/// `attr_*(column, 'key')` on a map column.
+fn get_of_column(expr: &Arc<dyn PhysicalExpr>) -> Option<(AttrFunction, AttributeScope, String)> {
+    let call = ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref())?;
+    let get = call.fun().inner().downcast_ref::<AttrGet>()?.function();
+    let [map, key] = call.args() else { return None };
+    let scope = AttributeScope::of_map_column(map.downcast_ref::<Column>()?.name())?;
+    let key = key.downcast_ref::<Literal>()?.value().try_as_str().flatten()?;
+    Some((get, scope, key.to_owned()))
+}
+
+fn map_column(scope: AttributeScope) -> Result<&'static str> {
+    match scope.map_column() {
+        Some(name) => Ok(name),
+        None => exec_err!("attributes of {scope} have no column"),
+    }
+}
+
+/// The types of value for which a function's answer is not that of an absent key.
+fn types_read(get: AttrFunction) -> TypeSet {
+    match get {
+        AttrFunction::Str => TypeSet::of(AttributeType::Str),
+        AttrFunction::Int => TypeSet::of(AttributeType::Int),
+        AttrFunction::Float => TypeSet::of(AttributeType::Float),
+        AttrFunction::Bool => TypeSet::of(AttributeType::Bool),
+        AttrFunction::Number => TypeSet::of(AttributeType::Int).union(TypeSet::of(AttributeType::Float)),
+        AttrFunction::Text => TypeSet::VALUES,
+        AttrFunction::Json | AttrFunction::Exists => TypeSet::ALL,
+    }
+}
+
+/// The int that is written like this text literal, if there is one.
+fn int_of_text(expr: &Arc<dyn PhysicalExpr>) -> Option<Arc<dyn PhysicalExpr>> {
+    let text = expr.downcast_ref::<Literal>()?.value().try_as_str().flatten()?;
+    let number: i64 = text.parse().ok()?;
+    (number.to_string() == text).then(|| lit(number))
+}

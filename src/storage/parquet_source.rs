@@ -1,0 +1,169 @@
+//! Parquet files as a source of spans: DataFusion's, but for what it does with predicates.
+//!
+//! DataFusion looks at a predicate in terms of the table and finds that it reads a map, which it cannot push into a file,
+//! so it drops it, even for pruning. But in a file that promotes the attribute the predicate reads a plain column.
+//! [`SpanFileSource`] keeps every predicate, each file's adapter rewrites them, and row groups, pages and bloom filters
+//! prune by what can be used. The filter above the scan always stays: what a file cannot evaluate while decoding is skipped
+//! there silently.
+
+use std::{fmt, sync::Arc};
+
+use datafusion::{
+    common::{Result, config::ConfigOptions, exec_err, tree_node::TreeNodeRecursion},
+    datasource::{
+        physical_plan::{FileScanConfig, FileSource, ParquetSource},
+        table_schema::TableSchema,
+    },
+    logical_expr::Operator,
+    object_store::ObjectStore,
+    physical_expr::{
+        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction,
+        expressions::{BinaryExpr, Column, InListExpr, Literal},
+        projection::ProjectionExprs,
+    },
+    physical_expr_common::physical_expr::is_volatile,
+    physical_plan::{
+        DisplayFormatType, SortOrderPushdownResult,
+        filter_pushdown::{FilterPushdownPropagation, PushedDown},
+        metrics::ExecutionPlanMetricsSet,
+    },
+};
+use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
+
+use crate::storage::condition::Condition;
+
+/// A [`ParquetSource`] that keeps all predicates.
+#[derive(Clone, Debug)]
+pub(crate) struct SpanFileSource {
+    parquet: ParquetSource,
+    predicates: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+impl SpanFileSource {
+    pub(crate) fn new(parquet: ParquetSource) -> Self {
+        Self { parquet, predicates: Vec::new() }
+    }
+
+    fn with_parquet(&self, source: &dyn FileSource) -> Result<Arc<dyn FileSource>> {
+        let Some(parquet) = source.downcast_ref::<ParquetSource>() else {
+            return exec_err!("a parquet source turned into another kind");
+        };
+        Ok(Arc::new(Self { parquet: parquet.clone(), predicates: self.predicates.clone() }))
+    }
+
+    fn with_predicate(&self, each: impl Fn(&Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr>) -> ParquetSource {
+        if self.predicates.is_empty() {
+            return self.parquet.clone();
+        }
+        self.parquet.with_predicate(conjunction(self.predicates.iter().map(each)))
+    }
+}
+
+/// Whether few rows meet a predicate, so that it pays to decode its columns first: equality on an id. For predicates that
+/// many rows meet, decoding twice costs more than it saves.
+fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_id = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.downcast_ref::<Column>().is_some_and(|column| column.name() == "trace_id" || column.name() == "span_id")
+    };
+    if let Some(list) = predicate.downcast_ref::<InListExpr>() {
+        return !list.negated() && is_id(list.expr());
+    }
+    let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return false };
+    match binary.op() {
+        Operator::And => is_selective(binary.left()) || is_selective(binary.right()),
+        Operator::Or => is_selective(binary.left()) && is_selective(binary.right()),
+        Operator::Eq => {
+            let (left, right) = (binary.left(), binary.right());
+            (is_id(left) && right.is::<Literal>()) || (is_id(right) && left.is::<Literal>())
+        }
+        _ => false,
+    }
+}
+
+impl FileSource for SpanFileSource {
+    fn create_file_opener(&self, _: Arc<dyn ObjectStore>, _: &FileScanConfig, _: usize) -> Result<Arc<dyn FileOpener>> {
+        exec_err!("spans are read by morsel")
+    }
+
+    fn create_morselizer(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        config: &FileScanConfig,
+        partition: usize,
+    ) -> Result<Box<dyn Morselizer>> {
+        self.with_predicate(Condition::mark).create_morselizer(store, config, partition)
+    }
+
+    fn table_schema(&self) -> &TableSchema {
+        self.parquet.table_schema()
+    }
+
+    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        // The conversion cannot fail: a parquet source stays one.
+        match self.with_parquet(self.parquet.with_batch_size(batch_size).as_ref()) {
+            Ok(source) => source,
+            Err(_) => Arc::new(self.clone()),
+        }
+    }
+
+    fn projection(&self) -> Option<&ProjectionExprs> {
+        self.parquet.projection()
+    }
+
+    fn metrics(&self) -> &ExecutionPlanMetricsSet {
+        self.parquet.metrics()
+    }
+
+    fn file_type(&self) -> &str {
+        self.parquet.file_type()
+    }
+
+    fn fmt_extra(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_predicate(Arc::clone).fmt_extra(format, f)
+    }
+
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        _: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
+        let kept = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.len()]);
+        let mut source = self.clone();
+        for filter in filters {
+            if !is_volatile(&filter) && !source.predicates.contains(&filter) {
+                source.predicates.push(filter);
+            }
+        }
+        if source.predicates.len() == self.predicates.len() {
+            return Ok(kept);
+        }
+        if source.predicates.iter().any(is_selective) {
+            source.parquet = source.parquet.with_pushdown_filters(true);
+        }
+        Ok(kept.with_updated_node(Arc::new(source)))
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+        properties: &EquivalenceProperties,
+    ) -> Result<SortOrderPushdownResult<Arc<dyn FileSource>>> {
+        self.parquet.try_pushdown_sort(order, properties)?.try_map(|source| self.with_parquet(source.as_ref()))
+    }
+
+    fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
+        self.parquet.reorder_files(files)
+    }
+
+    fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn FileSource>>> {
+        let source = self.parquet.try_pushdown_projection(projection)?;
+        source.map(|source| self.with_parquet(source.as_ref())).transpose()
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.with_predicate(Arc::clone).apply_expressions(f)
+    }
+}
