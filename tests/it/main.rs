@@ -8,6 +8,7 @@ mod demo;
 mod dependencies;
 mod flight;
 mod frame;
+mod ingest;
 mod layers;
 mod otlp_arbitrary;
 mod otlp_json;
