@@ -1,0 +1,115 @@
+//! OTLP/gRPC: the unary call `TraceService/Export`.
+//!
+//! The message is taken as raw bytes, so that one walk over them fills the columns and the limit on the decompressed
+//! size answers with the code that OTLP asks for: `RESOURCE_EXHAUSTED` without a retry hint, which senders do not retry.
+//! Hence the framing is read here: one compression flag, four bytes of length, the message.
+//!
+//! Source: gRPC over HTTP/2, and the OTLP specification, "OTLP/gRPC".
+
+use axum::{Router, body::Body, extract::State, routing::post};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::{
+    GRPC, Receiver,
+    body::{self, Compression},
+    retry_after, rpc_status,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const CONTENT_TYPE: &str = "application/grpc";
+const FRAME_HEADER_BYTES: usize = 5;
+
+/// What `grpc-accept-encoding` tells senders.
+const ACCEPTED: &str = "identity,gzip,zstd,deflate";
+
+pub(super) fn router(receiver: Receiver) -> Router {
+    Router::new().route(EXPORT, post(export)).fallback(unimplemented).with_state(receiver)
+}
+
+async fn unimplemented(request: Request<Body>) -> Response<Body> {
+    Status::unimplemented(format!("there is no method {}", request.uri().path())).into_http()
+}
+
+async fn export(State(receiver): State<Receiver>, request: Request<Body>) -> Response<Body> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !content_type.is_some_and(|value| value.starts_with(CONTENT_TYPE)) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let encoding = request.headers().get("grpc-encoding").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Ok(compression) = Compression::parse(encoding) else {
+        let status = Status::unimplemented(format!("unsupported grpc-encoding {encoding:?}, supported: {ACCEPTED}"));
+        let mut response: Response<Body> = status.into_http();
+        response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
+        return response;
+    };
+    match handle(&receiver, compression, request.into_body()).await {
+        Ok(message) => answer(&message),
+        Err(error) => status(&error).into_http(),
+    }
+}
+
+async fn handle(receiver: &Receiver, compression: Option<Compression>, body: Body) -> Result<Vec<u8>> {
+    let bytes_max = receiver.request_bytes_max();
+    let mut reservation = receiver.reserve();
+    let framed = body::read(body, bytes_max.saturating_add(FRAME_HEADER_BYTES), &mut reservation).await?;
+    let (compressed, message) = unframe(&framed)?;
+    let compression = match (compressed, compression) {
+        (false, _) => None,
+        (true, Some(compression)) => Some(compression),
+        (true, None) => return Err(Error::invalid("the message is compressed and grpc-encoding does not say how")),
+    };
+    let (message, _reservation) = body::decompress(message, compression, bytes_max, reservation).await?;
+    Ok(receiver.export(GRPC, message).await?.encode_to_vec())
+}
+
+/// The one message of a unary call, and whether it is compressed.
+fn unframe(framed: &Bytes) -> Result<(bool, Bytes)> {
+    let Some((header, rest)) = framed.split_first_chunk::<FRAME_HEADER_BYTES>() else {
+        return Err(Error::invalid("the request has no message"));
+    };
+    let [flag, length @ ..] = header;
+    let length = u32::from_be_bytes(*length) as usize;
+    if rest.len() != length {
+        let found = rest.len();
+        return Err(Error::invalid(format!("the message has {found} bytes where its frame says {length}")));
+    }
+    match flag {
+        0 | 1 => Ok((*flag == 1, framed.slice(FRAME_HEADER_BYTES..))),
+        other => Err(Error::invalid(format!("the message has compression flag {other}, allowed are 0 and 1"))),
+    }
+}
+
+fn answer(message: &[u8]) -> Response<Body> {
+    let mut framed = BytesMut::with_capacity(FRAME_HEADER_BYTES + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put_slice(message);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = [Ok::<_, std::convert::Infallible>(Frame::data(framed.freeze())), Ok(Frame::trailers(trailers))];
+    let mut response = Response::new(Body::new(StreamBody::new(stream::iter(frames))));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    response
+}
+
+fn status(error: &Error) -> Status {
+    // A request that is too large stays so; the kind's code with a hint would have senders repeat it.
+    let code = match error.kind() {
+        ErrorKind::TooLarge => Code::ResourceExhausted,
+        kind => kind.grpc_code(),
+    };
+    match retry_after(error) {
+        Some(_) => Status::with_details(code, error.message(), Bytes::from(rpc_status::protobuf(error))),
+        None => Status::new(code, error.message()),
+    }
+}
