@@ -259,6 +259,7 @@ fn types_read(get: AttrFunction) -> TypeSet {
         AttrFunction::Float => TypeSet::of(AttributeType::Float),
         AttrFunction::Bool => TypeSet::of(AttributeType::Bool),
         AttrFunction::Number => TypeSet::of(AttributeType::Int).union(TypeSet::of(AttributeType::Float)),
+        AttrFunction::Nested => TypeSet::NESTED,
         AttrFunction::Text => TypeSet::VALUES,
         AttrFunction::Json | AttrFunction::Exists => TypeSet::ALL,
     }

@@ -46,6 +46,9 @@ impl TypeSet {
     /// Text, int, double and boolean: what a column can be promoted as, with JSON: everything that reads as text.
     pub const VALUES: Self = Self(0b01_1111);
 
+    /// Bytes, arrays and key-value lists, which are JSON and never promoted.
+    pub const NESTED: Self = Self(1 << VALUE_JSON);
+
     /// The set of one scalar type.
     pub const fn of(value_type: AttributeType) -> Self {
         Self(match value_type {
