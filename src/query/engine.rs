@@ -7,8 +7,9 @@ use datafusion::{
     catalog::TableProvider,
     common::ParamValues,
     execution::{SessionState, context::SQLOptions},
-    logical_expr::LogicalPlan,
+    logical_expr::{LogicalPlan, LogicalPlanBuilder},
 };
+use futures::future::BoxFuture;
 use tokio::{
     runtime::{Builder, Runtime},
     time::Instant,
@@ -25,13 +26,17 @@ use crate::{
         failure,
         limits::QueryLimits,
         memory::{ProcessMemory, QueryPool},
-        request::{AnswerForm, QueryKind, QueryRequest, SqlQuery},
-        run::{Account, Planned, Run},
+        request::{AnswerForm, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+        run::{Account, Planned, Run, Work},
         sandbox::{self, CheckedStatement},
+        search::{
+            self, Search,
+            rounds::{Rounds, first_candidates},
+        },
         session::{SessionTemplate, SpillSettings},
         stats::{QueryStats, SharedStats},
         stream::{self, QueryStream, timed_out},
-        trace, wire,
+        trace, traceql, wire,
     },
 };
 
@@ -41,7 +46,7 @@ const THREAD_STACK_BYTES: usize = 16 << 20;
 
 /// Opens one consistent state of a tenant's spans, as the base table: the columns of
 /// [`logical_schema`](crate::model::schema::logical_schema).
-pub type BaseTables = Arc<dyn Fn(&TenantId) -> Result<Arc<dyn TableProvider>> + Send + Sync>;
+pub type BaseTables = Arc<dyn Fn(&TenantId) -> BoxFuture<'static, Result<Arc<dyn TableProvider>>> + Send + Sync>;
 
 /// How to build a [`QueryEngine`].
 pub struct EngineOptions {
@@ -215,25 +220,39 @@ impl Parts {
     }
 
     async fn plan_to_run(&self, request: &QueryRequest) -> Result<Planned> {
-        let base = (self.tables)(&request.tenant)?;
+        let base = (self.tables)(&request.tenant).await?;
         let (session, pool) = self.session(&base)?;
+        let form = request.form;
+        if let QueryKind::TraceQl(query) = &request.kind
+            && !query.explain
+        {
+            let search = self.search(query)?;
+            let schema = in_form(&search::answer_schema(), form);
+            let rounds = Rounds { search, base, session: session.clone() };
+            return Ok(Planned { work: Work::Search(Box::new(rounds)), session, pool, schema, form, collapse: None });
+        }
         let logical = self.logical(request, &base, &session).await?;
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
-        let schema = schema_of(&optimized, request.form);
+        let schema = in_form(optimized.schema().as_arrow(), form);
         let physical = session
             .query_planner()
             .create_physical_plan(&optimized, &session)
             .await
             .map_err(|error| failure::from_datafusion(&error))?;
         let collapse = matches!(request.kind, QueryKind::TraceById(_)).then(trace::Collapse::default);
-        Ok(Planned { physical, session, pool, schema, form: request.form, collapse })
+        Ok(Planned { work: Work::Plan(physical), session, pool, schema, form, collapse })
     }
 
     async fn prepare(&self, request: &QueryRequest) -> Result<Prepared> {
-        let base = (self.tables)(&request.tenant)?;
+        let base = (self.tables)(&request.tenant).await?;
         let (session, _) = self.session(&base)?;
         let logical = match &request.kind {
             QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
+            QueryKind::TraceQl(query) if !query.explain => {
+                self.search(query)?;
+                let schema = in_form(&search::answer_schema(), request.form);
+                return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
+            }
             _ => self.logical(request, &base, &session).await?,
         };
         let parameters = parameters_of(&logical)?;
@@ -243,7 +262,7 @@ impl Parts {
             Err(_) if !parameters.fields().is_empty() => logical,
             Err(error) => return Err(failure::from_datafusion(&error)),
         };
-        Ok(Prepared { schema: schema_of(&optimized, request.form), parameters })
+        Ok(Prepared { schema: in_form(optimized.schema().as_arrow(), request.form), parameters })
     }
 
     async fn logical(
@@ -258,11 +277,39 @@ impl Parts {
                 bind(plan, query)
             }
             QueryKind::TraceById(query) => trace::plan(query, base).map_err(|error| failure::from_datafusion(&error)),
+            // Running a search is more than one plan; the first stands for them.
             QueryKind::TraceQl(query) => {
-                sandbox::check_text_length(&query.text, &self.limits)?;
-                Err(Error::unsupported("TraceQL"))
+                let search = self.search(query)?;
+                search::plan(&search, base, Some(first_candidates(&search)))
+                    .and_then(|plan| LogicalPlanBuilder::from(plan).explain(false, false)?.build())
+                    .map_err(|error| failure::from_datafusion(&error))
             }
         }
+    }
+
+    /// Checks and lowers a TraceQL search.
+    fn search(&self, query: &TraceQlQuery) -> Result<Search> {
+        sandbox::check_text_length(&query.text, &self.limits)?;
+        let limits = &self.limits;
+        let limit = query.limit.unwrap_or(limits.search_limit_default);
+        if limit > limits.search_limit_max {
+            let most = limits.search_limit_max;
+            return Err(Error::invalid(format!("limit {limit} exceeds max limit {most}")));
+        }
+        let spans_per_trace = query.spans_per_trace.unwrap_or(limits.search_spans_default);
+        if spans_per_trace > limits.search_spans_max {
+            let most = limits.search_spans_max;
+            return Err(Error::invalid(format!("spans per span set exceeds {most}. received {spans_per_trace}")));
+        }
+        let lowered = traceql::search(&query.text)?;
+        Ok(Search {
+            filter: lowered.filter,
+            shown: lowered.shown,
+            range: query.range,
+            extent_nano: limits.trace_extent_max_nano,
+            limit,
+            spans_per_trace,
+        })
     }
 
     async fn sql(&self, query: &SqlQuery, session: &SessionState) -> Result<LogicalPlan> {
@@ -282,8 +329,7 @@ impl Parts {
     }
 }
 
-fn schema_of(plan: &LogicalPlan, form: AnswerForm) -> SchemaRef {
-    let schema = plan.schema().as_arrow();
+fn in_form(schema: &Schema, form: AnswerForm) -> SchemaRef {
     match form {
         AnswerForm::Plain => wire::wire_schema(schema),
         AnswerForm::Typed => Arc::new(schema.clone()),

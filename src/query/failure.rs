@@ -34,6 +34,15 @@ pub(crate) fn internal(error: &dyn std::fmt::Display) -> Error {
         .with_source(details)
 }
 
+/// The same error for a second reader; the source is kept as its text.
+pub(crate) fn copy(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.message().to_owned());
+    match std::error::Error::source(error) {
+        Some(source) => copy.with_source(source.to_string()),
+        None => copy,
+    }
+}
+
 fn root_of(error: &DataFusionError) -> &DataFusionError {
     match error.find_root() {
         DataFusionError::Collection(errors) => errors.first().map_or(error, root_of),
@@ -56,7 +65,7 @@ fn ours(root: &DataFusionError) -> Option<Error> {
         return Some(from_datafusion(inner));
     }
     let error = external.downcast_ref::<Error>()?;
-    Some(Error::new(error.kind(), error.message().to_owned()))
+    Some(copy(error))
 }
 
 fn kind_of(root: &DataFusionError) -> ErrorKind {

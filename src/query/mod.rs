@@ -27,6 +27,7 @@ mod rules;
 mod session;
 
 mod functions;
+mod search;
 mod trace;
 pub mod traceql;
 

@@ -1,6 +1,9 @@
 //! One run of a planned query: from the plan to the last batch, and the line in the log about it.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, PoisonError},
+};
 
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
@@ -18,6 +21,7 @@ use crate::{
         failure,
         memory::QueryPool,
         request::{AnswerForm, QueryRequest},
+        search::rounds::{RanPlans, Rounds},
         stats::{QueryStats, SharedStats, add_plan_metrics},
         stream::Producer,
         trace, wire,
@@ -26,7 +30,7 @@ use crate::{
 
 /// A query that is ready to run.
 pub(crate) struct Planned {
-    pub(crate) physical: Arc<dyn ExecutionPlan>,
+    pub(crate) work: Work,
     pub(crate) session: SessionState,
     pub(crate) pool: Arc<QueryPool>,
     pub(crate) schema: SchemaRef,
@@ -34,13 +38,27 @@ pub(crate) struct Planned {
     pub(crate) collapse: Option<trace::Collapse>,
 }
 
+/// What there is to run.
+pub(crate) enum Work {
+    /// One plan, whose output is the answer.
+    Plan(Arc<dyn ExecutionPlan>),
+    /// A search, which plans as it goes.
+    Search(Box<Rounds>),
+}
+
 impl Planned {
     /// The answer's batches. Operators start when the first is asked for.
-    fn batches(self) -> impl Stream<Item = Result<RecordBatch>> {
-        let Self { physical, session, schema, form, mut collapse, .. } = self;
-        let batches = match execute_stream(physical, session.task_ctx()) {
-            Ok(batches) => batches.left_stream(),
-            Err(error) => futures::stream::iter([Err(error)]).right_stream(),
+    fn batches(self, ran: RanPlans) -> impl Stream<Item = Result<RecordBatch>> {
+        let Self { work, session, schema, form, mut collapse, .. } = self;
+        let batches = match work {
+            Work::Plan(physical) => {
+                ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
+                match execute_stream(physical, session.task_ctx()) {
+                    Ok(batches) => batches.boxed(),
+                    Err(error) => futures::stream::iter([Err(error)]).boxed(),
+                }
+            }
+            Work::Search(rounds) => futures::stream::once(rounds.run(ran)).boxed(),
         };
         batches.map(move |batch| {
             let mut batch = batch.map_err(|error| failure::from_datafusion(&error))?;
@@ -68,18 +86,21 @@ impl Run {
     /// Runs to the end, whatever it is, and accounts for it.
     pub(crate) async fn finish(self, account: Account) {
         let Self { plan, producer, _permit } = self;
-        let (physical, pool) = (Arc::clone(&plan.physical), Arc::clone(&plan.pool));
+        let (ran, pool) = (RanPlans::default(), Arc::clone(&plan.pool));
+        let plans = Arc::clone(&ran);
         let (stats, last_words) = (producer.stats(), producer.last_words());
         let started = account.started;
         let at_end = |stats: &SharedStats| {
             stats.update(|stats| {
-                add_plan_metrics(stats, physical.as_ref());
+                for plan in plans.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                    add_plan_metrics(stats, plan.as_ref());
+                }
                 stats.peak_memory_bytes = pool.peak_bytes() as u64;
                 stats.elapsed = started.elapsed();
                 stats.finished = true;
             });
         };
-        let driven = AssertUnwindSafe(producer.drive(async move { plan.batches() }.flatten_stream(), at_end));
+        let driven = AssertUnwindSafe(producer.drive(async move { plan.batches(ran) }.flatten_stream(), at_end));
         let failed = match driven.catch_unwind().await {
             Ok(outcome) => outcome.err(),
             Err(_) => {

@@ -19,6 +19,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     error::{Error, ErrorKind, Result},
     query::{
+        failure,
         limits::RunLimits,
         stats::{QueryStats, SharedStats},
     },
@@ -92,7 +93,7 @@ pub(crate) struct LastWords {
 
 impl LastWords {
     pub(crate) async fn say(self, error: &Error) {
-        let error = Error::new(error.kind(), error.message().to_owned());
+        let error = failure::copy(error);
         // The consumer may be gone, and then nobody asks.
         let _ = tokio::time::timeout(self.patience, self.batches.send(Err(error))).await;
     }

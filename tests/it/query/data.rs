@@ -4,6 +4,7 @@ use std::{io::Cursor, path::Path, sync::Arc, time::Duration};
 
 use arrow::{array::RecordBatch, json::ReaderBuilder};
 use datafusion::{catalog::TableProvider, datasource::MemTable};
+use futures::FutureExt;
 use tracehouse::{
     clock::ManualClock,
     metrics::Metrics,
@@ -54,15 +55,33 @@ pub(crate) fn spans() -> RecordBatch {
         span(3, 4, 9, 7, "orphan", &shop("server", "unset", "gateway", "")),
         span(3, 5, 4, 8, "late", &shop("producer", "unset", "gateway", "")),
     ];
-    let mut reader = ReaderBuilder::new(logical_schema()).build(Cursor::new(lines.join("\n"))).unwrap();
+    of_json(&lines.join("\n"))
+}
+
+/// Rows of the base table, one per line of JSON.
+pub(crate) fn of_json(lines: &str) -> RecordBatch {
+    let mut reader = ReaderBuilder::new(logical_schema()).with_batch_size(1 << 20).build(Cursor::new(lines)).unwrap();
     reader.next().unwrap().unwrap()
+}
+
+/// A span of many: `at` is its start after [`START`] in nanoseconds.
+pub(crate) fn plain_span(trace: u32, span: u32, is_root: bool, at: i64, service: &str, is_hit: bool) -> String {
+    let parent = if is_root { "null".to_owned() } else { "\"00000000000000ff\"".to_owned() };
+    let status = if is_hit { "error" } else { "unset" };
+    format!(
+        r#"{{"trace_id":"{trace:032x}","span_id":"{span:016x}","parent_span_id":{parent},"flags":0,"name":"s{span}","kind":"server","status_code":"{status}","start_time_unix_nano":{start},"duration_nano":10,"resource_attributes":{{"service.name":{{"str":"{service}"}}}},"scope_attributes":{{}},"span_attributes":{{"n":{{"int":{span}}}}},"events":[],"links":[],"dropped_attributes_count":0,"dropped_events_count":0,"dropped_links_count":0,"resource_dropped_attributes_count":0,"scope_dropped_attributes_count":0}}"#,
+        start = START + at,
+    )
 }
 
 /// A table that holds `batches` in as many partitions.
 pub(crate) fn tables(batches: Vec<RecordBatch>) -> BaseTables {
     let partitions = batches.into_iter().map(|batch| vec![batch]).collect();
     let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(logical_schema(), partitions).unwrap());
-    Arc::new(move |_: &TenantId| Ok(Arc::clone(&table)))
+    Arc::new(move |_: &TenantId| {
+        let table = Arc::clone(&table);
+        async move { Ok(table) }.boxed()
+    })
 }
 
 /// An engine over `tables` whose clock stands 10 s after [`START`].

@@ -3,3 +3,4 @@
 pub(crate) mod data;
 mod engine;
 mod sandbox;
+mod search;
