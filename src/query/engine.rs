@@ -38,6 +38,7 @@ use crate::{
         stream::{self, QueryStream, timed_out},
         trace, traceql, wire,
     },
+    storage::store::Store,
 };
 
 /// Stack of a thread that plans or runs queries, in bytes. Expressions may nest as deep as the limits allow, and their
@@ -52,6 +53,8 @@ pub type BaseTables = Arc<dyn Fn(&TenantId) -> BoxFuture<'static, Result<Arc<dyn
 pub struct EngineOptions {
     /// Where the spans come from.
     pub tables: BaseTables,
+    /// Where the files of the tables lie; `None` if the tables have none.
+    pub store: Option<Store>,
     /// Limits of all queries.
     pub limits: QueryLimits,
     /// Threads that plan and run queries.
@@ -106,9 +109,9 @@ impl std::fmt::Debug for Parts {
 impl QueryEngine {
     /// An engine with threads of its own, so that a heavy query never delays the network.
     pub fn try_new(options: EngineOptions) -> Result<Self> {
-        let EngineOptions { tables, limits, threads, spill_folder, clock, metrics } = options;
+        let EngineOptions { tables, store, limits, threads, spill_folder, clock, metrics } = options;
         let spill = SpillSettings { folder: spill_folder, bytes_max: limits.query_spill_bytes_max };
-        let template = SessionTemplate::try_new(&limits, threads, spill)?;
+        let template = SessionTemplate::try_new(&limits, threads, spill, store.as_ref())?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("query")

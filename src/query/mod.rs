@@ -25,6 +25,7 @@ mod sandbox;
 mod engine;
 mod rules;
 mod session;
+mod spans_table;
 
 mod functions;
 mod search;
@@ -43,6 +44,7 @@ pub use self::{
     engine::{BaseTables, EngineOptions, Prepared, QueryEngine},
     limits::QueryLimits,
     request::{AnswerForm, LimitOverrides, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
+    spans_table::SpansTable,
     stats::QueryStats,
     stream::QueryStream,
 };

@@ -41,6 +41,7 @@ use crate::{
     functions,
     model::schema::logical_schema,
     query::{failure, functions::view_functions, limits::QueryLimits, memory::QueryPool, rules},
+    storage::{scan, store::Store},
 };
 
 /// The catalogue that all tables are in.
@@ -78,8 +79,16 @@ struct ViewPlan {
 
 impl SessionTemplate {
     /// Plans the views; fails only by a defect in them.
-    pub(crate) fn try_new(limits: &QueryLimits, threads: usize, spill: SpillSettings) -> Result<Self> {
+    pub(crate) fn try_new(
+        limits: &QueryLimits,
+        threads: usize,
+        spill: SpillSettings,
+        store: Option<&Store>,
+    ) -> Result<Self> {
         let runtime = RuntimeEnvBuilder::new().build().map_err(|error| failure::from_datafusion(&error))?;
+        if let Some(store) = store {
+            runtime.register_object_store(Store::url().as_ref(), store.objects());
+        }
         let builder = SessionStateBuilder::new()
             .with_config(session_config(limits, threads))
             .with_default_features()
@@ -197,7 +206,7 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
     options.explain.show_schema = false;
     // The planner's and the operators' idea of what can be NULL differ at times; answers do not depend on it.
     options.execution.skip_physical_aggregate_schema_check = true;
-    SessionConfig::from(options).with_target_partitions(threads)
+    scan::session_config(SessionConfig::from(options).with_target_partitions(threads))
 }
 
 fn catalog_of(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<Arc<dyn CatalogProviderList>> {

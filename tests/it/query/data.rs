@@ -87,6 +87,7 @@ pub(crate) fn tables(batches: Vec<RecordBatch>) -> BaseTables {
 /// An engine over `tables` whose clock stands 10 s after [`START`].
 pub(crate) fn engine(tables: BaseTables, limits: QueryLimits, spill: &Path) -> QueryEngine {
     QueryEngine::try_new(EngineOptions {
+        store: None,
         tables,
         limits,
         threads: 2,
