@@ -1,3 +1,4 @@
 //! What clients ask over the network: HTTP and gRPC in, requests to the engine, rendered answers out.
 
 pub mod flight;
+pub mod tempo;

@@ -1,0 +1,186 @@
+//! Query parameters of the Tempo routes: what is accepted, the defaults, and Tempo's words for what is not.
+
+use std::collections::HashMap;
+
+use crate::{
+    config::{HumanDuration, QuerySettings},
+    error::{Error, ErrorKind, Result},
+    model::{ids::TraceId, time::TimeRange},
+};
+
+const SECOND_NANO: i64 = 1_000_000_000;
+
+/// The decoded query string. Of a parameter that is given twice, the last one counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Params(HashMap<String, String>);
+
+impl Params {
+    /// Reads a query string as it stands in the URL, without the question mark.
+    pub(super) fn of(query: Option<&str>) -> Self {
+        Self(url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect())
+    }
+
+    /// The value of a parameter that is there and not empty.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn unix_seconds(&self, name: &str) -> Result<Option<i64>> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let largest = i64::MAX / SECOND_NANO - 1;
+        match text.parse::<i64>() {
+            Ok(0) => Ok(None),
+            Ok(seconds) if (0..=largest).contains(&seconds) => Ok(Some(seconds)),
+            Ok(seconds) => {
+                Err(Error::invalid(format!("invalid {name}: {seconds} is outside of 0 to {largest} unix seconds")))
+            }
+            Err(_) => Err(Error::invalid(format!("invalid {name}: {text:?} is not a whole number of unix seconds"))),
+        }
+    }
+
+    /// The range of `start` and `end` in Unix seconds, or of `since` before now; all of time without them.
+    ///
+    /// The second that `end` names is inside: clients cut the fraction off, and the newest spans would be lost with it.
+    pub(super) fn time_range(&self, now_unix_nano: i64) -> Result<TimeRange> {
+        match (self.unix_seconds("start")?, self.unix_seconds("end")?) {
+            (Some(start), Some(end)) if start >= end => Err(Error::invalid(format!(
+                "http parameter start must be before end. received start={start} end={end}"
+            ))),
+            (Some(start), Some(end)) => Ok(TimeRange::new(start * SECOND_NANO, (end + 1) * SECOND_NANO)),
+            (None, None) => match self.get("since") {
+                None => Ok(TimeRange::ALL),
+                Some(text) => {
+                    let since: HumanDuration =
+                        text.parse().map_err(|cause| Error::invalid(format!("invalid since: {cause}")))?;
+                    let start = now_unix_nano.saturating_sub(since.as_nanos());
+                    Ok(TimeRange::new(start, i64::MAX))
+                }
+            },
+            _ => Err(Error::invalid("only one of start and end provided: must provide both or neither")),
+        }
+    }
+
+    /// `limit`: how many traces a search returns.
+    pub(super) fn limit(&self, settings: &QuerySettings) -> Result<usize> {
+        let max = settings.search_limit_max;
+        match self.get("limit").map(str::parse::<usize>) {
+            None => Ok(settings.search_limit_default),
+            Some(Ok(0) | Err(_)) => Err(Error::invalid("invalid limit: must be a positive number")),
+            Some(Ok(limit)) if limit > max => Err(Error::invalid(format!("limit {limit} exceeds max limit {max}"))),
+            Some(Ok(limit)) => Ok(limit),
+        }
+    }
+
+    /// `spss`: how many spans of a spanset are shown. 0 stands for the default, as in Tempo.
+    pub(super) fn spans_per_spanset(&self, settings: &QuerySettings) -> Result<usize> {
+        let max = settings.search_spans_max;
+        match self.get("spss").map(str::parse::<usize>) {
+            None | Some(Ok(0)) => Ok(settings.search_spans_default),
+            Some(Err(_)) => Err(Error::invalid("invalid spss: must be a non-negative number")),
+            Some(Ok(spss)) if spss > max => {
+                Err(Error::invalid(format!("spans per span set exceeds {max}. received {spss}")))
+            }
+            Some(Ok(spss)) => Ok(spss),
+        }
+    }
+
+    /// Refuses parameters that ask for something that is not built, so that they are not ignored in silence.
+    pub(super) fn refuse(&self, what: &str, names: &[&str]) -> Result<()> {
+        match names.iter().find(|name| self.get(name).is_some()) {
+            Some(name) => Err(Error::unsupported(format_args!("parameter {name} of {what}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The trace id in a URL path.
+pub(super) fn trace_id(text: &str) -> Result<TraceId> {
+    text.parse().map_err(|cause: crate::model::ids::IdError| Error::invalid(cause.to_string()))
+}
+
+/// What the `Accept` header asks for. As Tempo does, it is searched for a known type, and JSON is the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// The message of the gRPC API.
+    Protobuf,
+    /// The JSON form of that message, by the rules of gogo's jsonpb.
+    Json,
+    /// The compact JSON for language models.
+    Llm,
+}
+
+impl Format {
+    /// The format that a request asks for.
+    pub(super) fn of(headers: &http::HeaderMap) -> Self {
+        let accept = headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if accept.contains("application/protobuf") {
+            Format::Protobuf
+        } else if accept.contains("application/json") || !accept.contains("application/vnd.grafana.llm") {
+            Format::Json
+        } else {
+            Format::Llm
+        }
+    }
+
+    /// The same, where the format for language models is not built.
+    pub(super) fn of_built(headers: &http::HeaderMap) -> Result<Self> {
+        match Self::of(headers) {
+            Format::Llm => {
+                Err(Error::new(ErrorKind::Unsupported, "not supported yet: the format application/vnd.grafana.llm"))
+            }
+            built => Ok(built),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn ranges_follow_tempo_and_include_the_last_second() {
+        let range = |query| Params::of(Some(query)).time_range(100 * SECOND_NANO);
+        assert_eq!(range("start=10&end=20").unwrap(), TimeRange::new(10 * SECOND_NANO, 21 * SECOND_NANO));
+        assert_eq!(range("start=0&end=0").unwrap(), TimeRange::ALL);
+        assert_eq!(range("since=1m").unwrap(), TimeRange::new(40 * SECOND_NANO, i64::MAX));
+        assert_eq!(
+            refused(range("start=20&end=10")),
+            "http parameter start must be before end. received start=20 end=10"
+        );
+        assert_eq!(refused(range("start=20")), "only one of start and end provided: must provide both or neither");
+        assert!(refused(range("start=x&end=1")).starts_with("invalid start: \"x\""));
+        assert!(refused(range("start=1&end=99999999999999")).starts_with("invalid end: 99999999999999 is outside"));
+        assert!(refused(range("since=soon")).starts_with("invalid since"));
+    }
+
+    #[test]
+    fn limits_have_tempos_words() {
+        let settings = QuerySettings::default();
+        let limit = |query| Params::of(Some(query)).limit(&settings);
+        assert_eq!(limit("").unwrap(), 20);
+        assert_eq!(limit("limit=7").unwrap(), 7);
+        assert_eq!(refused(limit("limit=0")), "invalid limit: must be a positive number");
+        assert_eq!(refused(limit("limit=-1")), "invalid limit: must be a positive number");
+        assert_eq!(refused(limit("limit=262145")), "limit 262145 exceeds max limit 262144");
+        let spss = |query| Params::of(Some(query)).spans_per_spanset(&settings);
+        assert_eq!(spss("spss=0").unwrap(), 3);
+        assert_eq!(refused(spss("spss=1000")), "spans per span set exceeds 100. received 1000");
+    }
+
+    #[test]
+    fn the_first_known_type_in_accept_wins() {
+        let format = |accept: &str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(http::header::ACCEPT, accept.parse().unwrap());
+            Format::of(&headers)
+        };
+        assert_eq!(format("application/json, application/protobuf"), Format::Protobuf);
+        assert_eq!(format("*/*"), Format::Json);
+        assert_eq!(format("application/vnd.grafana.llm"), Format::Llm);
+        assert_eq!(Format::of(&http::HeaderMap::new()), Format::Json);
+    }
+}

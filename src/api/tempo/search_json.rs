@@ -1,0 +1,334 @@
+//! The answer of `/api/search`: found traces as Tempo's JSON.
+//!
+//! Grafana decodes this with a parser that refuses unknown fields, panics if one attribute key has values of two
+//! types, and does not take arrays. So nothing is added to Tempo's fields, every key has one scalar type within an
+//! answer ([`unify`]), and nested values are shown as text. Zero values are left out and 64-bit numbers are strings,
+//! as gogo's jsonpb writes them. `spanSet` is the deprecated twin of the first of `spanSets`; Kiali reads only that.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Serialize;
+
+use super::found::{FoundSpan, FoundTrace, ServiceStats, Shown};
+
+/// What Tempo shows when no root span is known.
+const ROOT_UNKNOWN: &str = "<root span not yet received>";
+
+/// What the search read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SearchStats {
+    /// Bytes read from files.
+    pub(super) inspected_bytes: u64,
+    /// Files of the table.
+    pub(super) files: u64,
+    /// Their size in bytes.
+    pub(super) file_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Response {
+    traces: Vec<Trace>,
+    metrics: Metrics,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Trace {
+    #[serde(rename = "traceID")]
+    trace_id: String,
+    root_service_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    root_trace_name: String,
+    #[serde(serialize_with = "as_text")]
+    start_time_unix_nano: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    duration_ms: u32,
+    span_set: SpanSet,
+    span_sets: [SpanSet; 1],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    service_stats: BTreeMap<String, Counts>,
+}
+
+#[derive(Clone, Serialize)]
+struct SpanSet {
+    spans: Vec<Span>,
+    #[serde(skip_serializing_if = "is_zero")]
+    matched: u32,
+}
+
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Span {
+    #[serde(rename = "spanID")]
+    span_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    start_time_unix_nano: i64,
+    #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
+    duration_nanos: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attributes: Vec<KeyValue>,
+}
+
+#[derive(Clone, Serialize)]
+struct KeyValue {
+    key: String,
+    value: AnyValue,
+}
+
+#[derive(Clone, Serialize)]
+enum AnyValue {
+    #[serde(rename = "stringValue")]
+    Text(String),
+    #[serde(rename = "intValue", serialize_with = "as_text")]
+    Int(i64),
+    #[serde(rename = "doubleValue", serialize_with = "finite_or_text")]
+    Double(f64),
+    #[serde(rename = "boolValue")]
+    Bool(bool),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Counts {
+    #[serde(skip_serializing_if = "is_zero")]
+    span_count: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    error_count: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metrics {
+    #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
+    inspected_bytes: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_blocks: u64,
+    completed_jobs: u32,
+    total_jobs: u32,
+    #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
+    total_block_bytes: u64,
+}
+
+/// The body of an answer.
+pub(super) fn render(mut traces: Vec<FoundTrace>, stats: SearchStats) -> serde_json::Result<Vec<u8>> {
+    unify(&mut traces);
+    let response = Response {
+        traces: traces.into_iter().map(Trace::from).collect(),
+        metrics: Metrics {
+            inspected_bytes: stats.inspected_bytes,
+            total_blocks: stats.files,
+            completed_jobs: 1,
+            total_jobs: 1,
+            total_block_bytes: stats.file_bytes,
+        },
+    };
+    serde_json::to_vec(&response)
+}
+
+impl From<FoundTrace> for Trace {
+    fn from(found: FoundTrace) -> Self {
+        let spans = found.spans.into_iter().map(Span::from).collect();
+        let span_set = SpanSet { spans, matched: u32::try_from(found.matched).unwrap_or(u32::MAX) };
+        Self {
+            trace_id: found.trace_id.to_string().trim_start_matches('0').to_owned(),
+            root_service_name: match (&found.root_name, found.root_service_name) {
+                (None, _) => ROOT_UNKNOWN.to_owned(),
+                (Some(_), service) => service.unwrap_or_default(),
+            },
+            root_trace_name: found.root_name.unwrap_or_default(),
+            start_time_unix_nano: found.start_unix_nano,
+            duration_ms: u32::try_from(found.duration_nano / 1_000_000).unwrap_or(u32::MAX),
+            span_set: span_set.clone(),
+            span_sets: [span_set],
+            service_stats: found.services.into_iter().map(|(service, stats)| (service, Counts::from(stats))).collect(),
+        }
+    }
+}
+
+impl From<FoundSpan> for Span {
+    fn from(found: FoundSpan) -> Self {
+        Self {
+            span_id: found.span_id.to_string(),
+            name: found.name,
+            start_time_unix_nano: found.start_unix_nano,
+            duration_nanos: found.duration_nano.max(0),
+            attributes: found
+                .attributes
+                .into_iter()
+                .map(|(key, value)| KeyValue { key, value: value.into() })
+                .collect(),
+        }
+    }
+}
+
+impl From<Shown> for AnyValue {
+    fn from(shown: Shown) -> Self {
+        match shown {
+            Shown::Text(text) => AnyValue::Text(text),
+            Shown::Int(int) => AnyValue::Int(int),
+            Shown::Float(float) => AnyValue::Double(float),
+            Shown::Bool(bool) => AnyValue::Bool(bool),
+        }
+    }
+}
+
+impl From<ServiceStats> for Counts {
+    fn from(stats: ServiceStats) -> Self {
+        Self { span_count: stats.span_count, error_count: stats.error_count }
+    }
+}
+
+/// Gives every key one type: numbers of both kinds become floats, any other mixture becomes text.
+fn unify(traces: &mut [FoundTrace]) {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Kind {
+        Text,
+        Int,
+        Float,
+        Bool,
+    }
+    let kind = |value: &Shown| match value {
+        Shown::Text(_) => Kind::Text,
+        Shown::Int(_) => Kind::Int,
+        Shown::Float(_) => Kind::Float,
+        Shown::Bool(_) => Kind::Bool,
+    };
+    let mut kinds: HashMap<String, Kind> = HashMap::new();
+    for (key, value) in traces.iter().flat_map(|trace| &trace.spans).flat_map(|span| &span.attributes) {
+        let seen = kind(value);
+        kinds
+            .entry(key.clone())
+            .and_modify(|known| {
+                *known = match (*known, seen) {
+                    (a, b) if a == b => a,
+                    (Kind::Int | Kind::Float, Kind::Int | Kind::Float) => Kind::Float,
+                    _ => Kind::Text,
+                }
+            })
+            .or_insert(seen);
+    }
+    let spans = traces.iter_mut().flat_map(|trace| &mut trace.spans);
+    for (key, value) in spans.flat_map(|span| &mut span.attributes) {
+        let shown = match (kinds.get(key), &*value) {
+            (Some(Kind::Float), Shown::Int(int)) => Shown::Float(*int as f64),
+            (Some(Kind::Text), Shown::Int(int)) => Shown::Text(int.to_string()),
+            (Some(Kind::Text), Shown::Float(float)) => Shown::Text(float.to_string()),
+            (Some(Kind::Text), Shown::Bool(bool)) => Shown::Text(bool.to_string()),
+            _ => continue,
+        };
+        *value = shown;
+    }
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
+}
+
+fn finite_or_text<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match *value {
+        value if value.is_finite() => serializer.serialize_f64(value),
+        value if value.is_nan() => serializer.serialize_str("NaN"),
+        value if value > 0.0 => serializer.serialize_str("Infinity"),
+        _ => serializer.serialize_str("-Infinity"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::ids::{SpanId, TraceId};
+
+    fn trace(attributes: &[(&str, Shown)]) -> FoundTrace {
+        FoundTrace {
+            trace_id: TraceId::from_bytes([0, 0x1b, 0x83, 0x65, 0x2b, 0xc9, 0x7a, 0x7b, 1, 2, 3, 4, 5, 6, 7, 8]),
+            root_service_name: Some("api-gateway".to_owned()),
+            root_name: Some("GET /".to_owned()),
+            start_unix_nano: 1_795_239_229_798_115_452,
+            duration_nano: 165_900_000,
+            matched: 2,
+            spans: vec![FoundSpan {
+                span_id: SpanId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7]),
+                name: None,
+                start_unix_nano: 1_795_239_229_798_115_452,
+                duration_nano: 0,
+                attributes: attributes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+            }],
+            services: BTreeMap::from([
+                ("api-gateway".to_owned(), ServiceStats { span_count: 5, error_count: 2 }),
+                ("auth-service".to_owned(), ServiceStats { span_count: 1, error_count: 0 }),
+            ]),
+        }
+    }
+
+    fn rendered(traces: Vec<FoundTrace>) -> Value {
+        serde_json::from_slice(&render(traces, SearchStats::default()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_trace_looks_as_in_tempo() {
+        let found = trace(&[("status", Shown::Text("error".to_owned()))]);
+        let spans = json!({
+            "spans": [{
+                "spanID": "0001020304050607",
+                "startTimeUnixNano": "1795239229798115452",
+                "attributes": [{"key": "status", "value": {"stringValue": "error"}}],
+            }],
+            "matched": 2,
+        });
+        let expected = json!({
+            "traces": [{
+                "traceID": "1b83652bc97a7b0102030405060708",
+                "rootServiceName": "api-gateway",
+                "rootTraceName": "GET /",
+                "startTimeUnixNano": "1795239229798115452",
+                "durationMs": 165,
+                "spanSet": spans,
+                "spanSets": [spans],
+                "serviceStats": {"api-gateway": {"spanCount": 5, "errorCount": 2}, "auth-service": {"spanCount": 1}},
+            }],
+            "metrics": {"completedJobs": 1, "totalJobs": 1},
+        });
+        assert_eq!(rendered(vec![found]), expected);
+    }
+
+    #[test]
+    fn a_trace_without_root_says_so() {
+        let mut found = trace(&[]);
+        (found.root_name, found.root_service_name) = (None, None);
+        let trace = &rendered(vec![found])["traces"][0];
+        assert_eq!(trace["rootServiceName"], "<root span not yet received>");
+        assert_eq!(trace.get("rootTraceName"), None);
+    }
+
+    #[test]
+    fn a_key_has_one_type_within_an_answer() {
+        let traces = vec![
+            trace(&[("n", Shown::Int(1)), ("mixed", Shown::Int(1)), ("same", Shown::Bool(true))]),
+            trace(&[
+                ("n", Shown::Float(f64::NAN)),
+                ("mixed", Shown::Text("x".to_owned())),
+                ("same", Shown::Bool(false)),
+            ]),
+        ];
+        let answer = rendered(traces);
+        let values = |index: usize| {
+            let attributes = answer["traces"][index]["spanSet"]["spans"][0]["attributes"].as_array().unwrap().clone();
+            attributes.into_iter().map(|attribute| attribute["value"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(values(0), [json!({"doubleValue": 1.0}), json!({"stringValue": "1"}), json!({"boolValue": true})]);
+        assert_eq!(values(1)[..2], [json!({"doubleValue": "NaN"}), json!({"stringValue": "x"})]);
+    }
+
+    #[test]
+    fn nothing_found_is_an_empty_list() {
+        assert_eq!(rendered(Vec::new()), json!({"traces": [], "metrics": {"completedJobs": 1, "totalJobs": 1}}));
+    }
+}
