@@ -18,6 +18,7 @@
 
 mod admin;
 mod connections;
+mod engine;
 mod listeners;
 mod logs;
 mod parts;
@@ -35,7 +36,7 @@ use self::{
     parts::Parts,
     routes::RouteSlot,
 };
-pub use self::{listeners::Addresses, logs::init_logs, signals::Signals};
+pub use self::{engine::LocalFolder, listeners::Addresses, logs::init_logs, signals::Signals};
 use crate::{
     clock::Clock,
     config::Settings,

@@ -2,35 +2,71 @@
 
 use std::sync::Arc;
 
-use super::routes::Routes;
+use tonic::service::Routes as GrpcRoutes;
+
+use super::{engine, routes::Routes};
 use crate::{
+    api::{flight, tempo},
+    catalog::Catalog,
     clock::Clock,
     config::Settings,
     error::{Error, ErrorKind, Result},
+    ingest::{Ingest, IngestParts},
     metrics::Metrics,
+    receiver,
+    storage::store::Store,
 };
 
 /// The open parts of the server.
 #[derive(Debug)]
-pub(super) struct Parts {}
+pub(super) struct Parts {
+    ingest: Arc<Ingest>,
+    catalog: Arc<Catalog>,
+}
 
 impl Parts {
     /// Opens the data folder and builds the parts and their routes.
     pub(super) async fn open(
         settings: &Settings,
-        _clock: Arc<dyn Clock>,
-        _metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
     ) -> Result<(Self, Routes)> {
         tokio::fs::create_dir_all(&settings.data).await.map_err(|error| {
             let message = format!("cannot create the data folder {} (data): {error}", settings.data.display());
             Error::new(ErrorKind::Unavailable, message).with_source(error)
         })?;
-        Ok((Self {}, Routes::default()))
+        let settings = Arc::new(settings.clone());
+        let store = Store::local(&settings.data)?;
+        let catalog = engine::catalog(&store, &clock);
+        let parts = IngestParts {
+            settings: Arc::clone(&settings),
+            store: store.clone(),
+            catalog: Arc::clone(&catalog),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        };
+        // The log's lock comes first: what follows may clean up after a process that is gone.
+        let (ingest, _) = Ingest::open(parts, &settings.data.join(engine::LOG_FOLDER)).await?;
+        store.verify_conditional_put().await?;
+        store.clean_temporary(clock.now_unix_nano()).await?;
+        let engine = Arc::new(engine::engine(&settings, Arc::clone(ingest.live()), &store, &clock, &metrics)?);
+
+        let query = Arc::new(settings.query.clone());
+        let tempo = tempo::TempoState { engine: Arc::clone(&engine), settings: query, clock: Arc::clone(&clock) };
+        let receiver = receiver::Receiver::new(Arc::clone(&ingest), &settings.ingest, clock, metrics);
+        let routes = Routes {
+            otlp_grpc: receiver.grpc_router(),
+            otlp_http: receiver.http_router(),
+            tempo: tempo::router(tempo),
+            flight: GrpcRoutes::new(flight::grpc_service(engine)).into_axum_router(),
+        };
+        Ok((Self { ingest, catalog }, routes))
     }
 
     /// Flushes what is buffered, syncs and closes.
-    #[expect(clippy::unused_async, reason = "closing waits for flush and sync")]
     pub(super) async fn close(self) -> Result<()> {
-        Ok(())
+        let stopped = self.ingest.shutdown().await;
+        self.catalog.finish_background().await;
+        stopped
     }
 }

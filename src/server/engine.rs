@@ -1,0 +1,88 @@
+//! The query engine over a data folder, for the server and for queries on a folder that no server has open.
+
+use std::{path::Path, sync::Arc, thread};
+
+use futures::FutureExt;
+
+use crate::{
+    catalog::{Catalog, CatalogSettings},
+    clock::Clock,
+    config::Settings,
+    error::{Error, ErrorKind, Result},
+    ingest::ReadOnly,
+    live::Live,
+    metrics::Metrics,
+    query::{BaseTables, EngineOptions, QueryEngine, SpansTable},
+    storage::store::Store,
+};
+
+/// The folder of the write-ahead log in the data folder.
+pub(super) const LOG_FOLDER: &str = "wal";
+
+/// The folder of what queries spill in the data folder.
+const SPILL_FOLDER: &str = "tmp";
+
+/// A data folder that is open for queries. While it lives, no server can open the folder.
+#[derive(Debug)]
+pub struct LocalFolder {
+    /// Answers queries.
+    pub engine: QueryEngine,
+    _log: ReadOnly,
+}
+
+impl LocalFolder {
+    /// Opens the data folder of `settings` and changes nothing in it.
+    ///
+    /// # Errors
+    /// There is no such folder, or a server has it open.
+    pub async fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+        let folder = &settings.data;
+        if !folder.is_dir() {
+            let message = format!("there is no data folder {} (data)", folder.display());
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        let store = Store::local(folder)?;
+        let log = ReadOnly::open(&folder.join(LOG_FOLDER), catalog(&store, &clock)).await?;
+        let metrics = Metrics::new()
+            .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
+        let engine = engine(settings, Arc::clone(&log.live), &store, &clock, &Arc::new(metrics))?;
+        Ok(Self { engine, _log: log })
+    }
+}
+
+/// The tables below a store.
+pub(super) fn catalog(store: &Store, clock: &Arc<dyn Clock>) -> Arc<Catalog> {
+    Arc::new(Catalog::open(store.clone(), Arc::clone(clock), CatalogSettings::default()))
+}
+
+/// An engine whose queries each see one view of `live`.
+pub(super) fn engine(
+    settings: &Settings,
+    live: Arc<Live>,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> Result<QueryEngine> {
+    let tables: BaseTables = Arc::new(move |tenant| {
+        let (live, tenant) = (Arc::clone(&live), tenant.clone());
+        async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
+    });
+    QueryEngine::try_new(EngineOptions {
+        tables,
+        store: Some(store.clone()),
+        limits: (&settings.query).into(),
+        threads: thread::available_parallelism().map_or(1, usize::from),
+        spill_folder: spill_folder(&settings.data)?,
+        clock: Arc::clone(clock),
+        metrics: Arc::clone(metrics),
+    })
+}
+
+fn spill_folder(data: &Path) -> Result<std::path::PathBuf> {
+    let folder = data.join(SPILL_FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|error| {
+        let message = format!("cannot create the folder {} for what queries spill: {error}", folder.display());
+        Error::new(ErrorKind::Unavailable, message).with_source(error)
+    })?;
+    Ok(folder)
+}
