@@ -4,6 +4,7 @@
 
 mod catalog;
 mod command_line;
+mod crash;
 mod demo;
 mod dependencies;
 mod flight;
@@ -20,6 +21,8 @@ mod pruning;
 mod query;
 mod readme;
 mod span_table;
+mod support;
+mod tempo_http;
 mod traceql;
 mod wal;
 mod wal_crash;

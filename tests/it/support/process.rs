@@ -1,0 +1,117 @@
+//! The server as a process of its own, which can be killed.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+/// How long a start may take before a test gives up.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an orderly stop may take before a test gives up.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running server with ports that the system chose. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    /// Address of OTLP/gRPC.
+    pub(crate) otlp_grpc: String,
+    /// Address of the Tempo API.
+    pub(crate) tempo: String,
+    /// Address of Flight SQL.
+    pub(crate) flight: String,
+}
+
+impl Server {
+    /// Starts the binary on `folder` with `key=value` settings and waits until it is ready; `point` names the place at
+    /// which it is to crash. An error holds what it printed instead.
+    pub(crate) async fn start_with(folder: &Path, settings: &[&str], point: Option<&str>) -> Result<Self, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tracehouse"));
+        command.arg("serve").arg("--data").arg(folder);
+        for listener in ["otlp_grpc", "otlp_http", "tempo", "flight"] {
+            command.arg("--set").arg(format!("server.{listener}_listen=127.0.0.1:0"));
+        }
+        for setting in settings {
+            command.arg("--set").arg(setting);
+        }
+        if let Some(point) = point {
+            command.env("TRACEHOUSE_CRASHPOINT", point);
+        }
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|cause| cause.to_string())?;
+        // From here on the process ends with this value, whatever happens.
+        let mut server = Self { child, otlp_grpc: String::new(), tempo: String::new(), flight: String::new() };
+        let stdout = server.child.stdout.take().ok_or("no standard output")?;
+        let reading = tokio::task::spawn_blocking(move || read_greeting(stdout));
+        let read =
+            tokio::time::timeout(START_TIMEOUT, reading).await.map_err(|_| "the server was not ready in time")?;
+        let greeting = read.map_err(|cause| cause.to_string())?;
+        server.otlp_grpc = address(&greeting, "OTLP/gRPC")?;
+        server.tempo = address(&greeting, "Tempo API")?;
+        server.flight = address(&greeting, "Flight SQL")?;
+        Ok(server)
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How the process ended, if it did by itself within `timeout`.
+    pub(crate) async fn wait_for_exit(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let ended = async {
+            loop {
+                match self.child.try_wait() {
+                    Ok(Some(status)) => return Some(status),
+                    Ok(None) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(_) => return None,
+                }
+            }
+        };
+        tokio::time::timeout(timeout, ended).await.ok().flatten()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        // Both fail if the process has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM, and waits for the orderly end.
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        let told = Command::new("kill").arg("-TERM").arg(self.pid().to_string()).status();
+        assert!(told.is_ok_and(|status| status.success()), "cannot send SIGTERM");
+        self.wait_for_exit(STOP_TIMEOUT).await.expect("the server stops in time")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The address in the line of the greeting that begins with `listener`.
+fn address(greeting: &str, listener: &str) -> Result<String, String> {
+    let line = greeting.lines().find_map(|line| line.trim().strip_prefix(listener));
+    let url = line.and_then(|line| line.split_whitespace().next());
+    let address = url.and_then(|url| url.split("://").nth(1)).and_then(|rest| rest.split('/').next());
+    address.map(str::to_owned).ok_or_else(|| format!("no {listener} in {greeting:?}"))
+}
+
+/// Everything up to the line of the last listener, or to the end of the output if the server ends before.
+fn read_greeting(stdout: impl Read) -> String {
+    let mut greeting = String::new();
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let last = line.trim_start().starts_with("Flight SQL");
+        greeting.push_str(&line);
+        greeting.push('\n');
+        if last {
+            break;
+        }
+    }
+    greeting
+}
