@@ -11,8 +11,8 @@
 //!
 //! TraceQL knows no unknown: a comparison with something missing is false, and its negation true. In SQL it is NULL, and
 //! so is its negation. The expressions here are right where NULL counts as false, which a filter does, so every negation
-//! is written as IS NOT TRUE. What TraceQL's rules mean is in [`crate::traceql::plan`]; [`matches`] applies them span by
-//! span, and a property test holds the expressions of [`lower`] to it.
+//! is written as IS NOT TRUE. What TraceQL's rules mean is in [`crate::traceql::plan`]; [`mod@matches`] applies them span by
+//! span, and a property test holds the expressions of [`mod@lower`] to it.
 
 mod arrays;
 mod inputs;
