@@ -146,11 +146,11 @@ async fn queries(bench: &Bench, state: &str) {
         .await;
     for (what, query) in [
         ("every trace", "{}"),
-        ("one service", "{ resource.service.name = \"api-gateway\" }"),
+        ("one service", "{ resource.service.name = \"payment-service\" }"),
         ("status = error", "{ status = error }"),
         ("duration > 1s", "{ duration > 1s }"),
         ("int attribute >= 500", "{ span.http.response.status_code >= 500 }"),
-        ("rare string attribute", "{ span.user.id = \"user-012345\" }"),
+        ("rare string attribute", "{ span.user.id = \"user-00042\" }"),
     ] {
         bench.report_query(what, || search(&tempo, query, 262_144)).await;
     }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     sync::Arc,
 };
 
@@ -15,7 +16,8 @@ use tracing::{error, warn};
 use super::{
     RETRY_AFTER, WriteOutcome, WriteRequest,
     dedup::{DedupWindow, Digest},
-    record, unavailable,
+    record::{Encoder, RecordError},
+    unavailable,
 };
 use crate::{
     clock::Clock,
@@ -54,6 +56,9 @@ pub(super) struct Committer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) group_bytes_max: usize,
+    pub(super) encoder: Encoder,
+    /// The payloads of the group that is being committed, one after the other.
+    pub(super) payloads: Vec<u8>,
 }
 
 /// The requests of one tenant within a group.
@@ -140,12 +145,13 @@ impl Committer {
 
     fn commit(&mut self, groups: BTreeMap<TenantId, TenantGroup>) {
         let mut encoded = Vec::with_capacity(groups.len());
+        self.payloads.clear();
         for (tenant, group) in groups {
             if group.batches.is_empty() {
                 group.answer(&Ok(()));
                 continue;
             }
-            match merge(&group.batches) {
+            match self.merge(&group.batches) {
                 Ok((batch, payload)) => encoded.push((tenant, group, batch, payload)),
                 Err(cause) => {
                     error!(%tenant, error = %cause, "cannot encode a log record");
@@ -160,7 +166,7 @@ impl Committer {
                 tenant,
                 received_unix_nano: group.received_unix_nano,
                 digests: &group.digests,
-                payload,
+                payload: &self.payloads[payload.clone()],
             })
             .collect();
         match self.log.append_group(&records) {
@@ -197,15 +203,16 @@ impl Committer {
         self.observe_size();
     }
 
+    /// The batches of a tenant as one, and where its payload is among those of the group.
+    fn merge(&mut self, batches: &[SpanBatch]) -> Result<(SpanBatch, Range<usize>), RecordError> {
+        let batch = SpanBatch::concat(batches)?;
+        let payload = self.encoder.encode(&batch, &mut self.payloads)?;
+        Ok((batch, payload))
+    }
+
     fn observe_size(&self) {
         self.metrics.wal_bytes.set(self.log.stats().bytes.cast_signed());
     }
-}
-
-fn merge(batches: &[SpanBatch]) -> Result<(SpanBatch, Vec<u8>), record::RecordError> {
-    let batch = SpanBatch::concat(batches)?;
-    let payload = record::encode(&batch)?;
-    Ok((batch, payload))
 }
 
 /// What the log has to remember when it forgets the records that said so.

@@ -126,6 +126,8 @@ impl Ingest {
             clock,
             metrics,
             group_bytes_max: settings.ingest.group_commit_bytes_max.as_usize(),
+            encoder: record::Encoder::default(),
+            payloads: Vec::new(),
         };
         thread::Builder::new()
             .name("log-committer".to_owned())

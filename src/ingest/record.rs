@@ -10,7 +10,7 @@
 //! frames and checksums the payload; what is checked here is what a checksum cannot tell: the shape. Compression is
 //! over the whole payload because most of a small record is padding and schema.
 
-use std::io::Cursor;
+use std::{io::Cursor, ops::Range};
 
 use arrow::{
     array::RecordBatch,
@@ -58,28 +58,47 @@ pub enum RecordError {
     Batch(#[from] BatchError),
 }
 
-/// The payload that stands for `batch`.
-pub fn encode(batch: &SpanBatch) -> Result<Vec<u8>, RecordError> {
-    let mut raw = Vec::with_capacity(batch.memory_bytes() + 4096);
+/// Makes payloads, in memory that it keeps: fresh pages for megabytes in every group cost more than the encoding.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    raw: Vec<u8>,
+}
+
+impl Encoder {
+    /// Appends the payload that stands for `batch` to `out`, and tells where it is. After an error `out` is as before.
+    pub fn encode(&mut self, batch: &SpanBatch, out: &mut Vec<u8>) -> Result<Range<usize>, RecordError> {
+        let start = out.len();
+        self.raw.clear();
+        self.raw.reserve(batch.memory_bytes());
+        write_tables(batch, &mut self.raw)?;
+        let raw_length = u32::try_from(self.raw.len()).map_err(|_| RecordError::TooLarge(self.raw.len()))?;
+        let compressed_max = lz4_flex::block::get_maximum_output_size(self.raw.len());
+        out.resize(start + HEADER_BYTES + compressed_max, 0);
+        let (header, body) = out[start..].split_at_mut(HEADER_BYTES);
+        header[0] = VERSION;
+        header[1] = CODEC_LZ4;
+        header[2..].copy_from_slice(&raw_length.to_le_bytes());
+        let compressed = lz4_flex::block::compress_into(&self.raw, body);
+        let end = start + compressed.as_ref().map_or(0, |length| HEADER_BYTES + length);
+        out.truncate(end);
+        // Only a defect of the compressor exceeds the size that it names.
+        compressed.map_err(|_| RecordError::Malformed("compressed size above its own bound"))?;
+        Ok(start..end)
+    }
+}
+
+fn write_tables(batch: &SpanBatch, raw: &mut Vec<u8>) -> Result<(), RecordError> {
     for table in [batch.resources(), batch.scopes(), batch.spans()] {
         let start = raw.len();
         raw.extend_from_slice(&[0; 4]);
-        write_table(table, &mut raw)?;
+        write_table(table, raw)?;
         let length = u32::try_from(raw.len() - start - 4).map_err(|_| RecordError::TooLarge(raw.len()))?;
         raw[start..start + 4].copy_from_slice(&length.to_le_bytes());
     }
     if raw.len() > RAW_BYTES_MAX {
         return Err(RecordError::TooLarge(raw.len()));
     }
-    let raw_length = u32::try_from(raw.len()).map_err(|_| RecordError::TooLarge(raw.len()))?;
-    let mut payload = vec![0; HEADER_BYTES + lz4_flex::block::get_maximum_output_size(raw.len())];
-    payload[0] = VERSION;
-    payload[1] = CODEC_LZ4;
-    payload[2..HEADER_BYTES].copy_from_slice(&raw_length.to_le_bytes());
-    let compressed = lz4_flex::block::compress_into(&raw, &mut payload[HEADER_BYTES..])
-        .map_err(|_| RecordError::Malformed("compressed size above its own bound"))?;
-    payload.truncate(HEADER_BYTES + compressed);
-    Ok(payload)
+    Ok(())
 }
 
 /// The batch that `payload` stands for.
