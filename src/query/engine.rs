@@ -231,8 +231,9 @@ impl Parts {
         {
             let search = self.search(query)?;
             let schema = in_form(&search::answer_schema(), form);
-            let rounds = Rounds { search, base, session: session.clone() };
-            return Ok(Planned { work: Work::Search(Box::new(rounds)), session, pool, schema, form, collapse: None });
+            let rounds = Rounds { search, base: Arc::clone(&base), session: session.clone() };
+            let work = Work::Search(Box::new(rounds));
+            return Ok(Planned { work, base, session, pool, schema, form, collapse: None });
         }
         let logical = self.logical(request, &base, &session).await?;
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
@@ -243,7 +244,7 @@ impl Parts {
             .await
             .map_err(|error| failure::from_datafusion(&error))?;
         let collapse = matches!(request.kind, QueryKind::TraceById(_)).then(trace::Collapse::default);
-        Ok(Planned { work: Work::Plan(physical), session, pool, schema, form, collapse })
+        Ok(Planned { work: Work::Plan(physical), base, session, pool, schema, form, collapse })
     }
 
     async fn prepare(&self, request: &QueryRequest) -> Result<Prepared> {

@@ -1,12 +1,14 @@
 //! One run of a planned query: from the plan to the last batch, and the line in the log about it.
 
 use std::{
+    any::Any,
     panic::AssertUnwindSafe,
     sync::{Arc, PoisonError},
 };
 
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
+    catalog::TableProvider,
     execution::SessionState,
     physical_plan::{ExecutionPlan, execute_stream},
 };
@@ -22,6 +24,7 @@ use crate::{
         memory::QueryPool,
         request::{AnswerForm, QueryRequest},
         search::rounds::{RanPlans, Rounds},
+        spans_table::SpansTable,
         stats::{QueryStats, SharedStats, add_plan_metrics},
         stream::Producer,
         trace, wire,
@@ -31,6 +34,7 @@ use crate::{
 /// A query that is ready to run.
 pub(crate) struct Planned {
     pub(crate) work: Work,
+    pub(crate) base: Arc<dyn TableProvider>,
     pub(crate) session: SessionState,
     pub(crate) pool: Arc<QueryPool>,
     pub(crate) schema: SchemaRef,
@@ -86,7 +90,7 @@ impl Run {
     /// Runs to the end, whatever it is, and accounts for it.
     pub(crate) async fn finish(self, account: Account) {
         let Self { plan, producer, _permit } = self;
-        let (ran, pool) = (RanPlans::default(), Arc::clone(&plan.pool));
+        let (ran, pool, base) = (RanPlans::default(), Arc::clone(&plan.pool), Arc::clone(&plan.base));
         let plans = Arc::clone(&ran);
         let (stats, last_words) = (producer.stats(), producer.last_words());
         let started = account.started;
@@ -94,6 +98,11 @@ impl Run {
             stats.update(|stats| {
                 for plan in plans.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                     add_plan_metrics(stats, plan.as_ref());
+                }
+                if let Some(spans) = (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+                    let (scanned, pruned) = spans.file_counts();
+                    stats.files_scanned += scanned;
+                    stats.files_pruned += pruned;
                 }
                 stats.peak_memory_bytes = pool.peak_bytes() as u64;
                 stats.elapsed = started.elapsed();

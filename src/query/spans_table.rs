@@ -4,7 +4,13 @@
 //! answer is not even opened. Everything finer (row groups, pages, bloom filters, rows) is the scan's
 //! ([`crate::storage::scan`]).
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use datafusion::{
@@ -36,18 +42,29 @@ const EPOCH_DAYS_FROM_CE: i32 = 719_163;
 #[derive(Debug)]
 pub struct SpansTable {
     view: ReadView,
+    files_scanned: AtomicU64,
+    files_pruned: AtomicU64,
 }
 
 impl SpansTable {
     /// The table of a view.
     pub fn new(view: ReadView) -> Self {
-        Self { view }
+        Self { view, files_scanned: AtomicU64::new(0), files_pruned: AtomicU64::new(0) }
+    }
+
+    /// Files that scans kept, and those that they ruled out by the catalogue.
+    pub(crate) fn file_counts(&self) -> (u64, u64) {
+        (self.files_scanned.load(Ordering::Relaxed), self.files_pruned.load(Ordering::Relaxed))
     }
 
     fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<ScanFile>> {
         let files: Vec<&LiveFile> = self.view.snapshot().files().map(AsRef::as_ref).collect();
         let keep = kept(session, &files, filters)?;
-        Ok(files.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(file, _)| scan_file(file)).collect())
+        let kept: Vec<ScanFile> =
+            files.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(file, _)| scan_file(file)).collect();
+        self.files_scanned.fetch_add(kept.len() as u64, Ordering::Relaxed);
+        self.files_pruned.fetch_add((files.len() - kept.len()) as u64, Ordering::Relaxed);
+        Ok(kept)
     }
 }
 

@@ -23,9 +23,9 @@ pub struct QueryStats {
     pub scanned_rows: u64,
     /// Bytes read from files.
     pub scanned_bytes: u64,
-    /// Files that were left after pruning by the catalogue.
+    /// Files that scans had to look into; a file counts for each scan of it.
     pub files_scanned: u64,
-    /// Files that the catalogue or their statistics ruled out.
+    /// Files that scans ruled out by the catalogue's statistics.
     pub files_pruned: u64,
     /// Row groups that were read.
     pub row_groups_scanned: u64,
@@ -73,12 +73,9 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
     for metric in metrics.iter() {
         match metric.value() {
             MetricValue::SpilledBytes(bytes) => stats.spilled_bytes += bytes.value() as u64,
-            MetricValue::Count { name, count } => match name.as_ref() {
-                "bytes_scanned" => stats.scanned_bytes += count.value() as u64,
-                "files_scanned" => stats.files_scanned += count.value() as u64,
-                "files_pruned" => stats.files_pruned += count.value() as u64,
-                _ => {}
-            },
+            MetricValue::Count { name, count } if name == "bytes_scanned" => {
+                stats.scanned_bytes += count.value() as u64;
+            }
             MetricValue::PruningMetrics { name, pruning_metrics } => {
                 let (pruned, matched) = (pruning_metrics.pruned() as u64, pruning_metrics.matched() as u64);
                 match name.as_ref() {
@@ -87,10 +84,6 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
                     "row_groups_pruned_bloom_filter" => {
                         stats.row_groups_pruned += pruned;
                         stats.row_groups_scanned += matched;
-                    }
-                    "files_ranges_pruned_statistics" => {
-                        stats.files_pruned += pruned;
-                        stats.files_scanned += matched;
                     }
                     _ => {}
                 }
