@@ -40,7 +40,7 @@ use crate::{
     error::Result,
     functions,
     model::schema::logical_schema,
-    query::{failure, functions::view_functions, limits::QueryLimits, memory::QueryPool, rules},
+    query::{failure, functions::view_functions, limits::QueryLimits, memory::QueryPool, rules, sandbox::growth},
     storage::{scan, store::Store},
 };
 
@@ -96,7 +96,9 @@ impl SessionTemplate {
             .with_file_formats(Vec::new())
             .with_table_function_list(SessionStateDefaults::default_table_functions());
         let mut builder = functions::configure(builder);
-        builder.scalar_functions().get_or_insert_default().extend(view_functions());
+        let functions = builder.scalar_functions().get_or_insert_default();
+        functions.extend(view_functions());
+        *functions = growth::bounded(std::mem::take(functions));
         let state = builder.build();
         let rules = rules::with_ours(state.optimizers());
         let state = SessionStateBuilder::new_from_existing(state).with_optimizer_rules(rules).build();
