@@ -20,6 +20,7 @@ mod promotion;
 mod pruning;
 mod query;
 mod readme;
+mod slt;
 mod span_table;
 mod support;
 mod tempo_http;
