@@ -1,19 +1,34 @@
-//! Who answers a query, for the commands that ask: a running server.
+//! Who answers a query, for the commands that ask: a running server, or this process on a local data folder.
+
+use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use clap::Args;
-use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 
-use super::{output::OutputArgs, remote::Remote, settings::SourceArgs};
-use crate::query::QueryKind;
+use super::{
+    output::OutputArgs,
+    remote::Remote,
+    settings::{SourceArgs, flag},
+};
+use crate::{
+    clock::SystemClock,
+    config::Settings,
+    model::tenant::TenantId,
+    query::{AnswerForm, QueryKind, QueryRequest},
+    server::LocalFolder,
+};
 
 /// Who is asked.
 #[derive(Args, Debug)]
 pub(super) struct TargetArgs {
-    /// URL of a running server's Flight SQL port; without it, the one of the settings.
+    /// URL of a running server's Flight SQL port; without it and --data, the one of the settings.
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+    /// Data folder to read instead of asking a server; no server may have it open.
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    data: Option<String>,
     #[command(flatten)]
     sources: SourceArgs,
 }
@@ -31,17 +46,23 @@ pub(super) fn ask(target: &TargetArgs, query: QueryKind, output: &OutputArgs) ->
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
-        let answer = Remote::connect(&target.server()?).await?.ask(query).await?;
+        let flags = target.data.iter().map(|folder| flag("--data", "data", folder)).collect();
+        let effective = target.sources.load(flags)?;
+        if target.data.is_some() {
+            return ask_folder(effective.settings(), query, output).await;
+        }
+        let of_settings = || format!("http://{}", effective.settings().server.flight_listen);
+        let url = target.server.clone().unwrap_or_else(of_settings);
+        let answer = Remote::connect(&url).await?.ask(query).await?;
         output.write(answer.schema, answer.batches).await
     })
 }
 
-impl TargetArgs {
-    /// The URL of the server to ask.
-    fn server(&self) -> anyhow::Result<String> {
-        match &self.server {
-            Some(url) => Ok(url.clone()),
-            None => Ok(format!("http://{}", self.sources.load(Vec::new())?.settings().server.flight_listen)),
-        }
-    }
+async fn ask_folder(settings: &Settings, query: QueryKind, output: &OutputArgs) -> anyhow::Result<()> {
+    let folder = LocalFolder::open(settings, Arc::new(SystemClock)).await?;
+    let mut request = QueryRequest::new(TenantId::single(), query);
+    request.form = AnswerForm::Plain;
+    let stream = folder.engine.execute(request).await?;
+    // The folder stays open, and closed to servers, until the last row is written.
+    output.write(stream.schema(), stream.map_err(anyhow::Error::new).boxed()).await
 }

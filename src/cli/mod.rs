@@ -35,9 +35,9 @@ enum Command {
     Config(config::ConfigArgs),
     /// Sends example traces of a small shop to an OTLP endpoint.
     Demo(demo::DemoArgs),
-    /// Runs a SQL statement on a running server.
+    /// Runs a SQL statement on a running server or a data folder.
     Sql(sql::SqlArgs),
-    /// Runs a TraceQL search on a running server.
+    /// Runs a TraceQL search on a running server or a data folder.
     Traceql(traceql::TraceqlArgs),
 }
 

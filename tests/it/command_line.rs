@@ -1,8 +1,8 @@
 //! The program itself: what it prints, and how it ends.
 
 use std::{
-    io::{BufRead, BufReader, Read},
-    net::{SocketAddr, TcpListener},
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -13,7 +13,7 @@ use std::{
 const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program in a folder of its own, without the settings of whoever runs the tests.
-fn tracehouse(folder: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn tracehouse(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tracehouse"));
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars_os() {
@@ -24,23 +24,30 @@ fn tracehouse(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A server on free ports, and where its Tempo listener is.
-fn serve(folder: &Path, more: &[&str]) -> (Child, SocketAddr) {
+/// Where a server of [`serve`] listens.
+struct Listening {
+    otlp_http: SocketAddr,
+    tempo: SocketAddr,
+}
+
+/// A server on free ports.
+fn serve(folder: &Path, more: &[&str]) -> (Child, Listening) {
     let mut arguments = vec!["serve"];
     for listen in ["--otlp-grpc-listen", "--otlp-http-listen", "--tempo-listen", "--flight-listen"] {
         arguments.extend([listen, "127.0.0.1:0"]);
     }
     arguments.extend(more);
     let mut child = tracehouse(folder, &arguments).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = lines.find_map(|line| {
-        let line = line.unwrap();
-        let (_, rest) = line.split_once("Tempo API    http://")?;
-        rest.split(' ').next()?.parse().ok()
-    });
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut address = |name: &str| -> SocketAddr {
+        let url = lines.find_map(|line| line.trim_start().strip_prefix(name).map(|url| url.trim_start().to_owned()));
+        let url = url.expect("the greeting names every listener");
+        url.trim_start_matches("http://").split(['/', ' ']).next().unwrap().parse().unwrap()
+    };
+    let listening = Listening { otlp_http: address("OTLP/HTTP"), tempo: address("Tempo API") };
     // What follows must not fill the pipe.
     thread::spawn(move || lines.for_each(drop));
-    (child, address.expect("the greeting names the Tempo listener"))
+    (child, listening)
 }
 
 fn signal(child: &Child, name: &str) {
@@ -77,6 +84,28 @@ fn a_signal_stops_the_server_in_order() {
         assert_eq!(last["message"], "stopped", "{log}");
         assert!(folder.path().join("tracehouse-data").is_dir());
     }
+}
+
+#[test]
+fn a_second_signal_stops_the_server_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, Listening { otlp_http, tempo }) = serve(folder.path(), &["--set", "server.shutdown_timeout=1h"]);
+    let mut half = TcpStream::connect(otlp_http).unwrap();
+    let head = "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n";
+    half.write_all(format!("{head}content-length: 1000\r\n\r\n").as_bytes()).unwrap();
+    // The server asks for the body, so the request runs.
+    half.read_exact(&mut [0; 8]).unwrap();
+    signal(&child, "-TERM");
+    // The listeners close when the stop has begun.
+    while TcpStream::connect(tempo).is_ok() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    signal(&child, "-TERM");
+    assert_eq!(wait(&mut child).code(), Some(1));
+    let log = errors(&mut child);
+    assert!(
+        log.ends_with("error: stopped at once by a second signal (SIGTERM); what was acknowledged is in the log\n")
+    );
 }
 
 #[test]

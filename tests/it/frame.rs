@@ -9,7 +9,7 @@ use tokio::{
 use tracehouse::{clock::SystemClock, config::Settings, server::Server};
 
 /// Settings of a server of its own: free ports, its data in `data`.
-fn settings(data: &Path) -> Settings {
+pub(crate) fn settings(data: &Path) -> Settings {
     let mut settings = Settings { data: data.to_owned(), ..Settings::default() };
     let any_port = ([127, 0, 0, 1], 0).into();
     settings.server.otlp_grpc_listen = any_port;
@@ -19,11 +19,11 @@ fn settings(data: &Path) -> Settings {
     settings
 }
 
-async fn start(settings: &Settings) -> Server {
+pub(crate) async fn start(settings: &Settings) -> Server {
     Server::start(settings, Arc::new(SystemClock)).await.unwrap()
 }
 
-async fn get(server: &Server, path: &str) -> reqwest::Response {
+pub(crate) async fn get(server: &Server, path: &str) -> reqwest::Response {
     reqwest::get(format!("http://{}{path}", server.addresses().tempo)).await.unwrap()
 }
 

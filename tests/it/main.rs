@@ -7,6 +7,7 @@ mod command_line;
 mod crash;
 mod demo;
 mod dependencies;
+mod end_to_end;
 mod flight;
 mod frame;
 mod ingest;

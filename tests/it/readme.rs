@@ -85,21 +85,25 @@ fn is_shell(block: &Block) -> bool {
     ["sh", "shell", "bash", "console"].contains(&block.language.as_str())
 }
 
+/// Every command of the program in the documents, as arguments, with the place where it stands.
+pub(crate) fn shown_commands() -> Vec<(String, Vec<String>)> {
+    let blocks = blocks();
+    let shells = blocks.iter().filter(|block| is_shell(block));
+    shells.flat_map(|block| commands(block).into_iter().map(|command| (block.place.clone(), command))).collect()
+}
+
 #[test]
 fn shown_commands_exist_with_their_arguments() {
     let mut faults = Vec::new();
-    let mut shown = 0;
-    for block in blocks().iter().filter(|block| is_shell(block)) {
-        for command in commands(block) {
-            shown += 1;
-            let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
-            if let Err(error) = check_arguments(&arguments) {
-                faults.push(format!("{}: {}\n{error}", block.place, command.join(" ")));
-            }
+    let shown = shown_commands();
+    for (place, command) in &shown {
+        let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        if let Err(error) = check_arguments(&arguments) {
+            faults.push(format!("{place}: {}\n{error}", command.join(" ")));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert!(shown > 0, "the README shows no command");
+    assert!(!shown.is_empty(), "the documents show no command");
 }
 
 #[test]
