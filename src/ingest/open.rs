@@ -164,14 +164,16 @@ impl ReadOnly {
 }
 
 fn wal_settings(settings: &Settings) -> WalSettings {
+    let defaults = WalSettings::default();
     WalSettings {
+        // A small log takes records of at most half of it.
+        record_bytes_max: defaults.record_bytes_max.min(settings.wal.bytes_max.bytes() / 2),
         segment_bytes_max: settings.wal.segment_bytes_max.bytes(),
         bytes_max: settings.wal.bytes_max.bytes(),
         sync: match settings.wal.sync {
             WalSync::Always => SyncMode::Always,
             WalSync::Relaxed => SyncMode::Relaxed,
         },
-        ..WalSettings::default()
     }
 }
 

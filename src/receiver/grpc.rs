@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
     GRPC, Receiver,
@@ -52,24 +52,35 @@ async fn export(State(receiver): State<Receiver>, request: Request<Body>) -> Res
         response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
         return response;
     };
-    match handle(&receiver, compression, request.into_body()).await {
+    let (head, mut body) = request.into_parts();
+    let outcome = handle(&receiver, compression, &head.headers, &mut body).await;
+    receiver.count(GRPC, &outcome);
+    match outcome {
         Ok(message) => answer(&message),
         Err(error) => status(&error).into_http(),
     }
 }
 
-async fn handle(receiver: &Receiver, compression: Option<Compression>, body: Body) -> Result<Vec<u8>> {
+async fn handle(
+    receiver: &Receiver,
+    compression: Option<Compression>,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Vec<u8>> {
     let bytes_max = receiver.request_bytes_max();
     let mut reservation = receiver.reserve();
-    let framed = body::read(body, bytes_max.saturating_add(FRAME_HEADER_BYTES), &mut reservation).await?;
+    let framed_bytes_max = bytes_max.saturating_add(FRAME_HEADER_BYTES);
+    let framed = body::read(headers, body, framed_bytes_max, &mut reservation).await.map_err(|error| {
+        // The sender knows the limit of a message, not of a frame.
+        if error.kind() == ErrorKind::TooLarge { body::too_large(bytes_max) } else { error }
+    })?;
     let (compressed, message) = unframe(&framed)?;
     let compression = match (compressed, compression) {
         (false, _) => None,
         (true, Some(compression)) => Some(compression),
         (true, None) => return Err(Error::invalid("the message is compressed and grpc-encoding does not say how")),
     };
-    let (message, _reservation) = body::decompress(message, compression, bytes_max, reservation).await?;
-    Ok(receiver.export(GRPC, message).await?.encode_to_vec())
+    Ok(receiver.export(GRPC, compression, message, reservation).await?.encode_to_vec())
 }
 
 /// The one message of a unary call, and whether it is compressed.
@@ -99,15 +110,12 @@ fn answer(message: &[u8]) -> Response<Body> {
     let frames = [Ok::<_, std::convert::Infallible>(Frame::data(framed.freeze())), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(Body::new(StreamBody::new(stream::iter(frames))));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
     response
 }
 
 fn status(error: &Error) -> Status {
-    // A request that is too large stays so; the kind's code with a hint would have senders repeat it.
-    let code = match error.kind() {
-        ErrorKind::TooLarge => Code::ResourceExhausted,
-        kind => kind.grpc_code(),
-    };
+    let code = error.kind().grpc_code();
     match retry_after(error) {
         Some(_) => Status::with_details(code, error.message(), Bytes::from(rpc_status::protobuf(error))),
         None => Status::new(code, error.message()),

@@ -2,6 +2,8 @@
 //!
 //! Source: the OTLP specification, "OTLP/HTTP", and the OpenTelemetry Collector where that is silent.
 
+use std::time::Duration;
+
 use axum::{
     Router,
     body::Body,
@@ -16,18 +18,23 @@ use serde_json::json;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::{
-    Encoding, HTTP_JSON, HTTP_PROTOBUF, Receiver,
+    Encoding, HTTP_JSON, HTTP_PROTOBUF, Protocol, Receiver,
     body::{self, Compression, SUPPORTED},
     retry_after, rpc_status,
 };
 use crate::error::{Error, Result};
+
+const PATH: &str = "/v1/traces";
+
+/// How long browsers remember that they may send.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(7200);
 
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
 pub(super) fn router(receiver: Receiver) -> Router {
     let cors = cors(&receiver.0.settings.cors_allowed_origins);
-    let router = Router::new().route("/v1/traces", any(traces)).with_state(receiver);
+    let router = Router::new().route(PATH, any(traces)).fallback(not_found).with_state(receiver);
     match cors {
         Some(cors) => router.layer(cors),
         None => router,
@@ -39,14 +46,18 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let allowed = match origins {
         [] => return None,
         origins if origins.iter().any(|origin| origin == "*") => AllowOrigin::any(),
-        // An origin that is not a header value is no origin that a browser sends.
-        origins => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+        // An origin that is not a header value is no origin that a browser sends; nor does one end in a slash.
+        origins => {
+            let origins = origins.iter().map(|origin| origin.trim_end_matches('/'));
+            AllowOrigin::list(origins.filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        }
     };
     Some(
         CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods([Method::POST])
-            .allow_headers(AllowHeaders::mirror_request()),
+            .allow_headers(AllowHeaders::mirror_request())
+            .max_age(PREFLIGHT_MAX_AGE),
     )
 }
 
@@ -58,34 +69,45 @@ async fn traces(State(receiver): State<Receiver>, request: Request<Body>) -> Res
     }
     let Some(encoding) = encoding(request.headers()) else {
         let message = "415 unsupported media type, supported: [application/json, application/x-protobuf]";
+        body::drain(request.into_body());
         return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     };
     let name = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     let Ok(compression) = Compression::parse(name.unwrap_or_default()) else {
         let message = format!("unsupported content encoding {:?}, supported: {SUPPORTED}", name.unwrap_or_default());
+        body::drain(request.into_body());
         return refusal(encoding, StatusCode::UNSUPPORTED_MEDIA_TYPE, &Error::invalid(message));
     };
-    match export(&receiver, encoding, compression, request.into_body()).await {
+    let protocol = match encoding {
+        Encoding::Protobuf => HTTP_PROTOBUF,
+        Encoding::Json => HTTP_JSON,
+    };
+    let (head, mut body) = request.into_parts();
+    let outcome = export(&receiver, protocol, compression, &head.headers, &mut body).await;
+    receiver.count(protocol, &outcome);
+    match outcome {
         Ok(response) => accepted(encoding, &response),
-        Err(error) => refusal(encoding, error.kind().http_status(), &error),
+        Err(error) => {
+            body::drain(body);
+            refusal(encoding, error.kind().http_status(), &error)
+        }
     }
 }
 
 async fn export(
     receiver: &Receiver,
-    encoding: Encoding,
+    protocol: Protocol,
     compression: Option<Compression>,
-    body: Body,
+    headers: &HeaderMap,
+    body: &mut Body,
 ) -> Result<ExportTraceServiceResponse> {
-    let bytes_max = receiver.request_bytes_max();
     let mut reservation = receiver.reserve();
-    let body = body::read(body, bytes_max, &mut reservation).await?;
-    let (body, _reservation) = body::decompress(body, compression, bytes_max, reservation).await?;
-    let protocol = match encoding {
-        Encoding::Protobuf => HTTP_PROTOBUF,
-        Encoding::Json => HTTP_JSON,
-    };
-    receiver.export(protocol, body).await
+    let body = body::read(headers, body, receiver.request_bytes_max(), &mut reservation).await?;
+    receiver.export(protocol, compression, body, reservation).await
+}
+
+async fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "404 not found, traces are received at /v1/traces")
 }
 
 /// The encoding that the content type names, whatever its parameters.

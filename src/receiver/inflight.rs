@@ -39,6 +39,16 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    /// Bytes that this holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes this hold `bytes`, unless it already holds more.
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<()> {
+        if bytes > self.bytes { self.grow(bytes - self.bytes) } else { Ok(()) }
+    }
+
     /// Takes more of the budget, before the bytes are kept.
     pub(super) fn grow(&mut self, by: usize) -> Result<()> {
         let InFlight { bytes, bytes_max, gauge } = &self.budget;

@@ -12,7 +12,13 @@
 //! as rejected in `partial_success`, and do not hold up the others.
 //!
 //! What a sender can make the server hold is bounded twice: each request by its size after decompression, and all
-//! requests together by [`inflight`], where every byte is reserved before it is kept.
+//! requests together by [`inflight`], where every byte is reserved before it is kept. A length that was announced is
+//! reserved before the body is read, so that a refusal under pressure is early and cheap. There is no queue.
+//!
+//! gRPC framing is read here and not by a library: its codec would see messages only after they were decompressed on the
+//! network's threads, and would answer one that is too large with `OUT_OF_RANGE`, which OTLP senders retry.
+//!
+//! Deliberately absent: tenants from headers (there is one tenant), gRPC-Web, reflection.
 
 mod body;
 mod grpc;
@@ -20,14 +26,20 @@ mod http;
 mod inflight;
 mod rpc_status;
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use axum::Router;
 use bytes::Bytes;
 use chrono::{NaiveDate, NaiveTime};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 
-use self::inflight::{InFlight, Reservation};
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use self::{
+    body::Compression,
+    inflight::{InFlight, Reservation},
+};
 use crate::{
     clock::Clock,
     config::IngestSettings,
@@ -41,15 +53,15 @@ use crate::{
     },
     otlp::{
         Decoded,
-        decode::decode_protobuf,
+        decode::{REQUEST_BYTES_MAX, decode_protobuf},
         json::decode_json,
         rules::{Limits, Rules},
     },
 };
 
-/// Bodies of at least this many bytes are decompressed and decoded away from the network's threads. Below it, handing
-/// over costs more than it saves.
-const OFFLOAD_BYTES: usize = 64 << 10;
+/// Bodies below this size that are not compressed are decoded where they were received: that takes less time than
+/// handing them over and back. How much a compressed one becomes shows only when it is decompressed.
+const INLINE_BYTES: usize = 16 << 10;
 
 /// How a request is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +89,8 @@ pub struct Receiver(Arc<Inner>);
 struct Inner {
     ingest: Arc<Ingest>,
     in_flight: InFlight,
+    /// As many requests are decoded at once as there are cores; the others wait, within the budget.
+    decoders: Semaphore,
     settings: IngestSettings,
     limits: Limits,
     promotion: Arc<Promotion>,
@@ -95,8 +109,16 @@ impl Receiver {
             ..Limits::default()
         };
         let in_flight = InFlight::new(settings.in_flight_bytes_max.as_usize(), metrics.ingest_in_flight_bytes.clone());
-        let settings = settings.clone();
-        Self(Arc::new(Inner { ingest, in_flight, settings, limits, promotion: promotion::standard(), clock, metrics }))
+        Self(Arc::new(Inner {
+            ingest,
+            in_flight,
+            decoders: Semaphore::new(available_parallelism().map_or(4, usize::from)),
+            settings: settings.clone(),
+            limits,
+            promotion: promotion::standard(),
+            clock,
+            metrics,
+        }))
     }
 
     /// The routes of OTLP/gRPC.
@@ -110,32 +132,37 @@ impl Receiver {
     }
 
     fn request_bytes_max(&self) -> usize {
-        self.0.settings.request_bytes_max.as_usize()
+        self.0.settings.request_bytes_max.as_usize().min(REQUEST_BYTES_MAX)
     }
 
     fn reserve(&self) -> Reservation {
         self.0.in_flight.reservation()
     }
 
-    /// Decodes and stores a request; returns when what was accepted is durable and visible.
-    async fn export(&self, protocol: Protocol, body: Bytes) -> Result<ExportTraceServiceResponse> {
-        let outcome = self.try_export(protocol, body).await;
-        let label = match outcome.as_ref().map_err(Error::kind) {
-            Ok(_) => "ok",
-            Err(ErrorKind::Unavailable | ErrorKind::ResourceExhausted) => "retry",
-            Err(_) => "refused",
-        };
-        self.0.metrics.count_request(protocol.label, label);
-        outcome
-    }
-
-    async fn try_export(&self, protocol: Protocol, body: Bytes) -> Result<ExportTraceServiceResponse> {
+    /// Decompresses, decodes and stores a request; returns when what was accepted is durable and visible.
+    async fn export(
+        &self,
+        protocol: Protocol,
+        compression: Option<Compression>,
+        body: Bytes,
+        mut reservation: Reservation,
+    ) -> Result<ExportTraceServiceResponse> {
         let received_unix_nano = self.0.clock.now_unix_nano();
-        let digest = dedup::digest(&body);
-        let bytes = body.len();
-        let receiver = self.clone();
-        let Decoded { batch, rejected } =
-            offload(bytes, move || receiver.decode(protocol, &body, received_unix_nano)).await??;
+        let (decoded, _reservation) = if compression.is_none() && body.len() < INLINE_BYTES {
+            (self.decode(protocol, compression, &body, received_unix_nano, &mut reservation)?, reservation)
+        } else {
+            let _turn = self.0.decoders.acquire().await.map_err(defect)?;
+            let receiver = self.clone();
+            let decode = move || {
+                let decoded = receiver.decode(protocol, compression, &body, received_unix_nano, &mut reservation)?;
+                Ok::<_, Error>((decoded, reservation))
+            };
+            tokio::task::spawn_blocking(decode).await.map_err(defect)??
+        };
+        let Digested { decoded: Decoded { batch, rejected }, digest, bytes } = decoded;
+        if !rejected.is_empty() {
+            debug!(protocol = protocol.label, rejected = rejected.total(), reasons = %rejected, "spans rejected");
+        }
 
         let spans = batch.num_spans();
         let request = WriteRequest { batch, digest, received_unix_nano };
@@ -156,7 +183,15 @@ impl Receiver {
         Ok(ExportTraceServiceResponse { partial_success })
     }
 
-    fn decode(&self, protocol: Protocol, body: &[u8], now_unix_nano: i64) -> Result<Decoded> {
+    fn decode(
+        &self,
+        protocol: Protocol,
+        compression: Option<Compression>,
+        body: &[u8],
+        now_unix_nano: i64,
+        reservation: &mut Reservation,
+    ) -> Result<Digested> {
+        let body = body::decompress(body, compression, self.request_bytes_max(), reservation)?;
         let settings = &self.0.settings;
         let rules = Rules {
             limits: self.0.limits.clone(),
@@ -166,21 +201,33 @@ impl Receiver {
             ),
         };
         let decoded = match protocol.encoding {
-            Encoding::Protobuf => decode_protobuf(body, &self.0.promotion, &rules),
-            Encoding::Json => decode_json(body, &self.0.promotion, &rules),
+            Encoding::Protobuf => decode_protobuf(&body, &self.0.promotion, &rules),
+            Encoding::Json => decode_json(&body, &self.0.promotion, &rules),
+        }?;
+        Ok(Digested { decoded, digest: dedup::digest(&body), bytes: body.len() })
+    }
+
+    /// Counts a request by what becomes of it.
+    fn count<T>(&self, protocol: Protocol, outcome: &Result<T>) {
+        let label = match outcome.as_ref().map_err(Error::kind) {
+            Ok(_) => "ok",
+            Err(ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::DeadlineExceeded) => "retry",
+            Err(_) => "refused",
         };
-        Ok(decoded?)
+        self.0.metrics.count_request(protocol.label, label);
     }
 }
 
-/// Runs work on `bytes` bytes where it holds up nothing else.
-async fn offload<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    if bytes < OFFLOAD_BYTES {
-        return Ok(work());
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|panic| {
-        Error::new(ErrorKind::Unavailable, "the request could not be processed; retry later").with_source(panic)
-    })
+/// A decoded request and the digest and size of its body after decompression.
+struct Digested {
+    decoded: Decoded,
+    digest: dedup::Digest,
+    bytes: usize,
+}
+
+/// A panic while decoding.
+fn defect(panic: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Unavailable, "the request could not be processed; retry later").with_source(panic)
 }
 
 /// The first instant of a UTC day, in Unix nanoseconds.
@@ -191,7 +238,7 @@ fn day_start(day: NaiveDate) -> i64 {
 /// What goes wrong behind the decoder is not the request's fault, so senders should keep it.
 fn retryable(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Internal | ErrorKind::Corrupt => {
+        ErrorKind::Internal | ErrorKind::Corrupt | ErrorKind::DeadlineExceeded | ErrorKind::Cancelled => {
             let message = format!("the request could not be stored: {}", error.message());
             Error::new(ErrorKind::Unavailable, message).with_retry_after(RETRY_AFTER).with_source(error)
         }
@@ -199,7 +246,41 @@ fn retryable(error: Error) -> Error {
     }
 }
 
-/// The hint for senders, in whole seconds and at least one.
+/// The hint for senders where a retry makes sense, in whole seconds and at least one.
 fn retry_after(error: &Error) -> Option<Duration> {
-    error.retry_after().map(|delay| Duration::from_secs(delay.as_secs().max(1)))
+    let passes =
+        matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::ResourceExhausted | ErrorKind::DeadlineExceeded);
+    passes.then(|| {
+        let delay = error.retry_after().unwrap_or(RETRY_AFTER);
+        Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0)).max(Duration::from_secs(1))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_behind_the_decoder_is_worth_a_retry_with_a_hint() {
+        use ErrorKind::{Cancelled, Corrupt, DeadlineExceeded, Internal};
+        for kind in [Internal, Corrupt, DeadlineExceeded, Cancelled] {
+            let error = retryable(Error::new(kind, "disk"));
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert_eq!(error.message(), "the request could not be stored: disk");
+            assert_eq!(retry_after(&error), Some(RETRY_AFTER));
+        }
+        assert_eq!(retryable(Error::new(ErrorKind::TooLarge, "x")).kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn hints_are_whole_seconds_and_only_for_what_may_pass() {
+        let hint = |kind, delay_ms: u64| {
+            retry_after(&Error::new(kind, "x").with_retry_after(Duration::from_millis(delay_ms))).map(|d| d.as_secs())
+        };
+        assert_eq!(hint(ErrorKind::Unavailable, 0), Some(1));
+        assert_eq!(hint(ErrorKind::Unavailable, 2500), Some(3));
+        assert_eq!(hint(ErrorKind::ResourceExhausted, 7000), Some(7));
+        assert_eq!(hint(ErrorKind::TooLarge, 7000), None);
+        assert_eq!(hint(ErrorKind::InvalidArgument, 7000), None);
+    }
 }

@@ -10,6 +10,7 @@
 //! | `attr_number(m, 'k')`, `attr_text(m, 'k')` | `c`, cast, where the residual cannot hold `k`; else `c` before the residual |
 //! | `attr_exists(m, 'k')` | `c IS NOT NULL`, or in the residual |
 //! | any of them, if the batch cannot hold `k` in such a type | NULL of its type, false for `attr_exists` |
+//! | `attr_nested(m, 'k')` | the same on the residual |
 //! | `attr_json(m, 'k')` | the same on the residual with `c` put back |
 //! | `m` itself | `attr_assemble(m, 'k', c, ...)` with every promoted column of the scope |
 //!
@@ -259,8 +260,8 @@ fn types_read(get: AttrFunction) -> TypeSet {
         AttrFunction::Float => TypeSet::of(AttributeType::Float),
         AttrFunction::Bool => TypeSet::of(AttributeType::Bool),
         AttrFunction::Number => TypeSet::of(AttributeType::Int).union(TypeSet::of(AttributeType::Float)),
-        AttrFunction::Nested => TypeSet::NESTED,
         AttrFunction::Text => TypeSet::VALUES,
+        AttrFunction::Nested => TypeSet::NESTED,
         AttrFunction::Json | AttrFunction::Exists => TypeSet::ALL,
     }
 }

@@ -192,6 +192,28 @@ async fn a_full_buffer_refuses_early_and_accepts_again_after_a_flush() {
 }
 
 #[tokio::test]
+async fn a_full_log_refuses_and_has_room_again_after_a_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = quiet();
+    settings.wal.bytes_max = ByteSize::kib(256);
+    settings.wal.segment_bytes_max = ByteSize::kib(64);
+    let house = House::open(folder.path(), settings).await;
+    let mut digest = 0;
+    let refused = loop {
+        digest += 1;
+        match house.write(digest as u64 * 100..digest as u64 * 100 + 100, digest).await {
+            Ok(_) => assert!(digest < 1000, "never refused"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    assert!(refused.message().contains("262144"), "{refused}");
+    assert!(refused.retry_after().is_some());
+    house.ingest.flush().await.unwrap();
+    house.write(1_000_000..1_000_001, 0).await.unwrap();
+}
+
+#[tokio::test]
 async fn many_small_records_take_bounded_memory_and_few_batches() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = quiet();

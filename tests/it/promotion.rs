@@ -161,6 +161,8 @@ const QUERIES: &[&str] = &[
     "SELECT span_id FROM t WHERE attr_exists($m, '$k')",
     "SELECT span_id FROM t WHERE NOT attr_exists($m, '$k') AND duration_nano > 100",
     "SELECT span_id FROM t WHERE attr_int($m, '$k') IS NULL",
+    "SELECT span_id, attr_nested($m, '$k') FROM t WHERE attr_nested($m, '$l') IS NULL OR attr_int($m, '$l') > 0",
+    "SELECT span_id FROM t WHERE attr_nested($m, '$k') LIKE '%a%' OR attr_str($m, '$k') = 'a'",
     "SELECT span_id, $m FROM t WHERE attr_str($m, '$k') = 'GET'",
     "SELECT span_id, attr_map_text(span_attributes), attr_keys(resource_attributes) FROM t WHERE kind = 'server'",
     "SELECT span_id, attr_text($m, lower(CASE WHEN kind = 'server' THEN '$k' ELSE '$l' END)) FROM t",
