@@ -30,11 +30,12 @@ struct Listening {
     tempo: SocketAddr,
 }
 
-/// A server on free ports.
-fn serve(folder: &Path, more: &[&str]) -> (Child, Listening) {
+/// A server on free ports of `ip`.
+fn serve(folder: &Path, ip: &str, more: &[&str]) -> (Child, Listening) {
+    let address = format!("{ip}:0");
     let mut arguments = vec!["serve"];
     for listen in ["--otlp-grpc-listen", "--otlp-http-listen", "--tempo-listen", "--flight-listen"] {
-        arguments.extend([listen, "127.0.0.1:0"]);
+        arguments.extend([listen, &address]);
     }
     arguments.extend(more);
     let mut child = tracehouse(folder, &arguments).spawn().unwrap();
@@ -76,7 +77,7 @@ fn errors(child: &mut Child) -> String {
 fn a_signal_stops_the_server_in_order() {
     for name in ["-TERM", "-INT"] {
         let folder = tempfile::tempdir().unwrap();
-        let (mut child, _) = serve(folder.path(), &["--log-format", "json"]);
+        let (mut child, _) = serve(folder.path(), "127.0.0.1", &["--log-format", "json"]);
         signal(&child, name);
         assert_eq!(wait(&mut child).code(), Some(0), "{name}");
         let log = errors(&mut child);
@@ -89,7 +90,9 @@ fn a_signal_stops_the_server_in_order() {
 #[test]
 fn a_second_signal_stops_the_server_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut child, Listening { otlp_http, tempo }) = serve(folder.path(), &["--set", "server.shutdown_timeout=1h"]);
+    // On an address that no other test uses, nobody else is given the ports that become free.
+    let (mut child, Listening { otlp_http, tempo }) =
+        serve(folder.path(), "127.0.0.72", &["--set", "server.shutdown_timeout=1h"]);
     let mut half = TcpStream::connect(otlp_http).unwrap();
     let head = "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n";
     half.write_all(format!("{head}content-length: 1000\r\n\r\n").as_bytes()).unwrap();
@@ -157,7 +160,7 @@ fn wrong_settings_end_the_program_before_it_starts() {
 #[test]
 fn a_server_that_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.73:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");
     let output = tracehouse(folder.path(), &["sql", "SELECT 1", "--server", &url]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

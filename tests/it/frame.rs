@@ -10,8 +10,12 @@ use tracehouse::{clock::SystemClock, config::Settings, server::Server};
 
 /// Settings of a server of its own: free ports, its data in `data`.
 pub(crate) fn settings(data: &Path) -> Settings {
+    settings_on([127, 0, 0, 1], data)
+}
+
+fn settings_on(ip: [u8; 4], data: &Path) -> Settings {
     let mut settings = Settings { data: data.to_owned(), ..Settings::default() };
-    let any_port = ([127, 0, 0, 1], 0).into();
+    let any_port = (ip, 0).into();
     settings.server.otlp_grpc_listen = any_port;
     settings.server.otlp_http_listen = any_port;
     settings.server.tempo_listen = any_port;
@@ -61,7 +65,8 @@ async fn a_port_in_use_is_named_with_its_listener_and_setting() {
 #[tokio::test]
 async fn a_stop_closes_idle_connections_and_all_ports() {
     let folder = tempfile::tempdir().unwrap();
-    let server = start(&settings(folder.path())).await;
+    // On an address that no other test uses, nobody else is given the ports that become free.
+    let server = start(&settings_on([127, 0, 0, 71], folder.path())).await;
     let addresses = server.addresses();
     let mut idle = TcpStream::connect(addresses.tempo).await.unwrap();
     let mut used = TcpStream::connect(addresses.tempo).await.unwrap();
