@@ -51,6 +51,8 @@ async fn fetched(client: &mut FlightSqlServiceClient<Channel>, info: FlightInfo)
     let announced = info.clone().try_decode_schema().unwrap();
     let [endpoint] = info.endpoint.as_slice() else { panic!("endpoints: {:?}", info.endpoint) };
     assert!(endpoint.location.is_empty());
+    // Clients in C++ and Python refuse an answer that does not repeat the descriptor.
+    assert!(info.flight_descriptor.is_some_and(|descriptor| !descriptor.cmd.is_empty()));
     let stream = client.do_get(endpoint.ticket.clone().unwrap()).await.unwrap();
     let mut stream = stream;
     let mut batches = Vec::new();

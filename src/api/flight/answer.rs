@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use arrow_flight::{
-    FlightData, FlightEndpoint, FlightInfo, Ticket,
+    FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket,
     encode::{FlightDataEncoder, FlightDataEncoderBuilder},
     error::FlightError,
     sql::Any,
@@ -28,11 +28,18 @@ const MESSAGE_BYTES: usize = 2 << 20;
 pub(super) type FlightStream = Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send>>;
 
 /// Where and in which schema the answer to `ticket` is.
-pub(super) fn info(schema: &Schema, ticket: &Any) -> Result<Response<FlightInfo>, Status> {
+///
+/// The descriptor is the one of the request: clients in C++ and Python refuse an answer without it.
+pub(super) fn info(
+    schema: &Schema,
+    ticket: &Any,
+    descriptor: FlightDescriptor,
+) -> Result<Response<FlightInfo>, Status> {
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.encode_to_vec()));
     let info = FlightInfo::new()
         .try_with_schema(schema)
         .map_err(|error| Status::internal(error.to_string()))?
+        .with_descriptor(descriptor)
         .with_endpoint(endpoint);
     Ok(Response::new(info))
 }

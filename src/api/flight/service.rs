@@ -57,9 +57,13 @@ impl FlightSql {
         self.about.as_ref().map_err(|error| Status::internal(error.clone()))
     }
 
-    async fn info_of(&self, statement: &Statement) -> Result<Response<FlightInfo>, Status> {
+    async fn info_of(
+        &self,
+        statement: &Statement,
+        descriptor: FlightDescriptor,
+    ) -> Result<Response<FlightInfo>, Status> {
         let prepared = self.engine.prepare(statement.request()?).await.map_err(|error| status(&error))?;
-        answer::info(&prepared.schema, &statement.ticket())
+        answer::info(&prepared.schema, &statement.ticket(), descriptor)
     }
 
     async fn run(&self, statement: &Statement) -> Result<Response<FlightStream>, Status> {
@@ -69,8 +73,12 @@ impl FlightSql {
 }
 
 /// FlightInfo of a metadata command: the command is its own ticket.
-fn info_of_batch(batch: &RecordBatch, command: &impl ProstMessageExt) -> Result<Response<FlightInfo>, Status> {
-    answer::info(&batch.schema(), &command.as_any())
+fn info_of_batch(
+    batch: &RecordBatch,
+    command: &impl ProstMessageExt,
+    request: Request<FlightDescriptor>,
+) -> Result<Response<FlightInfo>, Status> {
+    answer::info(&batch.schema(), &command.as_any(), request.into_inner())
 }
 
 fn read_only(what: &str) -> Status {
@@ -107,7 +115,8 @@ impl FlightSqlService for FlightSql {
         query: CommandStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        self.info_of(&Statement::from_call(query.query, request.metadata())?).await
+        let statement = Statement::from_call(query.query, request.metadata())?;
+        self.info_of(&statement, request.into_inner()).await
     }
 
     async fn do_get_statement(
@@ -154,9 +163,10 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_prepared_statement(
         &self,
         query: CommandPreparedStatementQuery,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        self.info_of(&Statement::from_handle(&query.prepared_statement_handle)?).await
+        let statement = Statement::from_handle(&query.prepared_statement_handle)?;
+        self.info_of(&statement, request.into_inner()).await
     }
 
     async fn do_get_prepared_statement(
@@ -170,9 +180,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_catalogs(
         &self,
         query: CommandGetCatalogs,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::catalogs(&self.engine, query)?, &query)
+        info_of_batch(&metadata::catalogs(&self.engine, query)?, &query, request)
     }
 
     async fn do_get_catalogs(
@@ -186,9 +196,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_schemas(
         &self,
         query: CommandGetDbSchemas,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::schemas(&self.engine, query.clone())?, &query)
+        info_of_batch(&metadata::schemas(&self.engine, query.clone())?, &query, request)
     }
 
     async fn do_get_schemas(
@@ -202,9 +212,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_tables(
         &self,
         query: CommandGetTables,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        answer::info(&metadata::tables_schema(query.clone()), &query.as_any())
+        answer::info(&metadata::tables_schema(query.clone()), &query.as_any(), request.into_inner())
     }
 
     async fn do_get_tables(
@@ -218,9 +228,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_table_types(
         &self,
         query: CommandGetTableTypes,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::table_types(query)?, &query)
+        info_of_batch(&metadata::table_types(query)?, &query, request)
     }
 
     async fn do_get_table_types(
@@ -234,9 +244,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_sql_info(
         &self,
         query: CommandGetSqlInfo,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&self.about()?.info(query.clone())?, &query)
+        info_of_batch(&self.about()?.info(query.clone())?, &query, request)
     }
 
     async fn do_get_sql_info(
@@ -250,9 +260,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_xdbc_type_info(
         &self,
         query: CommandGetXdbcTypeInfo,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&self.about()?.types(query)?, &query)
+        info_of_batch(&self.about()?.types(query)?, &query, request)
     }
 
     async fn do_get_xdbc_type_info(
@@ -266,9 +276,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_primary_keys(
         &self,
         query: CommandGetPrimaryKeys,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::primary_keys(), &query)
+        info_of_batch(&metadata::primary_keys(), &query, request)
     }
 
     async fn do_get_primary_keys(
@@ -282,9 +292,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_exported_keys(
         &self,
         query: CommandGetExportedKeys,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::foreign_keys(), &query)
+        info_of_batch(&metadata::foreign_keys(), &query, request)
     }
 
     async fn do_get_exported_keys(
@@ -298,9 +308,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_imported_keys(
         &self,
         query: CommandGetImportedKeys,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::foreign_keys(), &query)
+        info_of_batch(&metadata::foreign_keys(), &query, request)
     }
 
     async fn do_get_imported_keys(
@@ -314,9 +324,9 @@ impl FlightSqlService for FlightSql {
     async fn get_flight_info_cross_reference(
         &self,
         query: CommandGetCrossReference,
-        _: Request<FlightDescriptor>,
+        request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::foreign_keys(), &query)
+        info_of_batch(&metadata::foreign_keys(), &query, request)
     }
 
     async fn do_get_cross_reference(
