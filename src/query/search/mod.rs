@@ -73,7 +73,7 @@ const CANDIDATES: &str = "candidates";
 const WHOLE: &str = "whole";
 
 /// What it takes to start in `range`, without the bounds that the type has anyway.
-fn starts_in(range: TimeRange) -> Vec<Expr> {
+pub(crate) fn starts_in(range: TimeRange) -> Vec<Expr> {
     let start = col(column::START_TIME);
     let mut bounds = Vec::new();
     if range.start_unix_nano != i64::MIN {

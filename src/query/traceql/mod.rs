@@ -21,6 +21,7 @@ mod matches;
 mod nested;
 mod rows;
 mod shown;
+pub(crate) mod spans;
 #[cfg(test)]
 mod tests;
 

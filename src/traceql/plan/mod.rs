@@ -40,6 +40,15 @@ pub fn plan(query: &Query) -> Result<Search, TraceQlError> {
         Body::Spansets(pipeline) => pipeline,
         Body::Metrics(metrics) => return Err(unsupported_metrics(&metrics.source)),
     };
+    let most_recent = query.hints.iter().rev().find_map(|hint| match (hint.name.as_str(), &hint.value) {
+        ("most_recent", Literal::Bool(value)) => Some(*value),
+        _ => None,
+    });
+    Ok(Search { most_recent, ..plan_pipeline(pipeline)? })
+}
+
+/// Plans a pipeline of a query that [`super::check()`] has passed.
+pub fn plan_pipeline(pipeline: &Pipeline) -> Result<Search, TraceQlError> {
     let (first, rest) = split_stages(pipeline)?;
     let StageKind::Spansets(SpansetExpr::Filter(filter)) = &first.kind else {
         return Err(unsupported_stage(first));
@@ -56,11 +65,7 @@ pub fn plan(query: &Query) -> Result<Search, TraceQlError> {
             show(&mut shown, name);
         }
     }
-    let most_recent = query.hints.iter().rev().find_map(|hint| match (hint.name.as_str(), &hint.value) {
-        ("most_recent", Literal::Bool(value)) => Some(*value),
-        _ => None,
-    });
-    Ok(Search { condition, shown, most_recent })
+    Ok(Search { condition, shown, most_recent: None })
 }
 
 fn split_stages(pipeline: &Pipeline) -> Result<(&Stage, &[Stage]), TraceQlError> {
