@@ -5,25 +5,19 @@ use std::time::Duration;
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::otlp::rpc_status::RpcStatus;
+
 /// How long to wait before `status`'s request is sent again: `None` if it must not be, `Some(None)` if the server left
 /// the delay to us.
 pub(super) fn retry_delay(status: &Status) -> Option<Option<Duration>> {
-    let asked = asked_delay(status);
+    let details = RpcStatus::decode(status.details()).ok();
+    let asked = details.and_then(|details| details.retry_delay());
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::DataLoss => Some(asked),
         // Without a delay it means that the request is too large, and always will be.
         Code::ResourceExhausted => asked.map(Some),
         _ => None,
     }
-}
-
-/// The delay of a `google.rpc.RetryInfo` among the status's details.
-fn asked_delay(status: &Status) -> Option<Duration> {
-    let details = RpcStatus::decode(status.details()).ok()?.details;
-    let info = details.iter().find(|detail| detail.type_url.ends_with("/google.rpc.RetryInfo"))?;
-    let delay = RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay.unwrap_or_default();
-    let nanos = u32::try_from(delay.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(u64::try_from(delay.seconds).ok()?, nanos))
 }
 
 /// Delays that double, for servers that name none.
@@ -48,58 +42,20 @@ impl Backoff {
     }
 }
 
-/// `google.rpc.Status`, the form of a gRPC status's details.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<AnyMessage>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct AnyMessage {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// `google.rpc.RetryInfo`.
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<ProtoDuration>,
-}
-
-/// `google.protobuf.Duration`.
-#[derive(Clone, PartialEq, Message)]
-struct ProtoDuration {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn throttled(code: Code, retry_delay: ProtoDuration) -> Status {
-        let value = RetryInfo { retry_delay: Some(retry_delay) }.encode_to_vec();
-        let detail = AnyMessage { type_url: "type.googleapis.com/google.rpc.RetryInfo".into(), value };
-        let status = RpcStatus { code: code as i32, message: String::new(), details: vec![detail] };
+    fn throttled(code: Code, delay: Duration) -> Status {
+        let status = RpcStatus::new(code as i32, "", Some(delay));
         Status::with_details(code, "slow down", status.encode_to_vec().into())
     }
 
     #[test]
     fn the_delay_that_the_server_asks_for_is_kept() {
-        let delay = ProtoDuration { seconds: 2, nanos: 500_000_000 };
+        let delay = Duration::from_millis(2_500);
         for code in [Code::Unavailable, Code::ResourceExhausted] {
-            assert_eq!(retry_delay(&throttled(code, delay.clone())), Some(Some(Duration::from_millis(2_500))));
+            assert_eq!(retry_delay(&throttled(code, delay)), Some(Some(delay)));
         }
         assert_eq!(retry_delay(&throttled(Code::InvalidArgument, delay)), None);
     }
@@ -111,8 +67,6 @@ mod tests {
         assert_eq!(retry_delay(&Status::internal("")), None);
         let garbage = Status::with_details(Code::Unavailable, "", vec![0xff; 9].into());
         assert_eq!(retry_delay(&garbage), Some(None));
-        let negative = throttled(Code::Unavailable, ProtoDuration { seconds: -1, nanos: 0 });
-        assert_eq!(retry_delay(&negative), Some(None));
     }
 
     #[test]

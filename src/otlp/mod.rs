@@ -9,7 +9,7 @@
 //!
 //! [`decode::decode_protobuf`] and [`json::decode_json`] read a request into borrowed parts; `assemble` checks each
 //! span by the [`rules`] and gives the good ones to the builder, so that both encodings keep and reject the same.
-//! [`encode`] is the way back, from rows whose attribute maps are whole.
+//! [`encode`] is the way back, from rows whose attribute maps are whole. [`rpc_status`] is the form of errors.
 //!
 //! # What is kept
 //!
@@ -35,6 +35,7 @@ pub mod json;
 mod json_reader;
 mod json_text;
 pub mod json_value;
+pub mod rpc_status;
 pub mod rules;
 pub mod tempo_json;
 mod wire;

@@ -1,48 +1,10 @@
-//! `google.rpc.Status`: the body of an error in OTLP, and the details of a gRPC status.
-//!
-//! Source: google/rpc/status.proto and error_details.proto.
-
-use std::time::Duration;
+//! The body of an error: `google.rpc.Status` in the request's encoding.
 
 use prost::Message;
 use serde::Serialize;
 
 use super::retry_after;
-use crate::error::Error;
-
-#[derive(Clone, PartialEq, Message)]
-struct Status {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<Delay>,
-}
-
-/// `google.protobuf.Duration`.
-#[derive(Clone, PartialEq, Message)]
-struct Delay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
+use crate::{error::Error, otlp::rpc_status::RpcStatus};
 
 #[derive(Serialize)]
 struct JsonStatus<'a> {
@@ -50,16 +12,9 @@ struct JsonStatus<'a> {
     message: &'a str,
 }
 
-fn retry_info(delay: Duration) -> Any {
-    let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
-    let info = RetryInfo { retry_delay: Some(Delay { seconds, nanos: delay.subsec_nanos().cast_signed() }) };
-    Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.encode_to_vec() }
-}
-
 /// The status in protobuf, with the retry hint of the error.
 pub(super) fn protobuf(error: &Error) -> Vec<u8> {
-    let details = retry_after(error).map(retry_info).into_iter().collect();
-    Status { code: error.kind().grpc_code() as i32, message: error.message().to_owned(), details }.encode_to_vec()
+    RpcStatus::new(error.kind().grpc_code() as i32, error.message(), retry_after(error)).encode_to_vec()
 }
 
 /// The status in JSON.
