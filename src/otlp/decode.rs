@@ -140,61 +140,60 @@ impl<'a> Decoder<'a, '_> {
     }
 
     fn resource_spans(&mut self, message: &'a [u8]) -> Result<(), Failure> {
-        const RESOURCE: u32 = delimited(1);
-        const SCOPE_SPANS: u32 = delimited(2);
-        const SCHEMA_URL: u32 = delimited(3);
-        let mut pieces = Pieces::None;
-        let mut schema_url = "";
-        let mut reader = Reader::new(message);
-        while let Some(tag) = reader.tag()? {
-            match tag {
-                RESOURCE => pieces.add(reader.bytes()?),
-                SCOPE_SPANS => _ = reader.bytes()?,
-                SCHEMA_URL => schema_url = reader.text("ResourceSpans.schema_url")?,
-                _ => reader.skip(tag, "ResourceSpans", 3)?,
-            }
-        }
-        let mut resource = resource(&pieces, self.assembler.limits())?;
-        resource.fields.schema_url = schema_url;
+        let group = Group::read(message, "ResourceSpans", "ResourceSpans.schema_url")?;
+        let mut resource = resource(&group.owner, self.assembler.limits())?;
+        resource.fields.schema_url = group.schema_url;
         self.assembler.next_resource();
-        let mut reader = Reader::new(message);
-        while let Some(tag) = reader.tag()? {
-            match tag {
-                SCOPE_SPANS => self.scope_spans(&resource, reader.bytes()?)?,
-                _ => reader.skip(tag, "ResourceSpans", 0)?,
-            }
-        }
-        Ok(())
+        group.members(|message| self.scope_spans(&resource, message))
     }
 
     fn scope_spans(&mut self, resource: &ResourceParts<'a>, message: &'a [u8]) -> Result<(), Failure> {
-        const SCOPE: u32 = delimited(1);
-        const SPANS: u32 = delimited(2);
-        const SCHEMA_URL: u32 = delimited(3);
-        let mut pieces = Pieces::None;
-        let mut schema_url = "";
+        let group = Group::read(message, "ScopeSpans", "ScopeSpans.schema_url")?;
+        let mut scope = scope(&group.owner, self.assembler.limits())?;
+        scope.fields.schema_url = group.schema_url;
+        self.assembler.next_scope();
+        group.members(|message| {
+            self.span.clear();
+            span(message, self.assembler.limits(), &mut self.span)?;
+            Ok(self.assembler.span(resource, &scope, &self.span)?)
+        })
+    }
+}
+
+/// `ResourceSpans` or `ScopeSpans`, which are built alike: what the members share, the members, a schema URL.
+struct Group<'a> {
+    message: &'a [u8],
+    name: &'static str,
+    owner: Pieces<'a>,
+    schema_url: &'a str,
+}
+
+impl<'a> Group<'a> {
+    const OWNER: u32 = delimited(1);
+    const MEMBERS: u32 = delimited(2);
+    const SCHEMA_URL: u32 = delimited(3);
+
+    /// Reads everything but the members, which may stand before it.
+    fn read(message: &'a [u8], name: &'static str, schema_url_name: &'static str) -> Result<Self, WireError> {
+        let mut group = Self { message, name, owner: Pieces::None, schema_url: "" };
         let mut reader = Reader::new(message);
         while let Some(tag) = reader.tag()? {
             match tag {
-                SCOPE => pieces.add(reader.bytes()?),
-                SPANS => _ = reader.bytes()?,
-                SCHEMA_URL => schema_url = reader.text("ScopeSpans.schema_url")?,
-                _ => reader.skip(tag, "ScopeSpans", 3)?,
+                Self::OWNER => group.owner.add(reader.bytes()?),
+                Self::MEMBERS => _ = reader.bytes()?,
+                Self::SCHEMA_URL => group.schema_url = reader.text(schema_url_name)?,
+                _ => reader.skip(tag, name, 3)?,
             }
         }
-        let mut scope = scope(&pieces, self.assembler.limits())?;
-        scope.fields.schema_url = schema_url;
-        self.assembler.next_scope();
-        let mut reader = Reader::new(message);
+        Ok(group)
+    }
+
+    fn members(&self, mut take: impl FnMut(&'a [u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut reader = Reader::new(self.message);
         while let Some(tag) = reader.tag()? {
             match tag {
-                SPANS => {
-                    let message = reader.bytes()?;
-                    self.span.clear();
-                    span(message, self.assembler.limits(), &mut self.span)?;
-                    self.assembler.span(resource, &scope, &self.span)?;
-                }
-                _ => reader.skip(tag, "ScopeSpans", 0)?,
+                Self::MEMBERS => take(reader.bytes()?)?,
+                _ => reader.skip(tag, self.name, 0)?,
             }
         }
         Ok(())

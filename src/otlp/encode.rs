@@ -290,16 +290,14 @@ impl<'a> Events<'a> {
     }
 
     fn read(&self, row: usize) -> Result<Vec<Event>, EncodeError> {
-        (self.offsets[row] as usize..self.offsets[row + 1] as usize)
-            .map(|row| {
-                Ok(Event {
-                    time_unix_nano: self.time.value(row).cast_unsigned(),
-                    name: owned(self.name, row),
-                    attributes: self.attributes.read(row)?,
-                    dropped_attributes_count: count(self.dropped_attributes, row),
-                })
+        elements(self.offsets, row, |element| {
+            Ok(Event {
+                time_unix_nano: self.time.value(element).cast_unsigned(),
+                name: owned(self.name, element),
+                attributes: self.attributes.read(element)?,
+                dropped_attributes_count: count(self.dropped_attributes, element),
             })
-            .collect()
+        })
     }
 }
 
@@ -330,19 +328,26 @@ impl<'a> Links<'a> {
     }
 
     fn read(&self, row: usize) -> Result<Vec<Link>, EncodeError> {
-        (self.offsets[row] as usize..self.offsets[row + 1] as usize)
-            .map(|row| {
-                Ok(Link {
-                    trace_id: self.trace_id.value(row).to_vec(),
-                    span_id: self.span_id.value(row).to_vec(),
-                    trace_state: owned(self.trace_state, row),
-                    attributes: self.attributes.read(row)?,
-                    dropped_attributes_count: count(self.dropped_attributes, row),
-                    flags: count(self.flags, row),
-                })
+        elements(self.offsets, row, |element| {
+            Ok(Link {
+                trace_id: self.trace_id.value(element).to_vec(),
+                span_id: self.span_id.value(element).to_vec(),
+                trace_state: owned(self.trace_state, element),
+                attributes: self.attributes.read(element)?,
+                dropped_attributes_count: count(self.dropped_attributes, element),
+                flags: count(self.flags, element),
             })
-            .collect()
+        })
     }
+}
+
+/// What `read` makes of each element of the list in `row`.
+fn elements<T>(
+    offsets: &[i32],
+    row: usize,
+    read: impl FnMut(usize) -> Result<T, EncodeError>,
+) -> Result<Vec<T>, EncodeError> {
+    (offsets[row] as usize..offsets[row + 1] as usize).map(read).collect()
 }
 
 /// NULL stands for the empty text.
