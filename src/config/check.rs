@@ -2,10 +2,18 @@
 
 use super::{ByteSize, HumanDuration, Settings, Source};
 
+/// Deepest nesting that the stored form of attributes has room for.
+const NESTING_DEPTH_MAX: usize = 64;
+
 /// Checks `settings`; `source_of` tells where the value of a key comes from.
 pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> Result<(), String> {
     stays_on_loopback(settings, &source_of)?;
     not_zero(settings)?;
+    are_origins(&settings.ingest.cors_allowed_origins)?;
+    if settings.ingest.nesting_depth_max > NESTING_DEPTH_MAX {
+        let depth = settings.ingest.nesting_depth_max;
+        return Err(format!("ingest.nesting_depth_max = {depth} must not be larger than {NESTING_DEPTH_MAX}"));
+    }
     let Settings { ingest, wal, buffer, flush, query, .. } = settings;
     let sizes = [
         // One group commit is one record, and a record lies in one segment.
@@ -67,6 +75,23 @@ fn stays_on_loopback(settings: &Settings, source_of: &impl Fn(&str) -> Source) -
                  (server.insecure = true)",
                 source_of(key),
                 address.port(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What browsers send as origin: scheme, host and a port that is not the scheme's own. One that is written otherwise would
+/// allow nobody, and nobody would know why.
+fn are_origins(origins: &[String]) -> Result<(), String> {
+    for origin in origins.iter().filter(|origin| *origin != "*") {
+        let sent = url::Url::parse(origin).ok().map(|url| url.origin()).filter(url::Origin::is_tuple);
+        let sent = sent.map(|origin| origin.ascii_serialization());
+        if sent.as_deref() != Some(origin.trim_end_matches('/')) {
+            let instead = sent.unwrap_or_else(|| "https://shop.example".to_owned());
+            return Err(format!(
+                "ingest.cors_allowed_origins has {origin:?}, which is no origin of a web page; write scheme, host and \
+                 port as in {instead:?}, or \"*\" for all"
             ));
         }
     }
@@ -156,6 +181,36 @@ mod tests {
             |settings| settings.query.search_limit_max = 10,
             Err("query.search_limit_default = 20 must not be larger than query.search_limit_max = 10"),
         );
+    }
+
+    #[test]
+    fn nesting_is_bounded_by_what_can_be_stored() {
+        check_change(|settings| settings.ingest.nesting_depth_max = 64, Ok(()));
+        check_change(
+            |settings| settings.ingest.nesting_depth_max = 65,
+            Err("ingest.nesting_depth_max = 65 must not be larger than 64"),
+        );
+    }
+
+    #[test]
+    fn an_origin_that_no_browser_sends_is_refused_with_what_to_write() {
+        for origin in ["*", "https://shop.example", "https://shop.example/", "http://127.0.0.1:8080", "http://[::1]"] {
+            check_change(|settings| settings.ingest.cors_allowed_origins = vec![origin.to_owned()], Ok(()));
+        }
+        for (origin, instead) in [
+            ("shop.example", "https://shop.example"),
+            ("https://shop.example:443", "https://shop.example"),
+            ("https://Shop.example", "https://shop.example"),
+            ("http://shop.example:8080/cart", "http://shop.example:8080"),
+            ("null", "https://shop.example"),
+            ("file:///srv", "https://shop.example"),
+        ] {
+            let mut settings = Settings::default();
+            settings.ingest.cors_allowed_origins = vec![origin.to_owned()];
+            let refused = check(&settings, |_| Source::Flag("--set".to_owned())).unwrap_err();
+            assert!(refused.contains(&format!("has {origin:?}")), "{refused}");
+            assert!(refused.contains(&format!("as in {instead:?}")), "{refused}");
+        }
     }
 
     #[test]

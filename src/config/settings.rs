@@ -152,13 +152,14 @@ section! {
         pub attributes_per_span_max: usize = 1_024,
         /// Largest attribute, key and value together; spans with a larger one are rejected.
         pub attribute_bytes_max: ByteSize = ByteSize::mib(1),
-        /// Deepest nesting of arrays and maps in an attribute; spans with deeper ones are rejected.
+        /// Deepest nesting of arrays and maps in an attribute, up to 64; spans with deeper ones are rejected.
         pub nesting_depth_max: usize = 32,
         /// Most bytes of requests between arrival and acknowledgement; beyond it senders are told to retry.
         pub in_flight_bytes_max: ByteSize = ByteSize::mib(256),
         /// Most bytes that are written to the log under one sync.
         pub group_commit_bytes_max: ByteSize = ByteSize::mib(8),
-        /// How long a byte-identical retry of a request is recognised and stored once; 0s stores it again.
+        /// How long a byte-identical retry of a request is recognised and stored once, among the last million requests;
+        /// 0s stores it again.
         pub dedup_window: HumanDuration = HumanDuration::minutes(5),
         /// First day on which a span may start; earlier ones come from broken clocks and are rejected.
         pub time_window_start: NaiveDate = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default(),

@@ -46,7 +46,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let allowed = match origins {
         [] => return None,
         origins if origins.iter().any(|origin| origin == "*") => AllowOrigin::any(),
-        // An origin that is not a header value is no origin that a browser sends; nor does one end in a slash.
+        // Settings that were checked hold header values only. No browser sends the slash that they may end in.
         origins => {
             let origins = origins.iter().map(|origin| origin.trim_end_matches('/'));
             AllowOrigin::list(origins.filter_map(|origin| HeaderValue::from_str(origin).ok()))
