@@ -16,6 +16,7 @@ use tracing::{error, warn};
 use super::{
     RETRY_AFTER, WriteOutcome, WriteRequest,
     dedup::{DedupWindow, Digest},
+    log_load::LogLoad,
     record::{Encoder, RecordError},
     unavailable,
 };
@@ -51,6 +52,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Committer {
     pub(super) log: Log,
+    pub(super) log_load: Arc<LogLoad>,
     pub(super) live: Arc<Live>,
     pub(super) dedup: DedupWindow,
     pub(super) clock: Arc<dyn Clock>,
@@ -85,6 +87,7 @@ impl TenantGroup {
 impl Committer {
     /// Serves commands until the log is closed or every sender is gone.
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.observe_size();
         let mut next = None;
         while let Some(command) = next.take().or_else(|| commands.blocking_recv()) {
             match command {
@@ -108,13 +111,14 @@ impl Committer {
 
     /// Everything that waits, up to the group's limit, and the command that ended the gathering.
     fn gather(
-        &self,
+        &mut self,
         first: Pending,
         commands: &mut mpsc::Receiver<Command>,
     ) -> (BTreeMap<TenantId, TenantGroup>, Option<Command>) {
         let mut groups: BTreeMap<TenantId, TenantGroup> = BTreeMap::new();
         let mut in_group: HashMap<TenantId, Vec<Digest>> = HashMap::new();
         let now = self.clock.now_unix_nano();
+        self.dedup.expire(now);
         let mut bytes = 0;
         let mut pending = first;
         loop {
@@ -160,6 +164,10 @@ impl Committer {
                 }
             }
         }
+        // All of them were retries of what is stored: there is nothing to write, and no sync to measure.
+        if encoded.is_empty() {
+            return;
+        }
         let records: Vec<NewRecord<'_>> = encoded
             .iter()
             .map(|(tenant, group, _, payload)| NewRecord {
@@ -173,6 +181,7 @@ impl Committer {
             Ok(appended) => {
                 self.metrics.wal_sync_seconds.observe(appended.sync_duration.as_secs_f64());
                 self.observe_size();
+                self.log_load.set_refusing(false);
                 for ((tenant, group, batch, _), number) in encoded.into_iter().zip(appended.numbers) {
                     self.live.push(&tenant, number, batch, group.received_unix_nano);
                     for digest in &group.digests {
@@ -182,6 +191,7 @@ impl Committer {
                 }
             }
             Err(cause) => {
+                self.log_load.set_refusing(matches!(cause, WalError::Full { .. }));
                 self.metrics.wal_failures.inc();
                 error!(error = %cause, "cannot append to the log");
                 let result = Err(refusal(cause));
@@ -211,7 +221,9 @@ impl Committer {
     }
 
     fn observe_size(&self) {
-        self.metrics.wal_bytes.set(self.log.stats().bytes.cast_signed());
+        let bytes = self.log.bytes();
+        self.metrics.wal_bytes.set(bytes.cast_signed());
+        self.log_load.set(bytes);
     }
 }
 

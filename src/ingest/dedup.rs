@@ -2,10 +2,16 @@
 //!
 //! A sender that did not hear our OK sends the same bytes again. The log keeps the digests of the bodies in every
 //! record, and carries those within the window along when it cuts records, so the memory survives a restart.
+//!
+//! The memory is bounded: it forgets by age, and above [`REQUESTS_MAX`] the oldest first. A retry of a request that was
+//! forgotten is stored again, which compaction and the readers of traces mend.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::model::tenant::TenantId;
+
+/// Most requests that are remembered, at some 150 bytes each.
+pub const REQUESTS_MAX: usize = 1 << 20;
 
 /// Digest of a decompressed request body: XXH3, 128 bits.
 pub type Digest = u128;
@@ -33,6 +39,9 @@ impl DedupWindow {
     pub fn insert(&mut self, tenant: &TenantId, digest: Digest, received_unix_nano: i64) {
         self.seen.insert((tenant.clone(), digest), received_unix_nano);
         self.by_age.push_back((received_unix_nano, tenant.clone(), digest));
+        if self.by_age.len() > REQUESTS_MAX {
+            self.forget_oldest(|_| true);
+        }
     }
 
     /// Whether this body was stored within the window before `now_unix_nano`.
@@ -45,13 +54,20 @@ impl DedupWindow {
     /// Forgets what is older than the window.
     pub fn expire(&mut self, now_unix_nano: i64) {
         let oldest = now_unix_nano.saturating_sub(self.window_nano);
-        while let Some((received, tenant, digest)) = self.by_age.pop_front_if(|(received, ..)| *received < oldest) {
-            // The body may have been stored again since; then a later entry stands for it.
-            let key = (tenant, digest);
-            if self.seen.get(&key) == Some(&received) {
-                self.seen.remove(&key);
-            }
+        while self.forget_oldest(|received| received < oldest) {}
+    }
+
+    /// Forgets the oldest entry if it was received at a time to forget; whether it was.
+    fn forget_oldest(&mut self, is_due: impl Fn(i64) -> bool) -> bool {
+        let Some((received, tenant, digest)) = self.by_age.pop_front_if(|(received, ..)| is_due(*received)) else {
+            return false;
+        };
+        // The body may have been stored again since; then a later entry stands for it.
+        let key = (tenant, digest);
+        if self.seen.get(&key) == Some(&received) {
+            self.seen.remove(&key);
         }
+        true
     }
 
     /// What is within the window, oldest first: received time, tenant, digest.
@@ -86,5 +102,17 @@ mod tests {
         window.expire(1300);
         assert_eq!(window.iter().count(), 0);
         assert!(!window.contains(&tenant, 7, 1200));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_above_the_limit() {
+        let tenant = TenantId::single();
+        let mut window = DedupWindow::new(100);
+        for digest in 0..REQUESTS_MAX as u128 + 2 {
+            window.insert(&tenant, digest, 1000);
+        }
+        assert_eq!((window.iter().count(), window.seen.len()), (REQUESTS_MAX, REQUESTS_MAX));
+        assert!(!window.contains(&tenant, 1, 1000));
+        assert!(window.contains(&tenant, 2, 1000));
     }
 }

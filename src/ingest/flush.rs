@@ -1,4 +1,4 @@
-//! From the buffer to the table.
+//! From the buffer to the table: when, and in which order with the log.
 //!
 //! ```text
 //!  seal prefix -> Parquet files, one per day -> synced in the store -> table commit: adds + txn{log, last number}
@@ -9,32 +9,25 @@
 //! and the files are not in the table; after it the transaction tells replay and views that the records are stored.
 //! A failed flush is retried with the same prefix and the same transaction, so that an unclear commit cannot win twice.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use arrow::datatypes::Field;
-use chrono::{Days, NaiveDate};
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use uuid::Uuid;
+use tracing::warn;
 
-use super::commit::Command;
+use super::{
+    commit::Command,
+    log_load::{LogLoad, Relief},
+    table_writer::TableWriter,
+};
 use crate::{
-    catalog::{
-        Commit, CommitOutcome, NewFile, Transaction,
-        statistics::{ColumnStatistics, FileStatistics},
-    },
     clock::Clock,
+    config::Settings,
     crashpoint,
-    error::{Error, ErrorKind, Result},
-    live::{BufferLoad, Live, Sealed},
+    error::Result,
+    live::{BufferLoad, Live},
     metrics::Metrics,
-    model::{batch::SpanBatch, promotion::PromotedAttribute, schema::promoted_field, tenant::TenantId},
-    storage::{
-        paths,
-        store::Store,
-        writer::{self, WrittenFile},
-    },
+    model::tenant::TenantId,
 };
 
 /// How often the buffers' sizes and ages are looked at.
@@ -50,11 +43,21 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlushPolicy {
     /// A tenant's buffer of this many bytes is flushed.
-    pub(super) bytes_max: usize,
+    bytes_max: usize,
     /// A tenant's buffer whose oldest record is this old is flushed, in nanoseconds.
-    pub(super) age_max_nano: i64,
-    /// If all buffers together reach this many bytes, the largest is flushed.
+    age_max_nano: i64,
+    /// If all buffers together reach this many bytes, the largest is flushed: before writes are refused.
     pub(super) pressure_bytes: usize,
+}
+
+impl From<&Settings> for FlushPolicy {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            bytes_max: settings.flush.bytes_max.as_usize(),
+            age_max_nano: settings.flush.age_max.as_nanos(),
+            pressure_bytes: settings.buffer.bytes_max.as_usize() / 4 * 3,
+        }
+    }
 }
 
 /// What a flush wrote.
@@ -69,47 +72,43 @@ pub struct FlushReport {
 }
 
 impl FlushReport {
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.spans += other.spans;
         self.files += other.files;
         self.bytes += other.bytes;
     }
 }
 
-/// Moves sealed prefixes to tables, one at a time.
+/// Empties buffers that are due into their tables, and has the log cut behind them.
 #[derive(Debug)]
 pub(super) struct Flusher {
-    live: Arc<Live>,
-    store: Store,
+    writer: TableWriter,
     policy: FlushPolicy,
+    log_load: Arc<LogLoad>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
-    one_at_a_time: Mutex<()>,
     woken: Notify,
     stopped: CancellationToken,
 }
 
+/// What a flusher works with.
+#[derive(Debug)]
+pub(super) struct FlusherParts {
+    pub(super) writer: TableWriter,
+    pub(super) policy: FlushPolicy,
+    pub(super) log_load: Arc<LogLoad>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    /// The way to the committer, which must be running.
+    pub(super) commands: mpsc::Sender<Command>,
+}
+
 impl Flusher {
-    pub(super) fn new(
-        live: Arc<Live>,
-        store: Store,
-        policy: FlushPolicy,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-        commands: mpsc::Sender<Command>,
-    ) -> Self {
-        Self {
-            live,
-            store,
-            policy,
-            clock,
-            metrics,
-            commands,
-            one_at_a_time: Mutex::new(()),
-            woken: Notify::new(),
-            stopped: CancellationToken::new(),
-        }
+    pub(super) fn new(parts: FlusherParts) -> Self {
+        let FlusherParts { writer, policy, log_load, clock, metrics, commands } = parts;
+        let (woken, stopped) = (Notify::new(), CancellationToken::new());
+        Self { writer, policy, log_load, clock, metrics, commands, woken, stopped }
     }
 
     /// Looks at the buffers now.
@@ -141,27 +140,23 @@ impl Flusher {
             tokio::select! {
                 () = self.stopped.cancelled() => {}
                 () = self.woken.notified() => {}
+                () = self.log_load.news() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
     async fn flush_due(&self) -> Result<()> {
-        let loads = self.live.loads();
+        let loads = self.live().loads();
         self.observe(&loads);
-        let now = self.clock.now_unix_nano();
-        let total: usize = loads.iter().map(|(_, load)| load.bytes).sum();
-        let largest = loads.iter().max_by_key(|(_, load)| load.bytes).map(|(tenant, _)| tenant.clone());
-        for (tenant, load) in loads {
-            let old = load
-                .oldest_received_unix_nano
-                .is_some_and(|oldest| now.saturating_sub(oldest) >= self.policy.age_max_nano);
-            let pressed = total >= self.policy.pressure_bytes && largest.as_ref() == Some(&tenant);
-            if old || pressed || load.bytes >= self.policy.bytes_max {
-                self.flush(&tenant).await?;
-            }
+        for tenant in due(&loads, &self.policy, self.log_load.relief(), self.clock.now_unix_nano()) {
+            self.flush(&tenant).await?;
         }
         Ok(())
+    }
+
+    fn live(&self) -> &Arc<Live> {
+        self.writer.live()
     }
 
     fn observe(&self, loads: &[(TenantId, BufferLoad)]) {
@@ -176,93 +171,68 @@ impl Flusher {
     /// Flushes all tenants' buffers.
     pub(super) async fn flush_all(&self) -> Result<FlushReport> {
         let mut report = FlushReport::default();
-        for (tenant, _) in self.live.loads() {
+        for (tenant, _) in self.live().loads() {
             report.add(self.flush(&tenant).await?);
         }
-        self.observe(&self.live.loads());
+        self.observe(&self.live().loads());
         Ok(report)
     }
 
-    /// Flushes one tenant's buffer, and what a failed flush left sealed before.
     async fn flush(&self, tenant: &TenantId) -> Result<FlushReport> {
-        let _turn = self.one_at_a_time.lock().await;
-        let Some(sealed) = self.live.seal(tenant) else { return Ok(FlushReport::default()) };
-        let started = tokio::time::Instant::now();
-        let written = self.write(tenant, &sealed).await;
-        self.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
-        if written.is_err() {
-            self.metrics.flush_failures.inc();
-        }
-        let report = written?;
-        self.metrics.flush_spans.inc_by(report.spans as u64);
-        self.metrics.flush_bytes.inc_by(report.bytes);
-        self.live.release(tenant, sealed.through);
+        let Some(stored) = self.writer.store(tenant).await? else { return Ok(FlushReport::default()) };
         crashpoint::hit("flush.before_cut");
         // The committer may have closed the log already; then replay skips these records by their transaction.
-        let _ = self.commands.send(Command::Cut { tenant: tenant.clone(), through: sealed.through }).await;
-        info!(%tenant, through = %sealed.through, spans = report.spans, files = report.files, bytes = report.bytes,
-            took = ?started.elapsed(), "flushed");
-        Ok(report)
-    }
-
-    async fn write(&self, tenant: &TenantId, sealed: &Sealed) -> Result<FlushReport> {
-        let table = self.live.catalog().table(tenant).await?;
-        let batches: Vec<SpanBatch> = sealed.batches.iter().map(|buffered| buffered.batch.clone()).collect();
-        let files = tokio::task::spawn_blocking(move || {
-            let spans = SpanBatch::concat(&batches).map_err(|cause| failed(cause.into()))?;
-            drop(batches);
-            Ok::<_, Error>(writer::write_files(&spans)?)
-        })
-        .await
-        .map_err(|panic| failed(panic.into()))??;
-
-        let mut report = FlushReport::default();
-        let mut adds = Vec::with_capacity(files.len());
-        let mut promoted: Vec<PromotedAttribute> = Vec::new();
-        for file in files {
-            let add = new_file(&file);
-            report.add(FlushReport { spans: file.rows, files: 1, bytes: add.size_bytes });
-            self.store.put(&table.folder().file(&add.path), file.bytes).await.map_err(Error::from)?;
-            adds.push(add);
-            promoted.extend(file.promoted);
-        }
-        crashpoint::hit("flush.after_parquet");
-        let app_id = self.live.log().to_string();
-        let transaction = Transaction { app_id, version: sealed.through.get().cast_signed() };
-        let mut columns: Vec<Arc<Field>> =
-            promoted.iter().map(|attribute| Arc::new(promoted_field(attribute))).collect();
-        columns.sort_by(|a, b| a.name().cmp(b.name()));
-        columns.dedup();
-        match table.commit(&Commit::append(adds, Some(transaction), columns)).await? {
-            CommitOutcome::Committed(_) => {}
-            // An earlier try of this prefix won after all, with other files; those of this one are in no table.
-            CommitOutcome::AlreadyCommitted(_) => {
-                warn!(%tenant, "an earlier flush of these records had been committed")
-            }
-        }
-        crashpoint::hit("flush.after_commit");
-        Ok(report)
+        let _ = self.commands.send(Command::Cut { tenant: tenant.clone(), through: stored.through }).await;
+        Ok(stored.report)
     }
 }
 
-fn failed(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::new(ErrorKind::Internal, "cannot write buffered spans as parquet").with_source(cause)
+/// The tenants whose buffers have to go now.
+fn due(loads: &[(TenantId, BufferLoad)], policy: &FlushPolicy, relief: Relief, now_unix_nano: i64) -> Vec<TenantId> {
+    let total: usize = loads.iter().map(|(_, load)| load.bytes).sum();
+    let largest = loads.iter().max_by_key(|(_, load)| load.bytes).filter(|_| total >= policy.pressure_bytes);
+    let oldest = loads.iter().min_by_key(|(_, load)| load.oldest_received_unix_nano);
+    let is_due = |tenant: &TenantId, load: &BufferLoad| {
+        let is_old = load
+            .oldest_received_unix_nano
+            .is_some_and(|oldest| now_unix_nano.saturating_sub(oldest) >= policy.age_max_nano);
+        let is_in_the_way = match relief {
+            Relief::None => false,
+            Relief::Oldest => oldest.is_some_and(|(oldest, _)| oldest == tenant),
+            Relief::All => true,
+        };
+        let is_pressed = largest.is_some_and(|(largest, _)| largest == tenant);
+        is_old || is_in_the_way || is_pressed || load.bytes >= policy.bytes_max
+    };
+    loads.iter().filter(|(tenant, load)| is_due(tenant, load)).map(|(tenant, _)| tenant.clone()).collect()
 }
 
-fn new_file(file: &WrittenFile) -> NewFile {
-    let epoch = NaiveDate::default();
-    let days = Days::new(u64::from(file.date.unsigned_abs()));
-    let date = if file.date < 0 { epoch.checked_sub_days(days) } else { epoch.checked_add_days(days) };
-    let date = date.unwrap_or(epoch);
-    let ranges = file.ranges.iter();
-    let columns = ranges
-        .map(|range| (range.column.to_owned(), ColumnStatistics::of_ints(Some((range.min, range.max)), 0)))
-        .collect();
-    NewFile {
-        path: paths::data_file(date, Uuid::new_v4()),
-        size_bytes: file.bytes.len() as u64,
-        date,
-        statistics: FileStatistics { rows: file.rows as u64, columns },
-        tags: BTreeMap::new(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of the tenants that are due among those with these bytes and received times.
+    fn due_of(loads: &[(&str, usize, i64)], relief: Relief) -> Vec<String> {
+        let policy = FlushPolicy { bytes_max: 100, age_max_nano: 1_000, pressure_bytes: 200 };
+        let loads: Vec<_> = loads
+            .iter()
+            .map(|(name, bytes, received)| {
+                let load = BufferLoad { bytes: *bytes, spans: 1, oldest_received_unix_nano: Some(*received) };
+                (TenantId::parse(name).unwrap(), load)
+            })
+            .collect();
+        due(&loads, &policy, relief, 5_000).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_buffer_is_due_by_its_size_its_age_the_size_of_all_and_the_state_of_the_log() {
+        let none: [&str; 0] = [];
+        assert_eq!(due_of(&[("a", 99, 4_001)], Relief::None), none);
+        assert_eq!(due_of(&[("a", 100, 4_001), ("b", 1, 4_001)], Relief::None), ["a"]);
+        assert_eq!(due_of(&[("a", 1, 4_000), ("b", 1, 4_001)], Relief::None), ["a"]);
+        assert_eq!(due_of(&[("a", 60, 4_500), ("b", 70, 4_500), ("c", 70, 4_500)], Relief::None), ["c"]);
+        assert_eq!(due_of(&[("a", 50, 4_900), ("b", 1, 4_500)], Relief::Oldest), ["b"]);
+        assert_eq!(due_of(&[("a", 50, 4_900), ("b", 1, 4_500)], Relief::All), ["a", "b"]);
+        assert_eq!(due_of(&[], Relief::All), none);
     }
 }

@@ -17,15 +17,18 @@
 //! waits for, or finds, the first one and is acknowledged without being stored again ([`dedup`]).
 //!
 //! Back-pressure is early: when the buffer or the queue is full, or the log has failed, [`Ingest::write`] fails at once
-//! with [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) and a retry hint, and nothing was stored.
+//! with [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) and a retry hint, and nothing was stored. A flush
+//! is asked for before it comes to that: by the bytes of the buffers, and by those of the log (`log_load`).
 //!
 //! Decoding and limits on requests are the receivers' work; here is only what is the same for all protocols.
 
 mod commit;
 pub mod dedup;
 mod flush;
+mod log_load;
 mod open;
 pub mod record;
+mod table_writer;
 
 use std::{sync::Arc, time::Duration};
 

@@ -9,8 +9,10 @@ use super::{
     Ingest, QUEUE_REQUESTS_MAX,
     commit::{Committer, carried},
     dedup::DedupWindow,
-    flush::{FlushPolicy, Flusher},
+    flush::{FlushPolicy, Flusher, FlusherParts},
+    log_load::LogLoad,
     record,
+    table_writer::TableWriter,
 };
 use crate::{
     catalog::Catalog,
@@ -59,11 +61,6 @@ impl Recovered {
     }
 }
 
-/// Bytes of buffered spans at which all buffers together are flushed: before writes are refused.
-fn pressure_bytes(settings: &Settings) -> usize {
-    settings.buffer.bytes_max.as_usize() / 4 * 3
-}
-
 impl Ingest {
     /// Opens the log in `folder`, replays it, and starts to accept writes.
     ///
@@ -72,20 +69,8 @@ impl Ingest {
         let IngestParts { settings, store, catalog, clock, metrics } = parts;
         let (mut log, recovery) = Log::open(folder, wal_settings(&settings))?;
         let live = Arc::new(Live::new(log.id(), catalog));
-        let (commands, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        let policy = FlushPolicy {
-            bytes_max: settings.flush.bytes_max.as_usize(),
-            age_max_nano: settings.flush.age_max.as_nanos(),
-            pressure_bytes: pressure_bytes(&settings),
-        };
-        let flusher = Arc::new(Flusher::new(
-            Arc::clone(&live),
-            store,
-            policy,
-            Arc::clone(&clock),
-            Arc::clone(&metrics),
-            commands.clone(),
-        ));
+        let policy = FlushPolicy::from(&*settings);
+        let writer = TableWriter::new(Arc::clone(&live), store, Arc::clone(&metrics));
 
         let mut dedup = DedupWindow::new(settings.ingest.dedup_window.as_nanos());
         for carried in &recovery.digests {
@@ -102,7 +87,9 @@ impl Ingest {
             tenants.insert(record.tenant);
             crashpoint::hit("replay.after_record");
             if live.buffered_bytes() >= policy.pressure_bytes {
-                flusher.flush_all().await?;
+                for (tenant, _) in live.loads() {
+                    writer.store(&tenant).await?;
+                }
             }
         }
         if recovered.records + recovered.skipped > 0 {
@@ -114,17 +101,21 @@ impl Ingest {
             );
         }
 
+        // What was stored meanwhile is cut with the rest: nobody serves the queue before the log is handed over.
         for tenant in tenants {
             let flushed = flushed_through(&live.catalog().table(&tenant).await?.snapshot(), live.log());
             log.cut(&tenant, flushed, || carried(&dedup))?;
         }
 
+        let (commands, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
+        let log_load = Arc::new(LogLoad::new(settings.wal.bytes_max.bytes()));
         let committer = Committer {
             log,
+            log_load: Arc::clone(&log_load),
             live: Arc::clone(&live),
             dedup,
-            clock,
-            metrics,
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
             group_bytes_max: settings.ingest.group_commit_bytes_max.as_usize(),
             encoder: record::Encoder::default(),
             payloads: Vec::new(),
@@ -133,6 +124,8 @@ impl Ingest {
             .name("log-committer".to_owned())
             .spawn(move || committer.run(queue))
             .map_err(|cause| Error::new(ErrorKind::Internal, "cannot start the log thread").with_source(cause))?;
+        let parts = FlusherParts { writer, policy, log_load, clock, metrics, commands: commands.clone() };
+        let flusher = Arc::new(Flusher::new(parts));
         tokio::spawn(Arc::clone(&flusher).run());
         let buffer_bytes_max = settings.buffer.bytes_max.as_usize();
         Ok((Arc::new(Self { live, commands, flusher, buffer_bytes_max }), recovered))

@@ -152,6 +152,11 @@ impl Log {
         self.tenants.get(tenant).copied().unwrap_or_default().last
     }
 
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.all_segments().map(|segment| segment.bytes).sum()
+    }
+
     /// How the log is doing.
     pub fn stats(&self) -> LogStats {
         LogStats {
@@ -255,10 +260,6 @@ impl Log {
 
     fn all_segments(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter().chain(self.active.as_ref().map(|active| &active.segment))
-    }
-
-    fn bytes(&self) -> u64 {
-        self.all_segments().map(|segment| segment.bytes).sum()
     }
 
     fn is_dead(&self, segment: &Segment) -> bool {

@@ -55,40 +55,42 @@ fn batch(numbers: std::ops::Range<u64>) -> SpanBatch {
 }
 
 /// Settings under which nothing is flushed unless a test asks for it.
-fn quiet() -> Settings {
+pub(crate) fn quiet() -> Settings {
     let mut settings = Settings::default();
     settings.flush.age_max = HumanDuration::hours(24);
     settings
 }
 
-struct House {
-    ingest: Arc<Ingest>,
+pub(crate) struct House {
+    pub(crate) ingest: Arc<Ingest>,
     recovered: Recovered,
     clock: Arc<ManualClock>,
+    metrics: Arc<Metrics>,
     tenant: TenantId,
 }
 
 impl House {
-    async fn open(folder: &Path, settings: Settings) -> Self {
+    pub(crate) async fn open(folder: &Path, settings: Settings) -> Self {
         Self::try_open(folder, settings, Store::local(folder).unwrap()).await.unwrap()
     }
 
-    async fn try_open(folder: &Path, settings: Settings, store: Store) -> Result<Self, Error> {
+    pub(crate) async fn try_open(folder: &Path, settings: Settings, store: Store) -> Result<Self, Error> {
         let clock = Arc::new(ManualClock::new(NOW));
         let shared: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let catalog = Arc::new(Catalog::open(store.clone(), Arc::clone(&shared), CatalogSettings::default()));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let parts = IngestParts { settings: Arc::new(settings), store, catalog, clock: shared, metrics };
+        let settings = Arc::new(settings);
+        let parts = IngestParts { settings, store, catalog, clock: shared, metrics: Arc::clone(&metrics) };
         let (ingest, recovered) = Ingest::open(parts, &folder.join("wal")).await?;
-        Ok(Self { ingest, recovered, clock, tenant: TenantId::single() })
+        Ok(Self { ingest, recovered, clock, metrics, tenant: TenantId::single() })
     }
 
-    async fn write(&self, numbers: std::ops::Range<u64>, digest: u128) -> Result<WriteOutcome, Error> {
+    pub(crate) async fn write(&self, numbers: std::ops::Range<u64>, digest: u128) -> Result<WriteOutcome, Error> {
         let received_unix_nano = self.clock.now_unix_nano();
         self.ingest.write(&self.tenant, WriteRequest { batch: batch(numbers), digest, received_unix_nano }).await
     }
 
-    async fn view(&self) -> ReadView {
+    pub(crate) async fn view(&self) -> ReadView {
         self.ingest.live().view(&self.tenant).await.unwrap()
     }
 
@@ -147,6 +149,8 @@ async fn a_byte_identical_retry_is_stored_once_also_after_a_restart_and_after_th
     assert!(!house.write(1..11, 7).await.unwrap().duplicate);
     assert!(house.write(1..11, 7).await.unwrap().duplicate);
     assert_eq!(house.visible().await, (0, 10));
+    let metrics = house.metrics.encode(0).unwrap();
+    assert!(metrics.contains("tracehouse_wal_sync_seconds_count 1\n"), "a duplicate is no sync: {metrics}");
     house.ingest.shutdown().await.unwrap();
     let house = House::open(folder.path(), quiet()).await;
     assert!(house.write(1..11, 7).await.unwrap().duplicate);
@@ -191,13 +195,21 @@ async fn a_full_buffer_refuses_early_and_accepts_again_after_a_flush() {
     house.write(1_000_000..1_000_001, 0).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_full_log_refuses_and_has_room_again_after_a_flush() {
-    let folder = tempfile::tempdir().unwrap();
+/// A log that a few megabytes fill, and buffers that are far from full by then.
+fn small_log() -> Settings {
     let mut settings = quiet();
     settings.wal.bytes_max = ByteSize::kib(256);
     settings.wal.segment_bytes_max = ByteSize::kib(64);
-    let house = House::open(folder.path(), settings).await;
+    settings
+}
+
+#[tokio::test]
+async fn a_full_log_refuses_and_has_room_again_after_a_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::open(folder.path(), small_log()).await;
+    // Where the tables should be is a file, so nothing can be flushed.
+    let tables = folder.path().join("tenants");
+    std::fs::write(&tables, "").unwrap();
     let mut digest = 0;
     let refused = loop {
         digest += 1;
@@ -209,8 +221,71 @@ async fn a_full_log_refuses_and_has_room_again_after_a_flush() {
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
     assert!(refused.message().contains("262144"), "{refused}");
     assert!(refused.retry_after().is_some());
+    std::fs::remove_file(&tables).unwrap();
     house.ingest.flush().await.unwrap();
     house.write(1_000_000..1_000_001, 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_fills_up_is_flushed_long_before_its_records_are_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::open(folder.path(), small_log()).await;
+    let (mut bytes, mut refused, requests) = (0, 0, 500_u64);
+    for number in 0..requests {
+        // The clock of the house stands still: no record is ever old enough by itself.
+        while let Err(error) = house.write(number * 100..number * 100 + 100, u128::from(number)).await {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            refused += 1;
+            assert!(refused < 10_000, "the log is never flushed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        bytes += 100 * 100;
+    }
+    let (stored, buffered) = house.visible().await;
+    assert_eq!(stored + buffered, requests * 100, "each span once");
+    assert!(stored > 0);
+    assert!(bytes > 10 * 256 * 1024, "far more than the log holds at once");
+}
+
+#[tokio::test]
+async fn a_quiet_tenant_does_not_keep_the_log_of_the_others_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::open(folder.path(), small_log()).await;
+    let quiet = TenantId::parse("quiet").unwrap();
+    let request = WriteRequest { batch: batch(1..2), digest: 0, received_unix_nano: NOW - 1 };
+    house.ingest.write(&quiet, request).await.unwrap();
+    let mut number = 0;
+    while house.ingest.live().view(&quiet).await.unwrap().snapshot().rows() == 0 {
+        number += 1;
+        assert!(number < 1_000, "the quiet tenant is never flushed");
+        let _ = house.write(number * 100..number * 100 + 100, u128::from(number)).await;
+    }
+    assert_eq!(house.ingest.live().view(&quiet).await.unwrap().buffered().len(), 0);
+}
+
+#[tokio::test]
+async fn a_replay_of_more_than_the_buffer_holds_flushes_while_it_replays() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::open(folder.path(), quiet()).await;
+    let tenants: Vec<TenantId> = (0..40).map(|n| TenantId::parse(&format!("tenant-{n}")).unwrap()).collect();
+    for (number, tenant) in (0..400).zip(tenants.iter().cycle()) {
+        let request = WriteRequest { batch: batch(number..number + 1), digest: number.into(), received_unix_nano: NOW };
+        house.ingest.write(tenant, request).await.unwrap();
+    }
+    crash(house).await;
+    let mut settings = quiet();
+    settings.buffer.bytes_max = ByteSize::kib(64);
+    let house = House::open(folder.path(), settings).await;
+    assert_eq!((house.recovered.records, house.recovered.spans), (400, 400));
+    let mut stored = 0;
+    for tenant in &tenants {
+        let view = house.ingest.live().view(tenant).await.unwrap();
+        stored += view.snapshot().rows();
+        let buffered: usize = view.buffered().map(SpanBatch::num_spans).sum();
+        assert_eq!(view.snapshot().rows() + buffered as u64, 10, "{tenant}");
+    }
+    assert!(stored > 200, "{stored} of 400 spans were flushed meanwhile");
+    assert!(house.ingest.live().buffered_bytes() < 64 << 10);
 }
 
 #[tokio::test]
