@@ -90,7 +90,7 @@ struct Inner {
     ingest: Arc<Ingest>,
     in_flight: InFlight,
     /// As many requests are decoded at once as there are cores; the others wait, within the budget.
-    decoders: Semaphore,
+    decoders: Arc<Semaphore>,
     settings: IngestSettings,
     limits: Limits,
     promotion: Arc<Promotion>,
@@ -112,7 +112,7 @@ impl Receiver {
         Self(Arc::new(Inner {
             ingest,
             in_flight,
-            decoders: Semaphore::new(available_parallelism().map_or(4, usize::from)),
+            decoders: Arc::new(Semaphore::new(available_parallelism().map_or(4, usize::from))),
             settings: settings.clone(),
             limits,
             promotion: promotion::standard(),
@@ -151,9 +151,11 @@ impl Receiver {
         let (decoded, _reservation) = if compression.is_none() && body.len() < INLINE_BYTES {
             (self.decode(protocol, compression, &body, received_unix_nano, &mut reservation)?, reservation)
         } else {
-            let _turn = self.0.decoders.acquire().await.map_err(defect)?;
+            let turn = Arc::clone(&self.0.decoders).acquire_owned().await.map_err(defect)?;
             let receiver = self.clone();
             let decode = move || {
+                // A sender that goes away does not stop the thread, so the turn ends with the work and not with the wait.
+                let _turn = turn;
                 let decoded = receiver.decode(protocol, compression, &body, received_unix_nano, &mut reservation)?;
                 Ok::<_, Error>((decoded, reservation))
             };

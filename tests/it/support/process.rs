@@ -1,6 +1,7 @@
 //! The server as a process of its own, which can be killed.
 
 use std::{
+    ffi::OsString,
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -19,6 +20,8 @@ pub(crate) struct Server {
     child: Child,
     /// Address of OTLP/gRPC.
     pub(crate) otlp_grpc: String,
+    /// Address of OTLP/HTTP.
+    pub(crate) otlp_http: String,
     /// Address of the Tempo API.
     pub(crate) tempo: String,
     /// Address of Flight SQL.
@@ -30,25 +33,26 @@ impl Server {
     /// which it is to crash. An error holds what it printed instead.
     pub(crate) async fn start_with(folder: &Path, settings: &[&str], point: Option<&str>) -> Result<Self, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tracehouse"));
-        command.arg("serve").arg("--data").arg(folder);
-        for listener in ["otlp_grpc", "otlp_http", "tempo", "flight"] {
-            command.arg("--set").arg(format!("server.{listener}_listen=127.0.0.1:0"));
-        }
-        for setting in settings {
-            command.arg("--set").arg(setting);
-        }
+        command.args(arguments(folder, settings));
         if let Some(point) = point {
             command.env("TRACEHOUSE_CRASHPOINT", point);
         }
+        Self::start(command).await
+    }
+
+    /// Runs a command that becomes `tracehouse serve`, and waits until it is ready.
+    pub(crate) async fn start(mut command: Command) -> Result<Self, String> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|cause| cause.to_string())?;
         // From here on the process ends with this value, whatever happens.
-        let mut server = Self { child, otlp_grpc: String::new(), tempo: String::new(), flight: String::new() };
+        let [otlp_grpc, otlp_http, tempo, flight] = [const { String::new() }; 4];
+        let mut server = Self { child, otlp_grpc, otlp_http, tempo, flight };
         let stdout = server.child.stdout.take().ok_or("no standard output")?;
         let reading = tokio::task::spawn_blocking(move || read_greeting(stdout));
         let read =
             tokio::time::timeout(START_TIMEOUT, reading).await.map_err(|_| "the server was not ready in time")?;
         let greeting = read.map_err(|cause| cause.to_string())?;
         server.otlp_grpc = address(&greeting, "OTLP/gRPC")?;
+        server.otlp_http = address(&greeting, "OTLP/HTTP")?;
         server.tempo = address(&greeting, "Tempo API")?;
         server.flight = address(&greeting, "Flight SQL")?;
         Ok(server)
@@ -57,6 +61,13 @@ impl Server {
     /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A line of `/proc/<pid>/status` that gives memory, such as `VmRSS:`, in bytes.
+    pub(crate) fn memory_bytes(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let value = status.lines().find_map(|found| found.strip_prefix(line)).unwrap_or_default();
+        value.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or(0) * 1024
     }
 
     /// How the process ended, if it did by itself within `timeout`.
@@ -92,6 +103,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What makes the program serve `folder` on ports that the system chooses.
+pub(crate) fn arguments(folder: &Path, settings: &[&str]) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["serve".into(), "--data".into(), folder.into()];
+    let listeners = ["otlp_grpc", "otlp_http", "tempo", "flight"];
+    let listeners = listeners.map(|listener| format!("server.{listener}_listen=127.0.0.1:0"));
+    for setting in listeners.iter().map(String::as_str).chain(settings.iter().copied()) {
+        arguments.extend(["--set".into(), setting.into()]);
+    }
+    arguments
 }
 
 /// The address in the line of the greeting that begins with `listener`.
