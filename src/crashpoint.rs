@@ -9,17 +9,23 @@
 //!   leave it, or return the error that [`io()`] then reports.
 //!
 //! Names are `module.step.moment`, as in `wal.cut.after_carry`.
+//!
+//! Beside them stands [`synced`], by which code that syncs a file or a folder says so. A test that [`watch_syncs`] knows
+//! what a loss of power at any moment would leave.
 
 use std::{
     cell::RefCell,
     env, fmt, io,
     marker::PhantomData,
+    path::Path,
     rc::Rc,
     sync::{
-        OnceLock,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
 };
+
+use parking_lot::RwLock;
 
 /// The environment variable that names the point at which to abort.
 pub const VARIABLE: &str = "TRACEHOUSE_CRASHPOINT";
@@ -76,6 +82,48 @@ impl fmt::Debug for Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         OBSERVER.set(None);
+    }
+}
+
+type WatcherFn = dyn Fn(&Path) + Send + Sync;
+
+/// How many watchers there are; all syncs are made without one in production.
+static WATCHER_COUNT: AtomicUsize = AtomicUsize::new(0);
+static WATCHERS: RwLock<Vec<Arc<WatcherFn>>> = RwLock::new(Vec::new());
+
+/// Says that the file or folder at `path` was synced just now, with success.
+pub fn synced(path: &Path) {
+    if WATCHER_COUNT.load(Ordering::Relaxed) > 0 {
+        // Cloned out: a watcher takes its time, and others may come and go.
+        let watchers = WATCHERS.read().clone();
+        watchers.iter().for_each(|watcher| watcher(path));
+    }
+}
+
+/// Runs `watcher` after every sync of this process, on the thread that made it, until the guard is dropped.
+pub fn watch_syncs(watcher: impl Fn(&Path) + Send + Sync + 'static) -> SyncWatch {
+    let watcher: Arc<WatcherFn> = Arc::new(watcher);
+    WATCHERS.write().push(Arc::clone(&watcher));
+    WATCHER_COUNT.fetch_add(1, Ordering::Relaxed);
+    SyncWatch { watcher }
+}
+
+/// Keeps a watcher of syncs in place.
+#[must_use = "the watcher goes away with its guard"]
+pub struct SyncWatch {
+    watcher: Arc<WatcherFn>,
+}
+
+impl fmt::Debug for SyncWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SyncWatch")
+    }
+}
+
+impl Drop for SyncWatch {
+    fn drop(&mut self) {
+        WATCHERS.write().retain(|watcher| !Arc::ptr_eq(watcher, &self.watcher));
+        WATCHER_COUNT.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

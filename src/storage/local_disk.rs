@@ -33,6 +33,8 @@ use object_store::{
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::crashpoint;
+
 const TEMPORARY: &str = ".temporary";
 const TEMPORARY_AGE_MAX_NANO: i128 = 24 * 3600 * 1_000_000_000;
 
@@ -61,8 +63,8 @@ impl LocalDisk {
         let temporary = root.join(TEMPORARY);
         for folder in root.ancestors() {
             // Folders above the data folder may not be ours to open; those that are get synced.
-            if let Ok(folder) = File::open(folder) {
-                let _ = folder.sync_all();
+            if File::open(folder).and_then(|folder| folder.sync_all()).is_ok() {
+                crashpoint::synced(folder);
             }
         }
         let objects = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;
@@ -191,7 +193,7 @@ impl Writer {
     }
 
     fn synced(&self, outcome: io::Result<()>, path: &FsPath) -> Result<()> {
-        outcome.map_err(|source| {
+        outcome.inspect(|()| crashpoint::synced(path)).map_err(|source| {
             self.sync_failed.store(true, Ordering::SeqCst);
             generic(path, source)
         })

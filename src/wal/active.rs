@@ -69,6 +69,7 @@ impl Active {
         let started = Instant::now();
         crashpoint::io("wal.append.sync")
             .and_then(|()| self.file.sync_data())
+            .inspect(|()| crashpoint::synced(&self.segment.path))
             .and_then(|()| if self.segment.synced_bytes == 0 { directory.sync() } else { Ok(()) })
             .map_err(WriteFailure::broken("sync"))?;
         self.segment.synced_bytes = self.segment.bytes;
@@ -86,6 +87,7 @@ impl Active {
         } else {
             self.file.set_len(self.segment.bytes)?;
             self.file.sync_all()?;
+            crashpoint::synced(&self.segment.path);
             self.segment.synced_bytes = self.segment.bytes;
         }
         crashpoint::hit("wal.append.taken_back");

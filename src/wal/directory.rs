@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{WalError, error::Result, segment::parse_file_name};
+use crate::crashpoint;
 
 const LOCK: &str = "LOCK";
 
@@ -85,7 +86,9 @@ impl Directory {
             file.read_to_end(&mut end)?;
             file.seek(SeekFrom::Start(synced_bytes))?;
             file.write_all(&end)?;
-            file.sync_all()
+            file.sync_all()?;
+            crashpoint::synced(path);
+            Ok(())
         };
         rewrite().map_err(WalError::io("rewrite the end of", path))
     }
@@ -118,5 +121,7 @@ fn is_missing(folder: &Path) -> bool {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    File::open(path)?.sync_all()?;
+    crashpoint::synced(path);
+    Ok(())
 }

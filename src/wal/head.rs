@@ -61,6 +61,7 @@ impl Head {
             .and_then(|()| file.write_all(&self.encode()))
             .and_then(|()| file.sync_all())
             .map_err(WalError::io("write", &next))?;
+        crashpoint::synced(&next);
         crashpoint::hit("wal.head.written");
         fs::rename(&next, &path).map_err(WalError::io("replace", &path))?;
         directory.sync().map_err(WalError::io("sync", directory.path()))
