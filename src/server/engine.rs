@@ -1,6 +1,10 @@
 //! The query engine over a data folder, for the server and for queries on a folder that no server has open.
 
-use std::{path::Path, sync::Arc, thread};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
 
 use futures::FutureExt;
 
@@ -45,7 +49,9 @@ impl LocalFolder {
         let log = ReadOnly::open(&folder.join(LOG_FOLDER), catalog(&store, &clock)).await?;
         let metrics = Metrics::new()
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
-        let engine = engine(settings, Arc::clone(&log.live), &store, &clock, &Arc::new(metrics))?;
+        // The data folder stays as it is, so what these queries spill goes elsewhere.
+        let spill_folder = std::env::temp_dir();
+        let engine = engine(settings, Arc::clone(&log.live), &store, spill_folder, &clock, &Arc::new(metrics))?;
         Ok(Self { engine, _log: log })
     }
 }
@@ -60,6 +66,7 @@ pub(super) fn engine(
     settings: &Settings,
     live: Arc<Live>,
     store: &Store,
+    spill_folder: PathBuf,
     clock: &Arc<dyn Clock>,
     metrics: &Arc<Metrics>,
 ) -> Result<QueryEngine> {
@@ -72,13 +79,14 @@ pub(super) fn engine(
         store: Some(store.clone()),
         limits: (&settings.query).into(),
         threads: thread::available_parallelism().map_or(1, usize::from),
-        spill_folder: spill_folder(&settings.data)?,
+        spill_folder,
         clock: Arc::clone(clock),
         metrics: Arc::clone(metrics),
     })
 }
 
-fn spill_folder(data: &Path) -> Result<std::path::PathBuf> {
+/// Creates the folder in the data folder for what the server's queries spill.
+pub(super) fn create_spill_folder(data: &Path) -> Result<PathBuf> {
     let folder = data.join(SPILL_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|error| {
         let message = format!("cannot create the folder {} for what queries spill: {error}", folder.display());

@@ -49,7 +49,9 @@ impl Parts {
         let (ingest, _) = Ingest::open(parts, &settings.data.join(engine::LOG_FOLDER)).await?;
         store.verify_conditional_put().await?;
         store.clean_temporary(clock.now_unix_nano()).await?;
-        let engine = Arc::new(engine::engine(&settings, Arc::clone(ingest.live()), &store, &clock, &metrics)?);
+        let spill = engine::create_spill_folder(&settings.data)?;
+        let engine = engine::engine(&settings, Arc::clone(ingest.live()), &store, spill, &clock, &metrics)?;
+        let engine = Arc::new(engine);
 
         let query = Arc::new(settings.query.clone());
         let tempo = tempo::TempoState { engine: Arc::clone(&engine), settings: query, clock: Arc::clone(&clock) };

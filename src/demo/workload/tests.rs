@@ -97,14 +97,11 @@ struct Shape {
     requests: u64,
     errors: u64,
     slow: u64,
-    exceptions: u64,
     kinds: BTreeMap<i32, u64>,
     names: BTreeSet<String>,
     services: BTreeSet<String>,
     pods: BTreeSet<String>,
-    keys: BTreeSet<String>,
     users: HashSet<String>,
-    user_spans: u64,
     traces: HashMap<Vec<u8>, TraceShape>,
 }
 
@@ -148,7 +145,6 @@ impl Shape {
         self.errors += u64::from(is_error(span));
         self.slow += u64::from(slow);
         let exception = span.events.iter().any(|event| event.name == "exception");
-        self.exceptions += u64::from(exception);
         *self.kinds.entry(span.kind).or_default() += 1;
         self.names.insert(span.name.clone());
         self.services.insert(service.to_owned());
@@ -163,12 +159,10 @@ impl Shape {
             match (attribute.key.as_str(), &attribute.value.as_ref().unwrap().value) {
                 ("user.id", Some(Value::StringValue(user))) => {
                     self.users.insert(user.clone());
-                    self.user_spans += 1;
                 }
                 ("http.response.status_code", Some(Value::IntValue(status))) => trace.server_error |= *status >= 500,
                 _ => {}
             }
-            self.keys.insert(attribute.key.clone());
         }
     }
 
@@ -215,40 +209,4 @@ fn the_workload_has_the_measured_shape() {
 
 fn short_ids(shape: &Shape) -> f64 {
     shape.traces.keys().filter(|id| id[..8] == [0; 8]).count() as f64 / shape.traces.len() as f64
-}
-
-/// Prints the shape of the benchmarks' run; for looking at, not for judging.
-#[test]
-#[ignore = "takes a minute without optimisation"]
-fn print_the_shape_of_a_million_spans() {
-    let shape = measure(requests(42, 1_000_000));
-    let sizes = shape.sizes();
-    let at = |quantile: f64| sizes[(sizes.len() as f64 * quantile) as usize];
-    println!(
-        "traces {} largest {} p50 {} p90 {} p99 {}",
-        sizes.len(),
-        sizes.last().unwrap(),
-        at(0.5),
-        at(0.9),
-        at(0.99)
-    );
-    println!("bytes per span {}", shape.bytes as f64 / shape.spans as f64);
-    println!("requests {} errors {} slow {} exceptions {}", shape.requests, shape.errors, shape.slow, shape.exceptions);
-    println!(
-        "names {} users {} kinds {:?} keys {}",
-        shape.names.len(),
-        shape.users.len(),
-        shape.kinds,
-        shape.keys.len()
-    );
-    for (what, share) in [
-        ("error", shape.share(|t| t.error)),
-        ("slow", shape.share(|t| t.slow)),
-        ("exception", shape.share(|t| t.exception)),
-        ("link", shape.share(|t| t.link)),
-        ("status 500", shape.share(|t| t.server_error)),
-    ] {
-        println!("traces with {what}: {}", share * sizes.len() as f64);
-    }
-    println!("keys {:?}", shape.keys);
 }
