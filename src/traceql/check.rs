@@ -1,14 +1,13 @@
 //! Does the query make sense: types, constants, and the places where only some things may stand.
 //!
-//! The first line of each message has Tempo's wording, which is part of its interface. What Tempo itself parses and
-//! then refuses (`parent`, arithmetic on aggregates) is refused here too; what only this engine lacks is refused by
-//! the planner.
+//! The first line of each message has Tempo's wording, which is part of its interface. What TraceQL gives no meaning
+//! (`parent` alone, events of the parent) is refused here; what only this engine lacks is refused by the planner.
 
 use super::{
     ast::{
         AggregateFunction, ArithmeticOp, Attribute, Body, ComparisonOp, Field, FieldExpr, FieldKind, FieldName,
-        FieldOp, Intrinsic, Metrics, MetricsCall, MetricsFunction, MetricsSource, Pipeline, Query, Reducer, RegexOp,
-        ScalarExpr, Scope, SeriesExpr, SeriesStage, SpansetExpr, StageKind, TextRange, UnaryOp,
+        FieldOp, Intrinsic, Metrics, MetricsCall, MetricsFunction, MetricsSource, Pipeline, Query, RegexOp, ScalarExpr,
+        Scope, SeriesExpr, SeriesStage, SpansetExpr, StageKind, TextRange, UnaryOp,
     },
     error::TraceQlError,
     literal::Literal,
@@ -16,9 +15,6 @@ use super::{
 };
 
 type Result = std::result::Result<(), TraceQlError>;
-
-/// How many labels `by(...)` of a metrics function takes.
-const LABELS_MAX: usize = 5;
 
 /// How many values per attribute `compare(...)` returns at most.
 const COMPARE_TOP_MAX: i64 = 1000;
@@ -36,8 +32,8 @@ fn check_pipeline(pipeline: &Pipeline) -> Result {
         match &stage.kind {
             StageKind::Spansets(spansets) => check_spansets(spansets)?,
             StageKind::Filter(filter) => {
-                check_scalar(&filter.lhs, filter.at)?;
-                check_scalar(&filter.rhs, filter.at)?;
+                check_scalar(&filter.lhs)?;
+                check_scalar(&filter.rhs)?;
             }
             StageKind::GroupBy(field) => {
                 check_field(field)?;
@@ -58,9 +54,34 @@ fn check_spansets(spansets: &SpansetExpr) -> Result {
         SpansetExpr::Filter(field) => check_filter(field),
         SpansetExpr::Pipeline(pipeline) => check_pipeline(pipeline),
         SpansetExpr::Binary { lhs, rhs, .. } => {
-            check_spansets(lhs)?;
-            check_spansets(rhs)
+            for side in [lhs, rhs] {
+                check_spansets(side)?;
+                if let SpansetExpr::Pipeline(pipeline) = &**side {
+                    check_ungrouped(pipeline)?;
+                }
+            }
+            Ok(())
         }
+    }
+}
+
+/// Refuses an operand that ends in several spansets, of which no operator knows what to make.
+fn check_ungrouped(pipeline: &Pipeline) -> Result {
+    let mut group = None;
+    for stage in &pipeline.stages {
+        match &stage.kind {
+            StageKind::GroupBy(_) => group = Some(stage.at),
+            StageKind::Coalesce => group = None,
+            _ => {}
+        }
+    }
+    match group {
+        Some(at) => {
+            let problem =
+                "spanset operators are not supported for multiple spansets per trace. consider using coalesce()";
+            Err(TraceQlError::invalid(problem, at))
+        }
+        None => Ok(()),
     }
 }
 
@@ -73,7 +94,7 @@ fn check_filter(field: &FieldExpr) -> Result {
     Ok(())
 }
 
-fn check_scalar(scalar: &ScalarExpr, at: TextRange) -> Result {
+fn check_scalar(scalar: &ScalarExpr) -> Result {
     match scalar {
         ScalarExpr::Number(_) => Ok(()),
         ScalarExpr::Aggregate(aggregate) => match &aggregate.function {
@@ -82,18 +103,14 @@ fn check_scalar(scalar: &ScalarExpr, at: TextRange) -> Result {
         },
         ScalarExpr::Pipeline(inner) => {
             check_pipeline(&inner.pipeline)?;
-            check_scalar(&inner.value, at)?;
-            Err(TraceQlError::unsupported("pipelines compared as numbers", at))
+            check_ungrouped(&inner.pipeline)?;
+            check_scalar(&inner.value)
         }
         ScalarExpr::Binary { lhs, rhs, .. } => {
-            check_scalar(lhs, at)?;
-            check_scalar(rhs, at)?;
-            Err(TraceQlError::unsupported("arithmetic between aggregates", at))
+            check_scalar(lhs)?;
+            check_scalar(rhs)
         }
-        ScalarExpr::Negate(inner) => {
-            check_scalar(inner, at)?;
-            Err(TraceQlError::unsupported("a minus in front of an aggregate", at))
-        }
+        ScalarExpr::Negate(inner) => check_scalar(inner),
     }
 }
 
@@ -203,8 +220,10 @@ fn check_name(field: &Field) -> Result {
 fn check_supported(name: &FieldName, at: TextRange) -> Result {
     match name {
         FieldName::Intrinsic(Intrinsic::Parent) => Err(TraceQlError::unsupported("intrinsic parent", at)),
-        FieldName::Attribute(attribute) if attribute.of_parent => {
-            Err(TraceQlError::unsupported(format!("attribute of the parent span {attribute}"), at))
+        FieldName::Attribute(attribute)
+            if attribute.of_parent && matches!(attribute.scope, Scope::Event | Scope::Link) =>
+        {
+            Err(TraceQlError::unsupported(format!("events and links of the parent span: {attribute}"), at))
         }
         _ => Ok(()),
     }
@@ -272,17 +291,6 @@ fn check_call(call: &MetricsCall) -> Result {
                 return Err(TraceQlError::invalid(problem, call.at));
             }
         }
-    }
-    // Series of quantiles, histograms and averages carry one label of their own.
-    let own = matches!(
-        call.function,
-        MetricsFunction::QuantileOverTime(..)
-            | MetricsFunction::HistogramOverTime(_)
-            | MetricsFunction::ReduceOverTime(Reducer::Avg, _)
-    );
-    let labels = call.by.len();
-    if labels > LABELS_MAX - usize::from(own) {
-        return Err(TraceQlError::unsupported(format!("metrics group by {labels} values"), call.at));
     }
     Ok(())
 }

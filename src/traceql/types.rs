@@ -1,7 +1,7 @@
 //! The types of expressions on spans, and which operators they take.
 
 use super::{
-    ast::{FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, UnaryOp},
+    ast::{ArithmeticOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, UnaryOp},
     literal::Literal,
 };
 
@@ -136,7 +136,9 @@ impl FieldExpr {
                 Type::Attribute => Type::Float,
                 other => other,
             },
-            FieldKind::Binary { op: FieldOp::Arithmetic(_), lhs, rhs } => match (lhs.type_of(), rhs.type_of()) {
+            FieldKind::Binary { op: FieldOp::Arithmetic(op), lhs, rhs } => match (lhs.type_of(), rhs.type_of()) {
+                (Type::Duration, Type::Duration) if *op == ArithmeticOp::Div => Type::Float,
+                (Type::Duration, _) | (_, Type::Duration) if *op == ArithmeticOp::Pow => Type::Float,
                 (Type::Duration, _) | (_, Type::Duration) => Type::Duration,
                 (Type::Int, Type::Int) => Type::Int,
                 _ => Type::Float,

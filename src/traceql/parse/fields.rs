@@ -44,12 +44,14 @@ pub(super) fn expression(pair: Pair<'_, Rule>) -> Result<FieldExpr> {
 fn operand(pair: Pair<'_, Rule>) -> Result<FieldExpr> {
     let at = range_of(&pair);
     let kind = match pair.as_rule() {
-        Rule::parenthesised => {
-            let inner = only(pair.into_inner().filter(|child| child.as_rule() == Rule::field))?;
+        Rule::parenthesised | Rule::bare_parenthesised => {
+            let is_inner = |rule| matches!(rule, Rule::field | Rule::bare_field);
+            let inner = only(pair.into_inner().filter(|child| is_inner(child.as_rule())))?;
             return Ok(FieldExpr { at, ..expression(inner)? });
         }
         Rule::string => FieldKind::Literal(string(&pair)?),
         Rule::number => FieldKind::Literal(number(&pair)?),
+        Rule::alias => FieldKind::Field(alias(pair.as_str())),
         _ => match names::literal_word(pair.as_str()) {
             Some(literal) => FieldKind::Literal(literal),
             None => FieldKind::Field(field(&pair)?.name),
@@ -73,7 +75,11 @@ fn prefixed(op: &Pair<'_, Rule>, operand: FieldExpr) -> FieldExpr {
 }
 
 fn operator(pair: &Pair<'_, Rule>) -> Result<FieldOp> {
-    let sign = pair.as_str();
+    let sign = match (pair.as_rule(), pair.as_str()) {
+        (Rule::logical_word, word) if word.eq_ignore_ascii_case("and") => LogicalOp::And.sign(),
+        (Rule::logical_word, _) => LogicalOp::Or.sign(),
+        (_, sign) => sign,
+    };
     let found = LogicalOp::from_sign(sign)
         .map(FieldOp::Logical)
         .or_else(|| ComparisonOp::from_sign(sign).map(FieldOp::Comparison))
@@ -122,17 +128,26 @@ pub(super) fn field(pair: &Pair<'_, Rule>) -> Result<Field> {
     Ok(Field { name, at })
 }
 
+/// What people call a field where a filter stands without braces.
+fn alias(word: &str) -> FieldName {
+    if word == "operation" {
+        return FieldName::Intrinsic(Intrinsic::Name);
+    }
+    FieldName::Attribute(Attribute { of_parent: false, scope: Scope::Resource, key: "service.name".to_owned() })
+}
+
+/// A name with a word in front of its first dot: a scope, `parent`, or part of an attribute's key.
 fn scoped(word: &str, key: &str, at: TextRange) -> Result<FieldName> {
     if let Some(scope) = Scope::from_name(word) {
         return attribute(false, scope, key, at);
     }
     if word != "parent" {
-        let problem = format!("unknown identifier: {word}.{key}");
         let Some(scope) = names::nearest_scope(word) else {
-            let help = format!("attributes are written .{word}.{key}, span.{word}.{key} or resource.{word}.{key}");
-            return Err(TraceQlError::parse(problem, at).with_help(help));
+            return attribute(false, Scope::Any, &format!("{word}.{key}"), at);
         };
-        return Err(TraceQlError::parse(format!("{problem}; did you mean {scope}.{key}?"), at));
+        // A slip in a scope would otherwise look for an attribute that no span has.
+        let problem = format!("unknown identifier: {word}.{key}; did you mean {scope}.{key}?");
+        return Err(TraceQlError::parse(problem, at).with_help(format!("the attribute itself is .{word}.{key}")));
     }
     match key.split_once('.').and_then(|(word, key)| Some((Scope::from_name(word)?, key))) {
         Some((scope, key)) => attribute(true, scope, key, at),
@@ -167,6 +182,12 @@ fn unquote_key(text: &str) -> Option<String> {
 
 fn unknown(text: &str, at: TextRange) -> TraceQlError {
     let problem = format!("unknown identifier: {text}");
+    if matches!(text, "service" | "service_name") {
+        return TraceQlError::parse(format!("{problem}; did you mean resource.service.name?"), at);
+    }
+    if text == "operation" {
+        return TraceQlError::parse(format!("{problem}; did you mean name?"), at);
+    }
     match names::nearest_name(text) {
         Some(near) => TraceQlError::parse(format!("{problem}; did you mean {near}?"), at),
         None if text.contains(':') => TraceQlError::parse(problem, at),

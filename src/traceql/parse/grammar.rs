@@ -12,7 +12,7 @@ pub(super) struct TraceQlParser;
 /// From loose to tight; one table for all expressions, since none holds operators of another.
 pub(super) static PRECEDENCE: LazyLock<PrattParser<Rule>> = LazyLock::new(|| {
     PrattParser::new()
-        .op(Op::infix(Rule::logical, Assoc::Left))
+        .op(Op::infix(Rule::logical, Assoc::Left) | Op::infix(Rule::logical_word, Assoc::Left))
         .op(Op::infix(Rule::comparison, Assoc::Left) | Op::infix(Rule::relation, Assoc::Left))
         .op(Op::infix(Rule::additive, Assoc::Left))
         .op(Op::prefix(Rule::negate))

@@ -3,6 +3,8 @@
 //! The grammar's parser and the tree builder recurse, so a pass without recursion ([`Rule::shape`]) measures the text
 //! before they run: brackets nest at most [`BRACKET_DEPTH_MAX`] deep, and no path through the tree is longer than
 //! [`EXPRESSION_DEPTH_MAX`]. What passes cannot exhaust a thread's stack, here or in whatever walks the tree later.
+//!
+//! A text that is no query may be a filter without its braces, `duration > 1s`; the tree is that of the filter.
 
 mod fields;
 mod grammar;
@@ -44,8 +46,16 @@ pub fn parse_reference(text: &str) -> Result<FieldName, TraceQlError> {
 fn read(text: &str) -> Result<Query, TraceQlError> {
     check_size(text)?;
     check_depth(text)?;
-    let pairs = TraceQlParser::parse(Rule::query, text).map_err(|error| syntax::error(text, &error))?;
-    stages::query(only(pairs)?)
+    let fault = match TraceQlParser::parse(Rule::query, text) {
+        Ok(pairs) => return stages::query(only(pairs)?),
+        Err(fault) => fault,
+    };
+    match TraceQlParser::parse(Rule::bare_query, text) {
+        Ok(pairs) => stages::query(only(pairs)?),
+        // Whichever reading got farther is the one that was meant.
+        Err(bare) if syntax::place(&bare) > syntax::place(&fault) => Err(syntax::error(text, &bare)),
+        Err(_) => Err(syntax::error(text, &fault)),
+    }
 }
 
 fn check_size(text: &str) -> Result<(), TraceQlError> {

@@ -126,6 +126,10 @@ fn pipeline(pair: Pair<'_, Rule>) -> Result<Outcome> {
                 Operand::Series(series) => metrics = Some(series_metrics(series)),
                 Operand::Metrics(inner) => metrics = Some(inner),
             },
+            (Rule::bare_field, None) => {
+                let filter = SpansetExpr::Filter(fields::expression(pair)?);
+                stages.push(Stage { kind: StageKind::Spansets(filter), at });
+            }
             (_, None) => stages.push(Stage { kind: plain_stage(pair)?, at }),
         }
     }

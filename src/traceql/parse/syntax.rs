@@ -14,11 +14,16 @@ const EXPECTED_MAX: usize = 6;
 /// How much of a token an error repeats, in characters.
 const TOKEN_CHARS_MAX: usize = 40;
 
+/// The byte at which a parse stopped.
+pub(super) fn place(error: &Error<Rule>) -> usize {
+    match error.location {
+        InputLocation::Pos(at) | InputLocation::Span((at, _)) => at,
+    }
+}
+
 /// The error for a parse that stopped.
 pub(super) fn error(text: &str, error: &Error<Rule>) -> TraceQlError {
-    let start = match error.location {
-        InputLocation::Pos(at) | InputLocation::Span((at, _)) => at,
-    };
+    let start = place(error);
     let token = token_at(text, start);
     let range = TextRange { start, end: start + token.len() };
     if let Some(problem) = unknown_function(text, start, token) {
@@ -77,17 +82,18 @@ fn expected(rules: &[Rule]) -> Vec<&'static str> {
         let name = match rule {
             Rule::EOI => "the end",
             Rule::pipe_sign => "|",
-            Rule::open_sign | Rule::group | Rule::parenthesised => "(",
+            Rule::open_sign | Rule::group | Rule::parenthesised | Rule::bare_parenthesised => "(",
             Rule::close_sign => ")",
             Rule::close_brace_sign => "}",
             Rule::comma_sign => ",",
             Rule::equals_sign => "=",
             Rule::query | Rule::pipeline | Rule::expression | Rule::filter => "a filter { ... }",
-            Rule::string | Rule::reference | Rule::field => "an attribute or a value",
+            Rule::string | Rule::reference | Rule::alias | Rule::field => "an attribute or a value",
             Rule::number | Rule::signed_number | Rule::numeric => "a number",
             Rule::word | Rule::hint => "a name",
             Rule::hints => "with(...)",
             Rule::logical
+            | Rule::logical_word
             | Rule::relation
             | Rule::comparison
             | Rule::additive
@@ -130,6 +136,7 @@ fn help(text: &str, start: usize, token: &str) -> Option<&'static str> {
         "." => Some("an attribute has a name after the dot: .a, span.a"),
         "and" | "AND" => Some("and is written &&"),
         "or" | "OR" => Some("or is written ||"),
+        _ if before.eq_ignore_ascii_case("not") => Some("not is written !( ... )"),
         _ if before.is_empty() && token.starts_with(|c: char| c.is_alphabetic() || c == '.') => {
             Some("a filter stands in braces: { status = error }")
         }

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use super::value::Dynamic;
 use crate::traceql::{
     ast::{
-        ArithmeticOp, ComparisonOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, LogicalOp, RegexOp, Scope,
-        TextRange, UnaryOp,
+        ArithmeticOp, Attribute, ComparisonOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, LogicalOp, RegexOp,
+        Scope, TextRange, UnaryOp,
     },
     error::TraceQlError,
     literal::{self, Literal},
-    types::compile_regex,
+    types::{Type, compile_regex},
 };
 
 /// A condition on one span.
@@ -272,7 +272,13 @@ impl Value {
                         Ok(value) => Value::Literal(value.unwrap_or(Literal::Nil)),
                         Err(problem) => return Err(TraceQlError::invalid(format!("{problem}: {expr}"), expr.at)),
                     },
-                    (lhs, rhs) => Value::Arithmetic { op: *op, lhs: Box::new(lhs), rhs: Box::new(rhs) },
+                    (left, right) => {
+                        let ratio = *op == ArithmeticOp::Div
+                            && lhs.type_of() == Type::Duration
+                            && rhs.type_of() == Type::Duration;
+                        let right = if ratio { right.in_floats() } else { right };
+                        Value::Arithmetic { op: *op, lhs: Box::new(left), rhs: Box::new(right) }
+                    }
                 }
             }
             FieldKind::Unary { op: UnaryOp::Not, .. } | FieldKind::Binary { .. } => match Condition::build(expr)? {
@@ -280,6 +286,17 @@ impl Value {
                 condition => Value::Condition(Box::new(condition)),
             },
         })
+    }
+
+    /// The same number as a float, so that dividing by it does not truncate.
+    fn in_floats(self) -> Self {
+        match self {
+            Value::Literal(literal) => Value::Literal(literal.as_f64().map_or(literal, Literal::Float)),
+            value => {
+                let one = Value::Literal(Literal::Float(1.0));
+                Value::Arithmetic { op: ArithmeticOp::Mul, lhs: Box::new(value), rhs: Box::new(one) }
+            }
+        }
     }
 
     fn of<'a>(&'a self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> Dynamic<'a> {
@@ -389,6 +406,7 @@ fn check_comparable(name: &FieldName, at: TextRange) -> Result<(), TraceQlError>
             intrinsic @ (SpanChildCount | RootName | RootServiceName | TraceDuration | NestedSetLeft | NestedSetRight
             | NestedSetParent | Parent),
         ) => Err(TraceQlError::unsupported(format!("intrinsic {} in a filter", intrinsic.name()), at)),
+        FieldName::Attribute(attribute) if attribute.of_parent => Err(of_parent(attribute, at)),
         _ => Ok(()),
     }
 }
@@ -400,8 +418,13 @@ pub(super) fn check_selectable(name: &FieldName, at: TextRange) -> Result<(), Tr
         FieldName::Intrinsic(
             intrinsic @ (SpanChildCount | NestedSetLeft | NestedSetRight | NestedSetParent | Parent),
         ) => Err(TraceQlError::unsupported(format!("intrinsic {} in select()", intrinsic.name()), at)),
+        FieldName::Attribute(attribute) if attribute.of_parent => Err(of_parent(attribute, at)),
         _ => Ok(()),
     }
+}
+
+fn of_parent(attribute: &Attribute, at: TextRange) -> TraceQlError {
+    TraceQlError::unsupported(format!("attribute of the parent span {attribute}"), at)
 }
 
 impl ComparisonOp {

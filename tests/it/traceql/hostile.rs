@@ -44,6 +44,8 @@ fn chains_of_operators_reach_the_limit_and_not_beyond() {
         ("{ .a = ", "1 ^ ", "1 }"),
         ("{ .a = ", "1 + ", "1 }"),
         ("", "{} >> ", "{}"),
+        ("", ".a and ", ".b"),
+        ("", ".a OR ", ".b"),
         ("", "{} && ", "{}"),
         ("{} | count() > ", "1 + ", "1"),
         ("{} | rate() > ", "-", "1"),
@@ -172,6 +174,12 @@ fn token_soup() -> impl Strategy<Value = String> {
         "\u{e9}",
         "\u{1f600}",
         "foo",
+        "foo.bar",
+        "and",
+        "or",
+        "service",
+        "operation",
+        "parent.span.a",
     ]);
     prop::collection::vec(tokens, 0..40).prop_map(|tokens| tokens.join(" "))
 }
