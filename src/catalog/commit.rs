@@ -15,7 +15,7 @@ use std::{
 };
 
 use arrow::datatypes::FieldRef;
-use chrono::NaiveDate;
+use chrono::{Days, NaiveDate};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -25,10 +25,13 @@ use crate::{
         action::{Action, Add, CommitInfo, MetaData, Protocol, Remove, Txn},
         schema::{Column, TableSchema},
         snapshot::{STATISTICS_COLUMNS_PROPERTY, Snapshot, format_column_list},
-        statistics::FileStatistics,
+        statistics::{ColumnStatistics, FileStatistics},
     },
     model::schema::column,
-    storage::paths::TableFolder,
+    storage::{
+        paths::{self, TableFolder},
+        writer::WrittenFile,
+    },
 };
 
 /// Most bytes of keys and values in the tags of a file.
@@ -73,6 +76,30 @@ pub struct NewFile {
     pub statistics: FileStatistics,
     /// Facts about the file for later readers of the log, at most [`TAGS_BYTES_MAX`].
     pub tags: BTreeMap<String, String>,
+}
+
+/// The tag that holds the CRC-32C of a file's bytes, as eight hexadecimal digits.
+pub const CHECKSUM_TAG: &str = "crc32c";
+
+impl NewFile {
+    /// Describes a file that was written, under a name that tells when.
+    pub fn of_written(file: &WrittenFile, now_unix_nano: i64) -> Self {
+        let epoch = NaiveDate::default();
+        let days = Days::new(u64::from(file.date.unsigned_abs()));
+        let date = if file.date < 0 { epoch.checked_sub_days(days) } else { epoch.checked_add_days(days) };
+        let date = date.unwrap_or(epoch);
+        let ranges = file.ranges.iter();
+        let columns = ranges
+            .map(|range| (range.column.to_owned(), ColumnStatistics::of_ints(Some((range.min, range.max)), 0)))
+            .collect();
+        Self {
+            path: paths::data_file(date, paths::file_id(now_unix_nano)),
+            size_bytes: file.bytes.len() as u64,
+            date,
+            statistics: FileStatistics { rows: file.rows as u64, columns },
+            tags: BTreeMap::from([(CHECKSUM_TAG.to_owned(), format!("{:08x}", crc32c::crc32c(&file.bytes)))]),
+        }
+    }
 }
 
 /// How far an application is.

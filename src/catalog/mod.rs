@@ -43,6 +43,7 @@ mod error;
 mod kernel;
 mod log;
 mod open;
+mod removals;
 pub mod schema;
 mod settings;
 mod snapshot;
@@ -51,7 +52,7 @@ mod table;
 mod tables;
 
 pub use self::{
-    commit::{Commit, CommitOutcome, NewFile, Operation, Transaction},
+    commit::{CHECKSUM_TAG, Commit, CommitOutcome, NewFile, Operation, Transaction},
     error::CatalogError,
     settings::CatalogSettings,
     snapshot::{LiveFile, Snapshot},

@@ -93,6 +93,11 @@ impl Table {
         })
     }
 
+    /// The store that the table is in.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The folder in the store.
     pub fn folder(&self) -> &TableFolder {
         &self.folder

@@ -70,7 +70,7 @@ impl Ingest {
         let (mut log, recovery) = Log::open(folder, wal_settings(&settings))?;
         let live = Arc::new(Live::new(log.id(), catalog));
         let policy = FlushPolicy::from(&*settings);
-        let writer = TableWriter::new(Arc::clone(&live), store, Arc::clone(&metrics));
+        let writer = TableWriter::new(Arc::clone(&live), store, Arc::clone(&clock), Arc::clone(&metrics));
 
         let mut dedup = DedupWindow::new(settings.ingest.dedup_window.as_nanos());
         for carried in &recovery.digests {

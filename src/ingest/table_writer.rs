@@ -1,29 +1,21 @@
 //! A sealed prefix of a tenant's buffer into its table, in one commit.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::datatypes::Field;
-use chrono::{Days, NaiveDate};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use super::FlushReport;
 use crate::{
-    catalog::{
-        Commit, CommitOutcome, NewFile, Transaction,
-        statistics::{ColumnStatistics, FileStatistics},
-    },
+    catalog::{Commit, CommitOutcome, NewFile, Transaction},
+    clock::Clock,
     crashpoint,
     error::{Error, ErrorKind, Result},
     live::{Live, Sealed},
     metrics::Metrics,
     model::{batch::SpanBatch, promotion::PromotedAttribute, schema::promoted_field, tenant::TenantId},
-    storage::{
-        paths,
-        store::Store,
-        writer::{self, WrittenFile},
-    },
+    storage::{store::Store, writer},
     wal::RecordNumber,
 };
 
@@ -32,6 +24,7 @@ use crate::{
 pub(super) struct TableWriter {
     live: Arc<Live>,
     store: Store,
+    clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     one_at_a_time: Mutex<()>,
 }
@@ -46,8 +39,8 @@ pub(super) struct Stored {
 }
 
 impl TableWriter {
-    pub(super) fn new(live: Arc<Live>, store: Store, metrics: Arc<Metrics>) -> Self {
-        Self { live, store, metrics, one_at_a_time: Mutex::new(()) }
+    pub(super) fn new(live: Arc<Live>, store: Store, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        Self { live, store, clock, metrics, one_at_a_time: Mutex::new(()) }
     }
 
     /// The buffers that this empties.
@@ -89,7 +82,7 @@ impl TableWriter {
         let mut adds = Vec::with_capacity(files.len());
         let mut promoted: Vec<PromotedAttribute> = Vec::new();
         for file in files {
-            let add = new_file(&file);
+            let add = NewFile::of_written(&file, self.clock.now_unix_nano());
             report.add(FlushReport { spans: file.rows, files: 1, bytes: add.size_bytes });
             self.store.put(&table.folder().file(&add.path), file.bytes).await.map_err(Error::from)?;
             adds.push(add);
@@ -116,22 +109,4 @@ impl TableWriter {
 
 fn failed(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {
     Error::new(ErrorKind::Internal, "cannot write buffered spans as parquet").with_source(cause)
-}
-
-fn new_file(file: &WrittenFile) -> NewFile {
-    let epoch = NaiveDate::default();
-    let days = Days::new(u64::from(file.date.unsigned_abs()));
-    let date = if file.date < 0 { epoch.checked_sub_days(days) } else { epoch.checked_add_days(days) };
-    let date = date.unwrap_or(epoch);
-    let ranges = file.ranges.iter();
-    let columns = ranges
-        .map(|range| (range.column.to_owned(), ColumnStatistics::of_ints(Some((range.min, range.max)), 0)))
-        .collect();
-    NewFile {
-        path: paths::data_file(date, Uuid::new_v4()),
-        size_bytes: file.bytes.len() as u64,
-        date,
-        statistics: FileStatistics { rows: file.rows as u64, columns },
-        tags: BTreeMap::new(),
-    }
 }
