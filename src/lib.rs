@@ -28,7 +28,7 @@
 //! |---|---|---|
 //! | 8 | [`cli`] | commands |
 //! | 7 | [`server`] | builds the parts, binds listeners, shuts down |
-//! | 6 | [`receiver`], [`api`], [`demo`] | OTLP in; Tempo HTTP and Flight SQL out; a sender of example traces |
+//! | 6 | [`receiver`], [`api`], [`maintain`], [`demo`] | OTLP in; Tempo HTTP and Flight SQL out; compaction; a sender of example traces |
 //! | 5 | [`ingest`], [`query`] | limits, dedup, log, flush; the one query engine |
 //! | 4 | [`live`] | buffer and `ReadView`: what is visible now |
 //! | 3 | [`wal`], [`catalog`] | the durable log; which files are live |
@@ -67,6 +67,7 @@ pub mod query;
 
 pub mod api;
 pub mod demo;
+pub mod maintain;
 pub mod receiver;
 
 pub mod server;

@@ -67,6 +67,22 @@ pub struct Metrics {
     pub flush_spans: IntCounter,
     /// Bytes of the files that were written by flushes.
     pub flush_bytes: IntCounter,
+    /// Merges of files that were committed.
+    pub compaction_merges: IntCounter,
+    /// Merges that failed; their files are left alone for a while.
+    pub compaction_failures: IntCounter,
+    /// Merges that were given up because another writer replaced their files first.
+    pub compaction_conflicts: IntCounter,
+    /// Bytes of the files that merges replaced.
+    pub compaction_bytes_read: IntCounter,
+    /// Bytes of the files that merges made.
+    pub compaction_bytes_written: IntCounter,
+    /// Spans that merges dropped because an equal one stays.
+    pub compaction_duplicates: IntCounter,
+    /// Files that were in no table for longer than the grace, and were deleted.
+    pub swept_files: IntCounter,
+    /// Their bytes.
+    pub swept_bytes: IntCounter,
     /// Live files of all tables.
     pub catalog_files: IntGauge,
     /// Bytes of the live files.
@@ -160,6 +176,38 @@ impl Metrics {
             flush_failures: counter(r, "tracehouse_flush_failures_total", "Flushes that failed and are tried again")?,
             flush_spans: counter(r, "tracehouse_flush_spans_total", "Spans that were flushed to files")?,
             flush_bytes: counter(r, "tracehouse_flush_bytes_total", "Size of the files that flushes wrote")?,
+            compaction_merges: counter(r, "tracehouse_compaction_merges_total", "Merges of files that were committed")?,
+            compaction_failures: counter(
+                r,
+                "tracehouse_compaction_failures_total",
+                "Merges that failed; their files are left alone for a while",
+            )?,
+            compaction_conflicts: counter(
+                r,
+                "tracehouse_compaction_conflicts_total",
+                "Merges that were given up because another writer replaced their files first",
+            )?,
+            compaction_bytes_read: counter(
+                r,
+                "tracehouse_compaction_read_bytes_total",
+                "Size of the files that merges replaced",
+            )?,
+            compaction_bytes_written: counter(
+                r,
+                "tracehouse_compaction_written_bytes_total",
+                "Size of the files that merges made",
+            )?,
+            compaction_duplicates: counter(
+                r,
+                "tracehouse_compaction_duplicate_spans_total",
+                "Spans that merges dropped because an equal one stays",
+            )?,
+            swept_files: counter(
+                r,
+                "tracehouse_swept_files_total",
+                "Files that were in no table for longer than the grace, and were deleted",
+            )?,
+            swept_bytes: counter(r, "tracehouse_swept_bytes_total", "Size of the files that sweeps deleted")?,
             catalog_files: gauge(r, "tracehouse_catalog_files", "Live files of all tables")?,
             catalog_bytes: gauge(r, "tracehouse_catalog_bytes", "Size of the live files of all tables")?,
             catalog_commits: counter(r, "tracehouse_catalog_commits_total", "Commits to tables")?,

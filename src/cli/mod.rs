@@ -10,7 +10,13 @@ mod serve;
 mod sql;
 mod traceql;
 
+mod compact;
+mod delete;
+mod inspect;
+mod verify;
+
 mod ask;
+mod folder;
 mod output;
 mod remote;
 mod settings;
@@ -39,6 +45,14 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Runs a TraceQL search on a running server or a data folder.
     Traceql(traceql::TraceqlArgs),
+    /// Deletes spans for good, on a running server or in a data folder.
+    Delete(delete::DeleteArgs),
+    /// Merges the small files of a data folder.
+    Compact(compact::CompactArgs),
+    /// Checks every file, count and checksum of a data folder, and that what was deleted is gone.
+    Verify(verify::VerifyArgs),
+    /// Shows what is in a data folder: tables, files, columns.
+    Inspect(inspect::InspectArgs),
 }
 
 /// Runs the command of this process's arguments and says how it went.
@@ -57,6 +71,10 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => sql::run(args),
         Command::Traceql(args) => traceql::run(args),
+        Command::Delete(args) => delete::run(args),
+        Command::Compact(args) => compact::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Inspect(args) => inspect::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

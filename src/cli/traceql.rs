@@ -67,7 +67,7 @@ fn search(args: &TraceqlArgs, text: String, now_unix_nano: i64) -> TraceQlQuery 
 }
 
 /// Unix nanoseconds of a moment in RFC 3339.
-fn parse_moment(text: &str) -> Result<i64, String> {
+pub(super) fn parse_moment(text: &str) -> Result<i64, String> {
     let moment = DateTime::parse_from_rfc3339(text).map_err(|error| {
         format!("expected a moment such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00 ({error})")
     })?;

@@ -14,7 +14,7 @@ pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> 
         let depth = settings.ingest.nesting_depth_max;
         return Err(format!("ingest.nesting_depth_max = {depth} must not be larger than {NESTING_DEPTH_MAX}"));
     }
-    let Settings { ingest, wal, buffer, flush, query, .. } = settings;
+    let Settings { ingest, wal, buffer, flush, compaction, query, .. } = settings;
     let sizes = [
         // One group commit is one record, and a record lies in one segment.
         (
@@ -38,6 +38,12 @@ pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> 
         ),
         ("wal.segment_bytes_max", wal.segment_bytes_max, "wal.bytes_max", wal.bytes_max),
         ("flush.bytes_max", flush.bytes_max, "buffer.bytes_max", buffer.bytes_max),
+        (
+            "compaction.small_bytes_max",
+            compaction.small_bytes_max,
+            "compaction.file_bytes_max",
+            compaction.file_bytes_max,
+        ),
     ];
     for (small_key, small, large_key, large) in sizes {
         if small > large {
@@ -52,6 +58,15 @@ pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> 
         if small > large {
             return Err(format!("{small_key} = {small} must not be larger than {large_key} = {large}"));
         }
+    }
+    settings.retention.check()?;
+    if compaction.fan_in < 2 {
+        return Err(format!("compaction.fan_in = {} must be at least 2", compaction.fan_in));
+    }
+    // A file must outlive the longest query that may have it in its snapshot, with time to spare for planning it.
+    if compaction.grace.as_nanos() < query.timeout.as_nanos().saturating_mul(2) {
+        let (grace, timeout) = (compaction.grace, query.timeout);
+        return Err(format!("compaction.grace = {grace} must be at least twice query.timeout = {timeout}"));
     }
     Ok(())
 }
@@ -71,7 +86,7 @@ fn stays_on_loopback(settings: &Settings, source_of: &impl Fn(&str) -> Source) -
         if !address.ip().to_canonical().is_loopback() {
             return Err(format!(
                 "{key} = {address} ({}) listens beyond loopback, and there is no authentication yet: whoever reaches the \
-                 port can write and read; use a loopback address such as 127.0.0.1:{}, or accept it with --insecure \
+                 port can write, read and delete; use a loopback address such as 127.0.0.1:{}, or accept it with --insecure \
                  (server.insecure = true)",
                 source_of(key),
                 address.port(),
@@ -99,8 +114,9 @@ fn are_origins(origins: &[String]) -> Result<(), String> {
 }
 
 fn not_zero(settings: &Settings) -> Result<(), String> {
-    let Settings { ingest, wal, buffer, flush, query, .. } = settings;
+    let Settings { ingest, wal, buffer, flush, compaction, query, .. } = settings;
     let sizes = [
+        ("compaction.file_bytes_max", compaction.file_bytes_max),
         ("ingest.request_bytes_max", ingest.request_bytes_max),
         ("ingest.attribute_bytes_max", ingest.attribute_bytes_max),
         ("ingest.group_commit_bytes_max", ingest.group_commit_bytes_max),
@@ -119,7 +135,11 @@ fn not_zero(settings: &Settings) -> Result<(), String> {
         ("query.concurrency_max", query.concurrency_max),
         ("query.search_limit_default", query.search_limit_default),
     ];
-    let durations = [("flush.age_max", flush.age_max), ("query.timeout", query.timeout)];
+    let durations = [
+        ("flush.age_max", flush.age_max),
+        ("compaction.interval", compaction.interval),
+        ("query.timeout", query.timeout),
+    ];
     let zero = [
         sizes.iter().find(|(_, size)| *size == ByteSize::from_bytes(0)).map(|(key, _)| *key),
         counts.iter().find(|(_, count)| *count == 0).map(|(key, _)| *key),
@@ -156,7 +176,7 @@ mod tests {
             everywhere,
             Err(
                 "server.tempo_listen = 0.0.0.0:3200 (flag --set) listens beyond loopback, and there is no authentication \
-                 yet: whoever reaches the port can write and read; use a loopback address such as 127.0.0.1:3200, or \
+                 yet: whoever reaches the port can write, read and delete; use a loopback address such as 127.0.0.1:3200, or \
                  accept it with --insecure (server.insecure = true)",
             ),
         );
@@ -189,6 +209,14 @@ mod tests {
         check_change(
             |settings| settings.ingest.nesting_depth_max = 65,
             Err("ingest.nesting_depth_max = 65 must not be larger than 64"),
+        );
+    }
+
+    #[test]
+    fn files_outlive_queries() {
+        check_change(
+            |settings| settings.query.timeout = HumanDuration::hours(1),
+            Err("compaction.grace = 1h must be at least twice query.timeout = 1h"),
         );
     }
 

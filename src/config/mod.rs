@@ -21,6 +21,7 @@
 mod check;
 mod duration;
 mod nearest;
+mod retention;
 mod secret;
 mod settings;
 mod size;
@@ -32,8 +33,8 @@ pub use self::{
     nearest::nearest,
     secret::Secret,
     settings::{
-        BufferSettings, FlushSettings, IngestSettings, LogSettings, QuerySettings, ServerSettings, Settings,
-        WalSettings,
+        BufferSettings, CompactionSettings, DeletionSettings, FlushSettings, IngestSettings, LogSettings,
+        QuerySettings, RetentionSettings, ServerSettings, Settings, WalSettings,
     },
     size::ByteSize,
     sources::{ConfigError, Effective, EffectiveEntry, Flag, Source, Sources},

@@ -107,6 +107,12 @@ section! {
             pub buffer: BufferSettings,
             /// From the buffer to files.
             pub flush: FlushSettings,
+            /// From many small files to few large ones.
+            pub compaction: CompactionSettings,
+            /// When spans leave by themselves.
+            pub retention: RetentionSettings,
+            /// What is kept of deletions.
+            pub deletion: DeletionSettings,
             /// Limits of queries.
             pub query: QuerySettings,
         }
@@ -124,7 +130,7 @@ section! {
         pub tempo_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 3200)),
         /// Address of Flight SQL; port 0 picks a free one.
         pub flight_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 32010)),
-        /// Allows listening beyond loopback without authentication: whoever reaches a port can write and read.
+        /// Allows listening beyond loopback without authentication: whoever reaches a port can write, read and delete.
         pub insecure: bool = false,
         /// Longest time that a stop waits for requests that run; then they are cut off. Flush and sync follow.
         pub shutdown_timeout: HumanDuration = HumanDuration::seconds(30),
@@ -198,6 +204,50 @@ section! {
         pub age_max: HumanDuration = HumanDuration::minutes(5),
         /// Memory of buffered spans that starts a flush before they reach that age.
         pub bytes_max: ByteSize = ByteSize::mib(96),
+    }
+}
+
+section! {
+    /// From many small files to few large ones.
+    pub struct CompactionSettings {
+        /// Whether the server merges files; without it, a process elsewhere or `tracehouse compact` has to.
+        pub enabled: bool = true,
+        /// Pause between two looks at all tables.
+        pub interval: HumanDuration = HumanDuration::seconds(30),
+        /// Size up to which files are merged; several times as much memory is used while they are.
+        pub file_bytes_max: ByteSize = ByteSize::mib(128),
+        /// Largest merge, in bytes of its files, that counts as small; small ones never wait for large ones.
+        pub small_bytes_max: ByteSize = ByteSize::mib(16),
+        /// Files of about one size that are merged at once: more of them rewrite less, and leave more files.
+        pub fan_in: usize = 8,
+        /// How long a day must have got no file before the rest of its small files is merged.
+        pub settle_age: HumanDuration = HumanDuration::hours(1),
+        /// How long files that were replaced or never listed stay in the store for queries that may read them.
+        pub grace: HumanDuration = HumanDuration::hours(1),
+    }
+}
+
+section! {
+    /// When spans leave by themselves. Zero means never.
+    pub struct RetentionSettings {
+        /// Age at which spans leave, by their start; 0s keeps them.
+        pub age_max: HumanDuration = HumanDuration::seconds(0),
+        /// Most bytes of the files of one tenant; beyond it the oldest leave; 0B keeps them.
+        pub bytes_max: ByteSize = ByteSize::from_bytes(0),
+        /// Most bytes of the files of all tenants together; beyond it the oldest leave; 0B keeps them.
+        pub total_bytes_max: ByteSize = ByteSize::from_bytes(0),
+        /// Other ages for some tenants, such as `shop=720h`.
+        pub age_max_by_tenant: Vec<String> = Vec::new(),
+        /// Other sizes for some tenants, such as `shop=10GiB`.
+        pub bytes_max_by_tenant: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
+    /// What is kept of deletions.
+    pub struct DeletionSettings {
+        /// How long a deletion is remembered, so that matching spans that arrive late go too.
+        pub tombstone_age_max: HumanDuration = HumanDuration::hours(30 * 24),
     }
 }
 

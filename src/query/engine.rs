@@ -186,6 +186,20 @@ impl QueryEngine {
         self.parts.memory.used_bytes()
     }
 
+    /// A session over a table of the caller's, for plans of this crate's own.
+    pub(crate) fn session_over(&self, base: &Arc<dyn TableProvider>) -> Result<SessionState> {
+        self.parts.session(base).map(|(session, _)| session)
+    }
+
+    /// Runs `work` on the engine's threads, beside the queries that were admitted.
+    pub(crate) async fn run_within<T: Send + 'static>(
+        &self,
+        timeout: std::time::Duration,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.on_runtime(Instant::now() + timeout, timeout, work).await
+    }
+
     fn runtime(&self) -> Result<&Runtime> {
         self.runtime.as_ref().ok_or_else(|| Error::new(ErrorKind::Unavailable, "the query engine is shutting down"))
     }

@@ -28,6 +28,7 @@ mod session;
 mod spans_table;
 
 mod functions;
+mod matching;
 mod search;
 mod trace;
 pub mod traceql;
@@ -43,6 +44,7 @@ mod wire;
 pub use self::{
     engine::{BaseTables, EngineOptions, Prepared, QueryEngine},
     limits::QueryLimits,
+    matching::SpanFilter,
     request::{AnswerForm, LimitOverrides, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
     spans_table::SpansTable,
     stats::QueryStats,

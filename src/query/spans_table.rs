@@ -103,7 +103,8 @@ impl TableProvider for SpansTable {
     }
 }
 
-fn scan_file(file: &LiveFile) -> ScanFile {
+/// What a scan needs to know of a file.
+pub(crate) fn scan_file(file: &LiveFile) -> ScanFile {
     use chrono::Datelike;
     ScanFile {
         path: file.location.clone(),

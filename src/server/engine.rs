@@ -30,8 +30,9 @@ const SPILL_FOLDER: &str = "tmp";
 #[derive(Debug)]
 pub struct LocalFolder {
     /// Answers queries.
-    pub engine: QueryEngine,
-    _log: ReadOnly,
+    pub engine: Arc<QueryEngine>,
+    /// What the log held.
+    pub log: ReadOnly,
 }
 
 impl LocalFolder {
@@ -52,7 +53,7 @@ impl LocalFolder {
         // The data folder stays as it is, so what these queries spill goes elsewhere.
         let spill_folder = std::env::temp_dir();
         let engine = engine(settings, Arc::clone(&log.live), &store, spill_folder, &clock, &Arc::new(metrics))?;
-        Ok(Self { engine, _log: log })
+        Ok(Self { engine: Arc::new(engine), log })
     }
 }
 

@@ -18,7 +18,9 @@
 
 mod admin;
 mod connections;
+mod deletion;
 mod engine;
+mod folder;
 mod listeners;
 mod logs;
 mod parts;
@@ -36,7 +38,14 @@ use self::{
     parts::Parts,
     routes::RouteSlot,
 };
-pub use self::{engine::LocalFolder, listeners::Addresses, logs::init_logs, signals::Signals};
+pub use self::{
+    deletion::{DELETE_ROUTE, DeleteRequest},
+    engine::LocalFolder,
+    folder::OwnedFolder,
+    listeners::Addresses,
+    logs::init_logs,
+    signals::Signals,
+};
 use crate::{
     clock::Clock,
     config::Settings,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes as GrpcRoutes;
 
-use super::{engine, routes::Routes};
+use super::{deletion::Deletion, engine, routes::Routes};
 use crate::{
     api::{flight, tempo},
     catalog::Catalog,
@@ -12,6 +12,7 @@ use crate::{
     config::Settings,
     error::{Error, ErrorKind, Result},
     ingest::{Ingest, IngestParts},
+    maintain::service::{Maintenance, MaintenanceParts},
     metrics::Metrics,
     receiver,
     storage::store::Store,
@@ -22,6 +23,7 @@ use crate::{
 pub(super) struct Parts {
     ingest: Arc<Ingest>,
     catalog: Arc<Catalog>,
+    maintenance: Maintenance,
 }
 
 impl Parts {
@@ -53,20 +55,30 @@ impl Parts {
         let engine = engine::engine(&settings, Arc::clone(ingest.live()), &store, spill, &clock, &metrics)?;
         let engine = Arc::new(engine);
 
+        let maintained = MaintenanceParts {
+            catalog: Arc::clone(&catalog),
+            engine: Arc::clone(&engine),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        };
+        let maintenance = Maintenance::start(&maintained, &settings);
+        let (deleter, for_deletion) = (Arc::clone(maintenance.deleter()), Arc::clone(&ingest));
+        let deletion = Deletion { deleter, ingest: for_deletion, clock: Arc::clone(&clock) };
         let query = Arc::new(settings.query.clone());
         let tempo = tempo::TempoState { engine: Arc::clone(&engine), settings: query, clock: Arc::clone(&clock) };
         let receiver = receiver::Receiver::new(Arc::clone(&ingest), &settings.ingest, clock, metrics);
         let routes = Routes {
             otlp_grpc: receiver.grpc_router(),
             otlp_http: receiver.http_router(),
-            tempo: tempo::router(tempo),
+            tempo: tempo::router(tempo).merge(deletion.router()),
             flight: GrpcRoutes::new(flight::grpc_service(engine)).into_axum_router(),
         };
-        Ok((Self { ingest, catalog }, routes))
+        Ok((Self { ingest, catalog, maintenance }, routes))
     }
 
     /// Flushes what is buffered, syncs and closes.
     pub(super) async fn close(self) -> Result<()> {
+        self.maintenance.stop().await;
         let stopped = self.ingest.shutdown().await;
         self.catalog.finish_background().await;
         stopped

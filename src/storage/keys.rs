@@ -139,6 +139,30 @@ pub struct ScopeKeys {
     pub keys: BTreeMap<String, KeyUse>,
 }
 
+impl ScopeKeys {
+    /// What the residual map can hold under `key`.
+    fn residual(&self, key: &str) -> TypeSet {
+        match self.keys.get(key) {
+            Some(key_use) => key_use.residual,
+            None if self.closed => TypeSet::NONE,
+            None => TypeSet::ALL,
+        }
+    }
+
+    fn union(&self, other: &Self) -> Self {
+        let mut keys = BTreeMap::new();
+        for key in self.keys.keys().chain(other.keys.keys()) {
+            let promoted = |scope: &Self| scope.keys.get(key).and_then(|key_use| key_use.promoted);
+            // An open list that does not name a key says nothing about it.
+            let residual = self.residual(key).union(other.residual(key));
+            keys.insert(key.clone(), KeyUse { promoted: promoted(self).or_else(|| promoted(other)), residual });
+        }
+        let closed = self.closed && other.closed && keys.len() <= KEYS_MAX;
+        keys.retain(|_, key_use| closed || key_use.promoted.is_some());
+        Self { closed, keys }
+    }
+}
+
 /// The keys of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileKeys {
@@ -169,6 +193,16 @@ impl FileKeys {
         }
     }
 
+    /// The keys of two sets of spans together.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self {
+            resource: self.resource.union(&other.resource),
+            instrumentation: self.instrumentation.union(&other.instrumentation),
+            span: self.span.union(&other.span),
+        }
+    }
+
     pub(crate) fn set_scope(&mut self, scope: AttributeScope, keys: ScopeKeys) {
         match scope {
             AttributeScope::Resource => self.resource = keys,
@@ -180,12 +214,7 @@ impl FileKeys {
 
     /// What the residual map can hold under `key`.
     pub fn residual(&self, scope: AttributeScope, key: &str) -> TypeSet {
-        let Some(keys) = self.scope(scope) else { return TypeSet::ALL };
-        match keys.keys.get(key) {
-            Some(key_use) => key_use.residual,
-            None if keys.closed => TypeSet::NONE,
-            None => TypeSet::ALL,
-        }
+        self.scope(scope).map_or(TypeSet::ALL, |keys| keys.residual(key))
     }
 }
 

@@ -2,9 +2,9 @@
 //! table.
 //!
 //! In comes a [`SpanBatch`](crate::model::batch::SpanBatch): [`writer`] sorts its rows ([`order`]), drops promoted columns
-//! without a value, lists the attributes in the footer ([`keys`]) and gives the bytes of one file per UTC day. [`paths`]
-//! and [`store`] say where files go. Out goes an execution plan: [`scan`] reads any mix of such files and of batches that
-//! are in no file yet.
+//! without a value, lists the attributes in the footer ([`keys`]) and gives the bytes of one file per UTC day; [`stitch`]
+//! makes one file of several. [`paths`] and [`store`] say where files go. Out goes an execution plan: [`scan`] reads any
+//! mix of such files and of batches that are in no file yet.
 //!
 //! A query is planned on logical columns, where an attribute is an entry of a map; files and batches have promoted columns
 //! of their own choice. [`adapter`] bridges the two, file by file and batch by batch, in predicates and in output columns.
@@ -20,6 +20,7 @@ pub mod store;
 pub mod keys;
 pub mod order;
 pub mod promoted;
+pub mod stitch;
 pub mod writer;
 
 pub mod adapter;

@@ -36,6 +36,8 @@ const POINTS: &[(&str, u64)] = &[
     ("catalog.commit.after_put", 3),
     ("flush.after_commit", 3),
     ("flush.before_cut", 3),
+    ("compact.after_put", 3),
+    ("compact.after_commit", 3),
     ("wal.cut.before_carry", 2),
     ("wal.cut.after_carry", 2),
     ("wal.cut.deleted", 2),
@@ -50,6 +52,8 @@ const SETTINGS: &[&str] = &[
     "ingest.request_bytes_max=64KiB",
     "ingest.attribute_bytes_max=8KiB",
     "ingest.group_commit_bytes_max=64KiB",
+    "compaction.interval=50ms",
+    "compaction.fan_in=2",
     "log.level=warn",
 ];
 

@@ -13,6 +13,7 @@ mod flight;
 mod frame;
 mod ingest;
 mod layers;
+mod maintain;
 mod one_span_requests;
 mod otlp_arbitrary;
 mod otlp_json;

@@ -52,6 +52,8 @@ enum State {
     Recovered,
     /// In two sets of files.
     FlushedTwice,
+    /// In files that were merged.
+    Compacted,
 }
 
 /// A data folder with its parts.
@@ -103,7 +105,7 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
 async fn house_in(state: State) -> House {
     let house = open(tempfile::tempdir().unwrap()).await;
     write(&house, DATA[0]).await;
-    if matches!(state, State::Half | State::FlushedTwice) {
+    if matches!(state, State::Half | State::FlushedTwice | State::Compacted) {
         house.ingest.flush().await.unwrap();
     }
     write(&house, DATA[1]).await;
@@ -111,6 +113,12 @@ async fn house_in(state: State) -> House {
         State::Buffered | State::Half => house,
         State::Flushed | State::FlushedTwice => {
             house.ingest.flush().await.unwrap();
+            house
+        }
+        State::Compacted => {
+            house.ingest.flush().await.unwrap();
+            let merged = crate::maintain::compact_all(house.ingest.live().catalog(), &house.clock).await;
+            assert!(merged.merges > 0, "{merged:?}");
             house
         }
         State::Recovered => {
@@ -218,6 +226,11 @@ async fn slt_files_pass_on_buffered_spans() {
 async fn slt_files_pass_on_flushed_spans() {
     check(State::Flushed).await;
     check(State::FlushedTwice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slt_files_pass_on_compacted_spans() {
+    check(State::Compacted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,52 @@
+//! `tracehouse inspect`: what is in a data folder that no server has open.
+
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    folder::{FolderArgs, block_on, tenant},
+    output::OutputArgs,
+};
+use crate::maintain::inspect::Inspector;
+
+/// Arguments of `tracehouse inspect`.
+#[derive(Args, Debug)]
+pub(super) struct InspectArgs {
+    /// What to show.
+    #[arg(value_enum, default_value = "tables")]
+    what: What,
+    /// Tenant whose files or columns are shown; without it, the only one of a server without tenants.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    #[command(flatten)]
+    folder: FolderArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What there is to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Every tenant's table: files, spans, bytes, times, and spans that are only in the log.
+    Tables,
+    /// The files of one table.
+    Files,
+    /// The columns of one table: bytes, share, and which attributes are promoted.
+    Columns,
+}
+
+pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    block_on(async {
+        let folder = args.folder.open().await?;
+        let live = &folder.log.live;
+        let inspector = Inspector::new(Arc::clone(live.catalog()), Arc::clone(live));
+        let tenant = tenant(args.tenant.as_deref())?;
+        let batch = match args.what {
+            What::Tables => inspector.tables().await?,
+            What::Files => inspector.files(&tenant).await?,
+            What::Columns => inspector.columns(&tenant).await?,
+        };
+        args.output.write(batch.schema(), futures::stream::iter([Ok(batch)])).await
+    })
+}

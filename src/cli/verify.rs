@@ -1,0 +1,60 @@
+//! `tracehouse verify`: checks a data folder that no server has open.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use anyhow::bail;
+use clap::Args;
+
+use super::folder::{FolderArgs, block_on};
+use crate::maintain::verify::Verifier;
+
+/// Arguments of `tracehouse verify`.
+#[derive(Args, Debug)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    folder: FolderArgs,
+}
+
+pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
+    block_on(async {
+        // Opening it has read the whole write-ahead log, and its checksums.
+        let folder = args.folder.open().await?;
+        let (live, recovered) = (&folder.log.live, &folder.log.recovered);
+        let mut out = io::stdout();
+        writeln!(out, "log: {} records, {} bytes", recovered.log.records, recovered.log.bytes)?;
+        let mut problems = 0;
+        if let Some(torn) = &recovered.log.torn_tail {
+            let path = torn.path.display();
+            writeln!(
+                out,
+                "log: {path} ends in a write of {} bytes that was cut short; it was not acknowledged",
+                torn.cut_bytes
+            )?;
+        }
+        let verifier = Verifier::new(Arc::clone(live.catalog()), Arc::clone(&folder.engine), Arc::clone(live));
+        let mut tenants = live.catalog().tenants().await?;
+        tenants.extend(live.loads().into_iter().map(|(tenant, _)| tenant));
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            let report = verifier.verify(&tenant).await?;
+            writeln!(
+                out,
+                "{tenant}: {} spans in {} files of {} bytes, {} spans in the log, {} deletions checked, {} files wait to be \
+                 deleted",
+                report.rows, report.files, report.bytes, report.buffered_spans, report.tombstones, report.garbage_files,
+            )?;
+            for problem in &report.problems {
+                writeln!(out, "{tenant}: {}: {}", problem.place, problem.message)?;
+            }
+            problems += report.problems.len();
+        }
+        if problems > 0 {
+            bail!("{problems} problems were found");
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,238 @@
+//! Deleting spans for good.
+//!
+//! ```text
+//!  delete(filter, range):
+//!    tombstone, durable  ->  flush what is buffered  ->  enforce
+//!
+//!  enforce: for every live file that has not been looked at on behalf of a tombstone:
+//!    which rows match?   none -> the file is clean
+//!                        some -> rewrite it without them, commit: remove + add
+//!                                a replaced file: its replacement is looked at next
+//! ```
+//!
+//! Enforcing again costs little where nothing is new, so the maintenance does it in every round: files that a flush or a
+//! compaction made meanwhile, here or elsewhere, are looked at once. Until then a span that arrives late is visible; after
+//! it, no live file has it. The bytes of replaced files leave the disk with the sweep, after the grace, and those in the
+//! log when it is cut.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use arrow::buffer::BooleanBuffer;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tracing::info;
+use uuid::Uuid;
+
+use super::{
+    compact::{commit_settled, on_blocking_thread, put},
+    merge::{Keep, MergeInput},
+    tombstone::{self, Tombstone},
+};
+use crate::{
+    catalog::{Catalog, CatalogError, Commit, LiveFile, Operation, Table},
+    clock::Clock,
+    config::Settings,
+    crashpoint,
+    error::{Error, Result},
+    model::{tenant::TenantId, time::TimeRange},
+    query::{QueryEngine, SpanFilter},
+};
+
+/// What a deletion did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeleteReport {
+    /// Spans that are in no live file any more.
+    pub spans: u64,
+    /// Files that were rewritten or removed for it.
+    pub files: usize,
+    /// Files that were looked at.
+    pub files_checked: usize,
+}
+
+impl DeleteReport {
+    fn add(&mut self, other: Self) {
+        self.spans += other.spans;
+        self.files += other.files;
+        self.files_checked += other.files_checked;
+    }
+}
+
+/// Deletes spans, and keeps them deleted.
+#[derive(Debug)]
+pub struct Deleter {
+    catalog: Arc<Catalog>,
+    engine: Arc<QueryEngine>,
+    clock: Arc<dyn Clock>,
+    file_bytes_max: u64,
+    tombstone_age_max_nano: i64,
+    /// Files that were looked at, by tombstone.
+    checked: Mutex<HashMap<Uuid, HashSet<Arc<str>>>>,
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+impl Deleter {
+    /// A deleter from the tables of `catalog`; `engine` decides which spans match.
+    pub fn new(catalog: Arc<Catalog>, engine: Arc<QueryEngine>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
+        Self {
+            catalog,
+            engine,
+            clock,
+            file_bytes_max: settings.compaction.file_bytes_max.bytes(),
+            tombstone_age_max_nano: settings.deletion.tombstone_age_max.as_nanos(),
+            checked: Mutex::default(),
+            one_at_a_time: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Deletes the spans that match `filter` and start within `range`, now and when they arrive later. `flush` writes what
+    /// is buffered to files.
+    ///
+    /// # Errors
+    /// A filter that is none leaves nothing behind. After any other error the deletion may be half done, and the
+    /// maintenance goes on with it.
+    pub async fn delete(
+        &self,
+        tenant: &TenantId,
+        filter: SpanFilter,
+        range: TimeRange,
+        flush: impl Future<Output = Result<()>>,
+    ) -> Result<DeleteReport> {
+        if range.start_unix_nano >= range.end_unix_nano {
+            let TimeRange { start_unix_nano, end_unix_nano } = range;
+            return Err(Error::invalid(format!("the range from {start_unix_nano} to {end_unix_nano} is empty")));
+        }
+        self.engine.check_filter(&filter).await?;
+        let tombstone = Tombstone::new(filter, range, self.clock.now_unix_nano());
+        tombstone.put(self.catalog.store(), tenant).await?;
+        crashpoint::hit("delete.after_tombstone");
+        flush.await?;
+        let report = self.enforce(tenant).await?;
+        info!(%tenant, filter = ?tombstone.filter, spans = report.spans, files = report.files, "deleted");
+        Ok(report)
+    }
+
+    /// The tombstones of a tenant, oldest first.
+    pub async fn tombstones(&self, tenant: &TenantId) -> Result<Vec<Tombstone>> {
+        tombstone::list(self.catalog.store(), tenant).await
+    }
+
+    /// Removes what matches a tombstone from the files that have not been looked at, and tombstones that are too old.
+    pub async fn enforce(&self, tenant: &TenantId) -> Result<DeleteReport> {
+        let _turn = self.one_at_a_time.lock().await;
+        let mut report = DeleteReport::default();
+        let mut tombstones = tombstone::list(self.catalog.store(), tenant).await?;
+        if tombstones.is_empty() {
+            return Ok(report);
+        }
+        let table = self.catalog.table(tenant).await?;
+        loop {
+            let snapshot = table.refresh().await?;
+            self.checked.lock().values_mut().for_each(|files| files.retain(|path| snapshot.file(path).is_some()));
+            let mut conflicts = 0;
+            for file in snapshot.files() {
+                let due: Vec<&Tombstone> = tombstones.iter().filter(|tombstone| self.is_due(tombstone, file)).collect();
+                if due.is_empty() {
+                    continue;
+                }
+                match self.enforce_on(&table, file, &due).await? {
+                    Some(done) => report.add(done),
+                    None => conflicts += 1,
+                }
+            }
+            if conflicts == 0 {
+                break;
+            }
+        }
+        let now = self.clock.now_unix_nano();
+        tombstones.retain(|tombstone| now.saturating_sub(tombstone.created_unix_nano) > self.tombstone_age_max_nano);
+        for expired in tombstones {
+            expired.delete(self.catalog.store(), tenant).await?;
+            self.checked.lock().remove(&expired.id);
+        }
+        Ok(report)
+    }
+
+    fn is_due(&self, tombstone: &Tombstone, file: &LiveFile) -> bool {
+        let is_checked = self.checked.lock().get(&tombstone.id).is_some_and(|files| files.contains(&file.path));
+        !is_checked && file.can_hold(tombstone.range())
+    }
+
+    /// Rewrites a file without what matches; `None` if it has been replaced meanwhile.
+    async fn enforce_on(
+        &self,
+        table: &Arc<Table>,
+        file: &Arc<LiveFile>,
+        tombstones: &[&Tombstone],
+    ) -> Result<Option<DeleteReport>> {
+        let mut hits: Option<BooleanBuffer> = None;
+        for tombstone in tombstones {
+            let found = self.engine.matching_rows(file, &tombstone.filter, tombstone.range()).await?;
+            hits = match (hits, found) {
+                (Some(hits), Some(found)) => Some(&hits | &found),
+                (hits, found) => hits.or(found),
+            };
+        }
+        let mut report = DeleteReport { files_checked: 1, ..DeleteReport::default() };
+        let mut clean = vec![Arc::clone(&file.path)];
+        if let Some(hits) = hits.filter(|hits| hits.count_set_bits() > 0) {
+            let outcome = rewrite(&self.catalog, table, file, Keep::all_but(&hits), self.rewriting()).await?;
+            let Some(outcome) = outcome else { return Ok(None) };
+            report.spans = outcome.dropped;
+            report.files = 1;
+            clean = outcome.paths;
+        }
+        let mut checked = self.checked.lock();
+        for tombstone in tombstones {
+            checked.entry(tombstone.id).or_default().extend(clean.iter().map(Arc::clone));
+        }
+        Ok(Some(report))
+    }
+
+    fn rewriting(&self) -> Rewriting {
+        Rewriting { file_bytes_max: self.file_bytes_max, now_unix_nano: self.clock.now_unix_nano() }
+    }
+}
+
+/// How a file is rewritten.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rewriting {
+    pub(super) file_bytes_max: u64,
+    pub(super) now_unix_nano: i64,
+}
+
+/// What a file was rewritten to.
+#[derive(Debug)]
+pub(super) struct Rewritten {
+    /// Rows that are gone.
+    pub(super) dropped: u64,
+    /// The new files.
+    pub(super) paths: Vec<Arc<str>>,
+}
+
+/// Replaces a file by one with the rows that are kept; `None` if it has been replaced meanwhile.
+pub(super) async fn rewrite(
+    catalog: &Catalog,
+    table: &Arc<Table>,
+    file: &Arc<LiveFile>,
+    keep: Keep,
+    how: Rewriting,
+) -> Result<Option<Rewritten>> {
+    let inputs = vec![MergeInput { file: Arc::clone(file), keep }];
+    let merged = on_blocking_thread(catalog.store(), inputs, how.file_bytes_max).await?;
+    let (adds, columns) = put(catalog.store(), table, &merged, how.now_unix_nano).await?;
+    crashpoint::hit("delete.after_put");
+    let paths = adds.iter().map(|add| Arc::from(add.path.as_str())).collect();
+    let removes = vec![Arc::clone(&file.path)];
+    let commit = Commit { operation: Operation::Delete, adds, removes, transaction: None, columns };
+    match commit_settled(table, &commit).await {
+        Ok(()) => {
+            crashpoint::hit("delete.after_commit");
+            Ok(Some(Rewritten { dropped: merged.dropped, paths }))
+        }
+        Err(CatalogError::NotLive { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

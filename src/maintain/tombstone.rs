@@ -1,0 +1,100 @@
+//! Tombstones: what was deleted, kept so that nothing of it comes back.
+//!
+//! ```text
+//!  tenants/<tenant>/tombstones/<uuid>.json
+//!    {"version":1,"id":"<uuid>","created_unix_nano":..,"filter":{"trace_id":"<hex>"},"start_unix_nano":..,"end_unix_nano":..}
+//! ```
+//!
+//! A deletion writes its tombstone before it touches a file, so a crash leaves at most a deletion that is not finished,
+//! which whoever maintains the table next finishes. From then on a span goes if it matches the filter and starts within
+//! `[start_unix_nano, end_unix_nano)`, whether it was in a file, was buffered or in a log, or arrives later.
+//!
+//! It stays for `deletion.tombstone_age_max`; then spans that arrive late stay. Only the maintenance deletes tombstones. One
+//! that cannot be read stops the maintenance of its tenant, because not to know what was deleted is no licence to keep it.
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    model::{tenant::TenantId, time::TimeRange},
+    query::SpanFilter,
+    storage::{
+        paths,
+        store::{PutNew, Store},
+    },
+};
+
+/// The version of the form above, and the greatest that is understood.
+const VERSION: u32 = 1;
+
+/// What was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    version: u32,
+    /// Its name.
+    pub id: Uuid,
+    /// When the deletion was asked for, in Unix nanoseconds.
+    pub created_unix_nano: i64,
+    /// Which spans go.
+    pub filter: SpanFilter,
+    start_unix_nano: i64,
+    end_unix_nano: i64,
+}
+
+impl Tombstone {
+    /// A tombstone for spans that match `filter` and start within `range`.
+    pub fn new(filter: SpanFilter, range: TimeRange, now_unix_nano: i64) -> Self {
+        let TimeRange { start_unix_nano, end_unix_nano } = range;
+        let id = paths::file_id(now_unix_nano);
+        Self { version: VERSION, id, created_unix_nano: now_unix_nano, filter, start_unix_nano, end_unix_nano }
+    }
+
+    /// When the spans start that go.
+    pub fn range(&self) -> TimeRange {
+        TimeRange::new(self.start_unix_nano, self.end_unix_nano)
+    }
+
+    fn path(&self, tenant: &TenantId) -> Path {
+        paths::tombstone(tenant, self.id)
+    }
+
+    /// Makes it durable.
+    pub(super) async fn put(&self, store: &Store, tenant: &TenantId) -> Result<()> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|cause| Error::new(ErrorKind::Internal, "cannot encode a tombstone").with_source(cause))?;
+        // What exists under a random name is this very tombstone, from an earlier try.
+        let (PutNew::Created | PutNew::AlreadyExists) = store.put_new(&self.path(tenant), bytes.into()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, store: &Store, tenant: &TenantId) -> Result<()> {
+        Ok(store.delete(&self.path(tenant)).await?)
+    }
+}
+
+/// The tombstones of a tenant, oldest first.
+///
+/// # Errors
+/// One that cannot be read or understood.
+pub(super) async fn list(store: &Store, tenant: &TenantId) -> Result<Vec<Tombstone>> {
+    let mut tombstones = Vec::new();
+    let mut objects = store.list(&paths::tombstones_folder(tenant));
+    while let Some(object) = objects.try_next().await? {
+        // Gone between the two requests: expired.
+        let Some(bytes) = store.get(&object.location).await? else { continue };
+        let corrupt = || {
+            let path = &object.location;
+            Error::new(ErrorKind::Corrupt, format!("tombstone {path} is not one of version {VERSION} or before"))
+        };
+        let tombstone: Tombstone = serde_json::from_slice(&bytes).map_err(|cause| corrupt().with_source(cause))?;
+        if tombstone.version > VERSION {
+            return Err(corrupt());
+        }
+        tombstones.push(tombstone);
+    }
+    tombstones.sort_by_key(|tombstone| (tombstone.created_unix_nano, tombstone.id));
+    Ok(tombstones)
+}

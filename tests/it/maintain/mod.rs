@@ -1,0 +1,33 @@
+//! Compaction, sweep, retention and deletion: tables change their files, and no answer changes but where it is asked for.
+
+mod compaction;
+mod deletion;
+mod house;
+mod process;
+mod retention;
+mod steady_state;
+mod stitching;
+mod sweep;
+
+use std::sync::Arc;
+
+use tracehouse::{
+    catalog::Catalog,
+    clock::Clock,
+    config::{CompactionSettings, HumanDuration},
+    maintain::compact::{CompactReport, Compactor},
+    metrics::Metrics,
+    model::tenant::TenantId,
+};
+
+/// Merges as soon as there are two files.
+pub(crate) fn eager() -> CompactionSettings {
+    CompactionSettings { fan_in: 2, settle_age: HumanDuration::seconds(0), ..CompactionSettings::default() }
+}
+
+/// Merges all small files of the only tenant.
+pub(crate) async fn compact_all(catalog: &Arc<Catalog>, clock: &Arc<dyn Clock>) -> CompactReport {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let compactor = Compactor::new(Arc::clone(catalog), Arc::clone(clock), metrics, &eager());
+    compactor.compact(&TenantId::single()).await.unwrap()
+}
