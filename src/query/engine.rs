@@ -9,7 +9,7 @@ use datafusion::{
     execution::{SessionState, context::SQLOptions},
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
 };
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     runtime::{Builder, Runtime},
     time::Instant,
@@ -128,7 +128,7 @@ impl QueryEngine {
     /// Runs a query; the answer streams while it is computed. Dropping the stream stops the query.
     pub async fn execute(&self, request: QueryRequest) -> Result<QueryStream> {
         let account = Account::open(&request, Arc::clone(&self.parts.metrics));
-        match self.start(request, &account).await {
+        match self.start(request, &account).boxed().await {
             Ok((run, stream)) => {
                 self.runtime()?.spawn(run.finish(account));
                 Ok(stream)
@@ -145,8 +145,8 @@ impl QueryEngine {
         let deadline = account.started + limits.timeout;
         let permit = self.admission.enter(deadline).await?;
         let parts = Arc::clone(&self.parts);
-        let planned = self.on_runtime(deadline, limits.timeout, async move { parts.plan_to_run(&request).await });
-        let plan = planned.await?;
+        let planning = async move { parts.plan_to_run(&request).await }.boxed();
+        let plan = self.on_runtime(deadline, limits.timeout, planning).await?;
         let stats = SharedStats::default();
         stats.update(|stats| stats.planning = account.started.elapsed());
         let (producer, stream) = stream::channel(SchemaRef::clone(&plan.schema), stats, limits, deadline);
@@ -157,8 +157,8 @@ impl QueryEngine {
     pub async fn prepare(&self, request: QueryRequest) -> Result<Prepared> {
         let limits = self.parts.limits.of_run(&request.limits);
         let parts = Arc::clone(&self.parts);
-        self.on_runtime(Instant::now() + limits.timeout, limits.timeout, async move { parts.prepare(&request).await })
-            .await
+        let preparing = async move { parts.prepare(&request).await }.boxed();
+        self.on_runtime(Instant::now() + limits.timeout, limits.timeout, preparing).await
     }
 
     /// The tables that SQL sees in the default schema, with the schemas that their rows have outside.
@@ -166,7 +166,7 @@ impl QueryEngine {
         let mut tables = Vec::new();
         for name in self.parts.template.table_names() {
             let request = QueryRequest::sql(tenant.clone(), format!("SELECT * FROM {name}"));
-            tables.push((name.to_owned(), self.prepare(request).await?.schema));
+            tables.push(((*name).to_owned(), self.prepare(request).await?.schema));
         }
         Ok(tables)
     }
@@ -205,11 +205,13 @@ impl QueryEngine {
     }
 
     /// Runs `work` on the engine's threads; it stops when the caller goes away or at the deadline.
+    ///
+    /// The work is boxed so that the plans in it are no part of the callers' types (see [`SessionTemplate`]).
     async fn on_runtime<T: Send + 'static>(
         &self,
         deadline: Instant,
         timeout: std::time::Duration,
-        work: impl Future<Output = Result<T>> + Send + 'static,
+        work: BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
         let task = AbortOnDropHandle::new(self.runtime()?.spawn(work));
         match tokio::time::timeout_at(deadline, task).await {
@@ -331,8 +333,8 @@ impl Parts {
     }
 
     async fn sql(&self, query: &SqlQuery, session: &SessionState) -> Result<LogicalPlan> {
-        let statement = CheckedStatement::parse(&query.text, &self.limits)?;
-        statement.check_tables(session, &self.template.table_names())?;
+        let statement = CheckedStatement::parse(&query.text, &self.limits, self.template.spelled_tables())?;
+        statement.check_tables(session, self.template.table_names())?;
         let plan = session
             .statement_to_plan(statement.into_inner())
             .await

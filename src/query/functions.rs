@@ -1,15 +1,22 @@
-//! Functions that only the views use: they give events and links the shape that people see.
+//! Functions that the views use to give events and links the shape that people see.
+//!
+//! | function | answer |
+//! |---|---|
+//! | `event_list(events)`, `link_list(links)` | times become timestamps, ids become hex text |
+//! | `list_field(list, 'name')` | of a list of structs, the list of one field |
 
 use std::sync::Arc;
 
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, ListArray, StringBuilder, StructArray},
-        compute::cast,
+        compute::{cast, is_null, nullif},
         datatypes::{DataType, Field, FieldRef, Fields, TimeUnit},
     },
-    common::{Result, exec_err, plan_err},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
+    common::{Result, ScalarValue, exec_err, plan_err},
+    logical_expr::{
+        ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    },
 };
 
 /// `event_list(events)` and `link_list(links)`: times become timestamps, ids become hex text.
@@ -24,7 +31,9 @@ pub(crate) fn view_functions() -> Vec<Arc<ScalarUDF>> {
     ["event_list", "link_list"]
         .into_iter()
         .map(|name| Shaped { name, signature: Signature::any(1, Volatility::Immutable) })
-        .map(|function| Arc::new(ScalarUDF::from(function)))
+        .map(ScalarUDF::from)
+        .chain([ScalarUDF::from(ListField { signature: Signature::any(2, Volatility::Immutable) })])
+        .map(Arc::new)
         .collect()
 }
 
@@ -102,4 +111,65 @@ impl ScalarUDFImpl for Shaped {
         let list = ListArray::try_new(item, list.offsets().clone(), Arc::new(values), list.nulls().cloned())?;
         Ok(ColumnarValue::Array(Arc::new(list)))
     }
+}
+
+/// `list_field(list, 'name')`.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct ListField {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for ListField {
+    fn name(&self) -> &str {
+        "list_field"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        plan_err!("list_field() takes a list of structs and the name of a field")
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let field = match (args.arg_fields, args.scalar_arguments) {
+            ([list, _], [_, Some(name)]) => named_field(list.data_type(), name),
+            _ => None,
+        };
+        match field {
+            Some((_, field)) => {
+                let item = Field::new("item", field.data_type().clone(), field.is_nullable());
+                Ok(Arc::new(Field::new(self.name(), DataType::List(Arc::new(item)), true)))
+            }
+            None => plan_err!("list_field() takes a list of structs and the name of a field as text"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [list, ColumnarValue::Scalar(name)] = args.args.as_slice() else {
+            return exec_err!("list_field() takes a list of structs and the name of a field as text");
+        };
+        let list = list.to_array(args.number_rows)?;
+        let Some((index, field)) = named_field(list.data_type(), name) else {
+            return exec_err!("list_field() takes a list of structs and the name of a field as text");
+        };
+        let list: &ListArray = list.as_list();
+        let structs = list.values().as_struct();
+        let values = match structs.nulls() {
+            None => Arc::clone(structs.column(index)),
+            // A field of a struct that is NULL is NULL, whatever lies below.
+            Some(_) => nullif(structs.column(index), &is_null(structs)?)?,
+        };
+        let item = Arc::new(Field::new("item", field.data_type().clone(), field.is_nullable()));
+        let list = ListArray::try_new(item, list.offsets().clone(), values, list.nulls().cloned())?;
+        Ok(ColumnarValue::Array(Arc::new(list)))
+    }
+}
+
+/// Position and field of `name` in the structs of a list.
+fn named_field<'a>(list: &'a DataType, name: &ScalarValue) -> Option<(usize, &'a FieldRef)> {
+    let DataType::List(item) = list else { return None };
+    let DataType::Struct(fields) = item.data_type() else { return None };
+    fields.find(name.try_as_str()??)
 }

@@ -26,6 +26,7 @@ mod engine;
 mod rules;
 mod session;
 mod spans_table;
+mod views;
 
 mod functions;
 mod matching;

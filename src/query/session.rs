@@ -4,43 +4,45 @@
 //! the catalogue, whose tables all read the same base table, so that a self-join sees one state of the data:
 //!
 //! ```text
-//!  tracehouse.public.spans  = sql/views/spans.sql over the base table
+//!  tracehouse.public.*  = the views ([`crate::query::views`]) over the base table
 //!  tracehouse.information_schema.*
 //! ```
 //!
 //! The base table has no name in the catalogue. It has the physical types (ids as bytes, times as integers), and
 //! TraceQL and trace-by-id plan on it directly.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use chrono::DateTime;
 use datafusion::{
     catalog::{
-        CatalogProvider, CatalogProviderList, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList,
-        MemorySchemaProvider, SchemaProvider, TableProvider,
+        CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+        SchemaProvider, TableProvider,
     },
-    common::{
-        Result as DfResult, TableReference,
-        config::ConfigOptions,
-        tree_node::{Transformed, TreeNode},
-    },
-    datasource::{ViewTable, provider_as_source},
+    common::{Result as DfResult, config::ConfigOptions},
+    datasource::provider_as_source,
     execution::{
         SessionState, SessionStateDefaults,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
         session_state::SessionStateBuilder,
     },
-    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    logical_expr::LogicalPlanBuilder,
     prelude::SessionConfig,
-    sql::parser::DFParser,
 };
 
 use crate::{
     error::Result,
     functions,
-    model::schema::logical_schema,
-    query::{failure, functions::view_functions, limits::QueryLimits, memory::QueryPool, rules, sandbox::growth},
+    query::{
+        failure,
+        functions::view_functions,
+        limits::QueryLimits,
+        memory::QueryPool,
+        rules,
+        sandbox::{SpelledTable, growth},
+        views::{self, View},
+    },
     storage::{scan, store::Store},
 };
 
@@ -51,16 +53,32 @@ pub(crate) const SCHEMA: &str = "public";
 /// The base table's name in plans.
 pub(crate) const BASE_TABLE: &str = "physical_spans";
 
-/// The views, by name, with their text.
-const VIEWS: &[(&str, &str)] = &[("spans", include_str!("../../sql/views/spans.sql"))];
+/// Opens the session of one query: base table, memory pool, start of the query in Unix nanoseconds.
+type OpenSession = dyn Fn(&Arc<dyn TableProvider>, Arc<QueryPool>, i64) -> DfResult<SessionState> + Send + Sync;
 
 /// What all sessions share.
-#[derive(Debug)]
+///
+/// The shared state lives in a closure, out of the type: of every future that borrows the engine the compiler proves that
+/// it can move between threads, and for the types of plans each of those proofs takes seconds.
 pub(crate) struct SessionTemplate {
+    open: Box<OpenSession>,
+    names: Vec<&'static str>,
+    spelled: Vec<SpelledTable>,
+}
+
+impl fmt::Debug for SessionTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionTemplate").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// The state that sessions start from.
+struct Shared {
     state: SessionState,
     runtime: RuntimeEnv,
     spill: SpillSettings,
-    views: Vec<ViewPlan>,
+    views: Vec<View>,
+    extent_nano: i64,
 }
 
 /// Where and how much a query may spill.
@@ -68,13 +86,6 @@ pub(crate) struct SessionTemplate {
 pub(crate) struct SpillSettings {
     pub(crate) folder: std::path::PathBuf,
     pub(crate) bytes_max: u64,
-}
-
-#[derive(Debug)]
-struct ViewPlan {
-    name: &'static str,
-    text: &'static str,
-    plan: LogicalPlan,
 }
 
 impl SessionTemplate {
@@ -102,33 +113,22 @@ impl SessionTemplate {
         let state = builder.build();
         let rules = rules::with_ours(state.optimizers());
         let state = SessionStateBuilder::new_from_existing(state).with_optimizer_rules(rules).build();
-        let mut template = Self { state, runtime, spill, views: Vec::new() };
-        template.views = template.plan_views().map_err(|error| failure::internal(&error))?;
-        Ok(template)
-    }
-
-    fn plan_views(&self) -> DfResult<Vec<ViewPlan>> {
-        let base = MemTable::try_new(logical_schema(), vec![Vec::new()])?;
-        let mut builder = SessionStateBuilder::new_from_existing(self.state.clone());
-        builder = builder.with_catalog_list(catalog_of(vec![(BASE_TABLE, Arc::new(base))])?);
-        let state = builder.build();
-        VIEWS
-            .iter()
-            .map(|(name, text)| {
-                let mut statements = DFParser::parse_sql(text)?;
-                let Some(statement) = statements.pop_front() else {
-                    return datafusion::common::internal_err!("view {name} is empty");
-                };
-                // Resolving a table in memory never waits.
-                let plan = futures::executor::block_on(state.statement_to_plan(statement))?;
-                Ok(ViewPlan { name, text, plan })
-            })
-            .collect()
+        let views = views::plan_all(&state).map_err(|error| failure::internal(&error))?;
+        let names = views.iter().map(|view| view.name).collect();
+        let spelled = views.iter().filter_map(View::spelled).collect();
+        let shared = Shared { state, runtime, spill, views, extent_nano: limits.trace_extent_max_nano };
+        let open = Box::new(move |base: &_, pool, now_unix_nano| shared.session(base, pool, now_unix_nano));
+        Ok(Self { open, names, spelled })
     }
 
     /// Names of the tables in the default schema.
-    pub(crate) fn table_names(&self) -> Vec<&'static str> {
-        self.views.iter().map(|view| view.name).collect()
+    pub(crate) fn table_names(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    /// Tables with capitals in the names of their columns.
+    pub(crate) fn spelled_tables(&self) -> &[SpelledTable] {
+        &self.spelled
     }
 
     /// A session over `base`, for one query.
@@ -138,10 +138,12 @@ impl SessionTemplate {
         pool: Arc<QueryPool>,
         now_unix_nano: i64,
     ) -> Result<SessionState> {
-        self.try_session(base, pool, now_unix_nano).map_err(|error| failure::from_datafusion(&error))
+        (self.open)(base, pool, now_unix_nano).map_err(|error| failure::from_datafusion(&error))
     }
+}
 
-    fn try_session(
+impl Shared {
+    fn session(
         &self,
         base: &Arc<dyn TableProvider>,
         pool: Arc<QueryPool>,
@@ -157,11 +159,7 @@ impl SessionTemplate {
         let tables = self
             .views
             .iter()
-            .map(|view| {
-                let plan = over(&view.plan, base)?;
-                let table: Arc<dyn TableProvider> = Arc::new(ViewTable::new(plan, Some(view.text.to_owned())));
-                Ok((view.name, table))
-            })
+            .map(|view| Ok((view.name, view.table(base, self.extent_nano)?)))
             .collect::<DfResult<Vec<_>>>()?;
         let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
             .with_catalog_list(catalog_of(tables)?)
@@ -176,20 +174,6 @@ impl SessionTemplate {
 /// A scan of the base table, for plans that are not SQL.
 pub(crate) fn scan_base(base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlanBuilder> {
     LogicalPlanBuilder::scan(BASE_TABLE, provider_as_source(Arc::clone(base)), None)
-}
-
-/// The same plan reading another base table.
-fn over(plan: &LogicalPlan, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
-    let source = provider_as_source(Arc::clone(base));
-    plan.clone()
-        .transform_down(|node| match node {
-            LogicalPlan::TableScan(mut scan) if scan.table_name == TableReference::bare(BASE_TABLE) => {
-                scan.source = Arc::clone(&source);
-                Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
-            }
-            other => Ok(Transformed::no(other)),
-        })
-        .map(|transformed| transformed.data)
 }
 
 fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
@@ -211,7 +195,8 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
     scan::session_config(SessionConfig::from(options).with_target_partitions(threads))
 }
 
-fn catalog_of(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<Arc<dyn CatalogProviderList>> {
+/// A catalogue with these tables in the default schema.
+pub(crate) fn catalog_of(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<Arc<dyn CatalogProviderList>> {
     let schema = MemorySchemaProvider::new();
     for (name, table) in tables {
         schema.register_table(name.to_owned(), table)?;

@@ -12,7 +12,6 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
 use datafusion::{
     arrow::{
         array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array},
@@ -23,6 +22,10 @@ use datafusion::{
     logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
     physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::ExecutionPlan,
+};
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
 };
 
 use crate::{
@@ -57,32 +60,7 @@ impl SpansTable {
         (self.files_scanned.load(Ordering::Relaxed), self.files_pruned.load(Ordering::Relaxed))
     }
 
-    fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<ScanFile>> {
-        let files: Vec<&LiveFile> = self.view.snapshot().files().map(AsRef::as_ref).collect();
-        let keep = kept(session, &files, filters)?;
-        let kept: Vec<ScanFile> =
-            files.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(file, _)| scan_file(file)).collect();
-        self.files_scanned.fetch_add(kept.len() as u64, Ordering::Relaxed);
-        self.files_pruned.fetch_add((files.len() - kept.len()) as u64, Ordering::Relaxed);
-        Ok(kept)
-    }
-}
-
-#[async_trait]
-impl TableProvider for SpansTable {
-    fn schema(&self) -> SchemaRef {
-        logical_schema()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(scan::supports_filters(filters))
-    }
-
-    async fn scan(
+    fn plan_scan(
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
@@ -100,6 +78,49 @@ impl TableProvider for SpansTable {
             limit,
         };
         scan::plan(session, &request)
+    }
+
+    fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<ScanFile>> {
+        let files: Vec<&LiveFile> = self.view.snapshot().files().map(AsRef::as_ref).collect();
+        let keep = kept(session, &files, filters)?;
+        let kept: Vec<ScanFile> =
+            files.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(file, _)| scan_file(file)).collect();
+        self.files_scanned.fetch_add(kept.len() as u64, Ordering::Relaxed);
+        self.files_pruned.fetch_add((files.len() - kept.len()) as u64, Ordering::Relaxed);
+        Ok(kept)
+    }
+}
+
+impl TableProvider for SpansTable {
+    fn schema(&self) -> SchemaRef {
+        logical_schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(scan::supports_filters(filters))
+    }
+
+    // What `async_trait` would write, but for the body: planning a scan never waits, and a future that does not hold the
+    // filters spares the compiler seconds of proving that expressions can move between threads.
+    fn scan<'a, 'b, 'c, 'd, 'future>(
+        &'a self,
+        session: &'b dyn Session,
+        projection: Option<&'c Vec<usize>>,
+        filters: &'d [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'future, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'a: 'future,
+        'b: 'future,
+        'c: 'future,
+        'd: 'future,
+        Self: 'future,
+    {
+        future::ready(self.plan_scan(session, projection, filters, limit)).boxed()
     }
 }
 

@@ -11,6 +11,7 @@
 //! much out of little are bounded or left out ([`growth`]).
 
 pub(crate) mod growth;
+mod names;
 mod statement;
 
 use datafusion::{
@@ -26,6 +27,7 @@ use datafusion::{
     },
 };
 
+pub(crate) use self::names::SpelledTable;
 use crate::{
     error::{Error, ErrorKind, Result},
     query::{failure, limits::QueryLimits},
@@ -36,8 +38,8 @@ use crate::{
 pub(crate) struct CheckedStatement(Statement);
 
 impl CheckedStatement {
-    /// Parses `text` and refuses what is not one read-only statement.
-    pub(crate) fn parse(text: &str, limits: &QueryLimits) -> Result<Self> {
+    /// Parses `text` and refuses what is not one read-only statement. Columns of the `spelled` tables need no quotes.
+    pub(crate) fn parse(text: &str, limits: &QueryLimits, spelled: &[SpelledTable]) -> Result<Self> {
         check_text_length(text, limits)?;
         let dialect = GenericDialect {};
         let mut tokens = Tokenizer::new(&dialect, text)
@@ -45,6 +47,7 @@ impl CheckedStatement {
             .map_err(|error| failure::from_datafusion(&DataFusionError::from(ParserError::from(error))))?;
         check_word_count(&tokens, limits)?;
         number_placeholders(&mut tokens);
+        names::quote(&mut tokens, spelled);
         let statements = DFParserBuilder::new(tokens)
             .with_dialect(&dialect)
             .with_recursion_limit(limits.sql_depth_max)
@@ -136,20 +139,21 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        CheckedStatement::parse(text, &QueryLimits::default()).unwrap_err().to_string()
+        CheckedStatement::parse(text, &QueryLimits::default(), &[]).unwrap_err().to_string()
     }
 
     #[test]
     fn long_operator_chains_are_refused_before_they_become_a_deep_tree() {
         let chain = |operator: &str, length| format!("SELECT 1{}", format!("{operator}1").repeat(length));
         assert_eq!(refusal(&chain("+", 20_000)), "query has 20001 words and operators, more than the limit of 10000");
-        assert!(CheckedStatement::parse(&chain(" OR ", 500), &QueryLimits::default()).is_ok());
+        assert!(CheckedStatement::parse(&chain(" OR ", 500), &QueryLimits::default(), &[]).is_ok());
     }
 
     #[test]
     fn long_in_lists_are_cheap() {
         let list = vec!["'a'"; 20_000].join(",");
-        assert!(CheckedStatement::parse(&format!("SELECT 1 WHERE 'a' IN ({list})"), &QueryLimits::default()).is_ok());
+        let text = format!("SELECT 1 WHERE 'a' IN ({list})");
+        assert!(CheckedStatement::parse(&text, &QueryLimits::default(), &[]).is_ok());
     }
 
     #[test]

@@ -1,0 +1,34 @@
+-- otel_traces: spans under the column names of the OpenTelemetry Collector's ClickHouse exporter, for queries that exist
+-- already. These names need no quotes in a query that reads this table.
+-- Columns are appended, never renamed or re-typed.
+SELECT
+    arrow_cast(start_time_unix_nano, 'Timestamp(Nanosecond, Some("UTC"))') AS "Timestamp",
+    id_hex(trace_id) AS "TraceId",
+    id_hex(span_id) AS "SpanId",
+    coalesce(id_hex(parent_span_id), '') AS "ParentSpanId",
+    coalesce(trace_state, '') AS "TraceState",
+    name AS "SpanName",
+    CASE kind
+        WHEN 'internal' THEN 'Internal'
+        WHEN 'server' THEN 'Server'
+        WHEN 'client' THEN 'Client'
+        WHEN 'producer' THEN 'Producer'
+        WHEN 'consumer' THEN 'Consumer'
+        ELSE 'Unspecified'
+    END AS "SpanKind",
+    coalesce(attr_str(resource_attributes, 'service.name'), '') AS "ServiceName",
+    resource_attributes AS "ResourceAttributes",
+    coalesce(scope_name, '') AS "ScopeName",
+    coalesce(scope_version, '') AS "ScopeVersion",
+    span_attributes AS "SpanAttributes",
+    duration_nano AS "Duration",
+    CASE status_code WHEN 'ok' THEN 'Ok' WHEN 'error' THEN 'Error' ELSE 'Unset' END AS "StatusCode",
+    coalesce(status_message, '') AS "StatusMessage",
+    list_field(event_list(events), 'time') AS "Events.Timestamp",
+    list_field(event_list(events), 'name') AS "Events.Name",
+    list_field(event_list(events), 'attributes') AS "Events.Attributes",
+    list_field(link_list(links), 'trace_id') AS "Links.TraceId",
+    list_field(link_list(links), 'span_id') AS "Links.SpanId",
+    list_field(link_list(links), 'trace_state') AS "Links.TraceState",
+    list_field(link_list(links), 'attributes') AS "Links.Attributes"
+FROM physical_spans

@@ -1,0 +1,21 @@
+-- traces: one row per trace, from all its spans. A condition on start_time or date chooses traces by their first start;
+-- spans are read as far around it as query.trace_extent_max. A condition on trace_id reads that trace only.
+-- Columns are appended, never renamed or re-typed.
+SELECT
+    id_hex(trace_id) AS trace_id,
+    first_value(attr_str(resource_attributes, 'service.name') ORDER BY start_time_unix_nano, span_id)
+        FILTER (WHERE parent_span_id IS NULL) AS root_service_name,
+    first_value(name ORDER BY start_time_unix_nano, span_id) FILTER (WHERE parent_span_id IS NULL) AS root_name,
+    arrow_cast(min(start_time_unix_nano), 'Timestamp(Nanosecond, Some("UTC"))') AS start_time,
+    arrow_cast(
+        max(start_time_unix_nano + greatest(duration_nano, 0)), 'Timestamp(Nanosecond, Some("UTC"))'
+    ) AS end_time,
+    max(start_time_unix_nano + greatest(duration_nano, 0)) - min(start_time_unix_nano) AS duration_nano,
+    count(*) AS span_count,
+    count(*) FILTER (WHERE status_code = 'error') AS error_count,
+    array_agg(DISTINCT attr_str(resource_attributes, 'service.name')
+        ORDER BY attr_str(resource_attributes, 'service.name'))
+        FILTER (WHERE attr_str(resource_attributes, 'service.name') IS NOT NULL) AS services,
+    arrow_cast(arrow_cast(min(start_time_unix_nano), 'Timestamp(Nanosecond, Some("UTC"))'), 'Date32') AS date
+FROM physical_spans
+GROUP BY trace_id
