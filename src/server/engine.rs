@@ -47,7 +47,7 @@ impl LocalFolder {
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         let store = Store::local(folder)?;
-        let log = ReadOnly::open(&folder.join(LOG_FOLDER), catalog(&store, &clock)).await?;
+        let log = ReadOnly::open(&folder.join(LOG_FOLDER), catalog(&store, &clock, settings)).await?;
         let metrics = Metrics::new()
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
         // The data folder stays as it is, so what these queries spill goes elsewhere.
@@ -58,8 +58,13 @@ impl LocalFolder {
 }
 
 /// The tables below a store.
-pub(super) fn catalog(store: &Store, clock: &Arc<dyn Clock>) -> Arc<Catalog> {
-    Arc::new(Catalog::open(store.clone(), Arc::clone(clock), CatalogSettings::default()))
+pub(super) fn catalog(store: &Store, clock: &Arc<dyn Clock>, settings: &Settings) -> Arc<Catalog> {
+    let grace = settings.compaction.grace.get();
+    let defaults = CatalogSettings::default();
+    // A sweep asks the log when a file was removed, so the log reaches back further than the grace.
+    let log_retention = defaults.log_retention.max(grace * 3);
+    let settings = CatalogSettings { deleted_file_retention: grace, log_retention, ..defaults };
+    Arc::new(Catalog::open(store.clone(), Arc::clone(clock), settings))
 }
 
 /// An engine whose queries each see one view of `live`.

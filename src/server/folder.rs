@@ -43,7 +43,7 @@ impl OwnedFolder {
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         let store = Store::local(folder)?;
-        let catalog = engine::catalog(&store, &clock);
+        let catalog = engine::catalog(&store, &clock, settings);
         let metrics = Metrics::new()
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
         let metrics = Arc::new(metrics);

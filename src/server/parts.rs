@@ -39,7 +39,7 @@ impl Parts {
         })?;
         let settings = Arc::new(settings.clone());
         let store = Store::local(&settings.data)?;
-        let catalog = engine::catalog(&store, &clock);
+        let catalog = engine::catalog(&store, &clock, &settings);
         let parts = IngestParts {
             settings: Arc::clone(&settings),
             store: store.clone(),

@@ -124,3 +124,57 @@ fn row_bytes(metadata: &ParquetMetaData) -> u64 {
 pub(super) fn is_same_type(a: &DataType, b: &DataType) -> bool {
     a == b || a.equals_datatype(b)
 }
+
+#[cfg(test)]
+mod tests {
+    use parquet::file::metadata::ParquetMetaDataReader;
+
+    use super::*;
+    use crate::{
+        model::{
+            builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
+            ids::{SpanId, TraceId},
+            promotion,
+        },
+        storage::writer::write_files,
+    };
+
+    /// The estimate for rows whose only attribute is a text of so many bytes, the same in all.
+    fn estimated(text_bytes: usize) -> u64 {
+        let mut builder = SpanBatchBuilder::new(&promotion::standard());
+        let resource = builder.push_resource(&ResourceFields::default(), &[]).unwrap();
+        let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
+        let text = "x".repeat(text_bytes);
+        for number in 1..100_u64 {
+            let span = SpanFields {
+                trace_id: TraceId::from_bytes(u128::from(number).to_be_bytes()),
+                span_id: SpanId::from_bytes(number.to_be_bytes()),
+                parent_span_id: None,
+                trace_state: "",
+                flags: 0,
+                name: "op",
+                kind: 2,
+                status_code: 0,
+                status_message: "",
+                start_time_unix_nano: 5,
+                duration_nano: 1,
+                dropped_attributes_count: 0,
+                dropped_events_count: 0,
+                dropped_links_count: 0,
+            };
+            let attributes = [Attribute { key: "text", value: Value::Str(&text) }];
+            builder.push_span((resource, scope), &span, &attributes, [].into_iter(), [].into_iter()).unwrap();
+        }
+        let file = write_files(&builder.finish().unwrap()).unwrap().remove(0);
+        assert!(file.bytes.len() < 50_000, "the text is stored once");
+        let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
+        row_bytes(&reader.parse_and_finish(&file.bytes).unwrap())
+    }
+
+    #[test]
+    fn texts_count_as_often_as_they_are_decoded() {
+        let (small, large) = (estimated(10), estimated(100_000));
+        assert!(small < 2_000, "{small}");
+        assert!((100_000..110_000).contains(&large), "{large}");
+    }
+}
