@@ -195,7 +195,7 @@ impl QueryEngine {
     pub(crate) async fn run_within<T: Send + 'static>(
         &self,
         timeout: std::time::Duration,
-        work: impl Future<Output = Result<T>> + Send + 'static,
+        work: BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
         self.on_runtime(Instant::now() + timeout, timeout, work).await
     }

@@ -28,6 +28,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, collect},
     sql::sqlparser::{dialect::GenericDialect, parser::Parser, tokenizer::Token},
 };
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -77,7 +78,8 @@ impl QueryEngine {
         let rows: Arc<dyn TableProvider> = Arc::new(Rows::default());
         let session = one_partition(self.session_over(&rows)?);
         let (filter, limits) = (filter.clone(), self.limits().clone());
-        self.run_within(FILE_TIMEOUT, async move { Condition::of(&filter, &session, &limits).await.map(|_| ()) }).await
+        let checked = async move { Condition::of(&filter, &session, &limits).await.map(|_| ()) };
+        self.run_within(FILE_TIMEOUT, checked.boxed()).await
     }
 
     /// The rows of a file that `filter` matches and that start within `range`; `None` if there are none.
@@ -109,11 +111,11 @@ impl QueryEngine {
         let rows: Arc<dyn TableProvider> = Arc::new(rows);
         let session = one_partition(self.session_over(&rows)?);
         let (filter, limits) = (filter.clone(), self.limits().clone());
-        self.run_within(FILE_TIMEOUT, async move {
+        let looked = async move {
             let condition = Condition::of(&filter, &session, &limits).await?;
             condition.hits(&session, &rows, range).await.map_err(|error| failure::from_datafusion(&error))
-        })
-        .await
+        };
+        self.run_within(FILE_TIMEOUT, looked.boxed()).await
     }
 }
 
@@ -201,7 +203,7 @@ async fn sql_plan(text: &str, session: &SessionState, limits: &QueryLimits) -> R
     check_text_length(text, limits)?;
     let condition = sql_condition(text)?;
     let query = format!("SELECT ({condition}) IS TRUE AS hit, start_time AS start FROM {SCHEMA}.{TABLE}");
-    let statement = CheckedStatement::parse(&query, limits)?;
+    let statement = CheckedStatement::parse(&query, limits, &[])?;
     statement.check_tables(session, &[TABLE])?;
     let planned = session.statement_to_plan(statement.into_inner()).await;
     let plan = planned.map_err(|error| failure::from_datafusion(&error))?;

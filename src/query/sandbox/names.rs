@@ -18,9 +18,9 @@ pub(crate) struct SpelledTable {
 /// Quotes the columns of those of `tables` that are named among the tokens.
 pub(super) fn quote(tokens: &mut [TokenWithSpan], tables: &[SpelledTable]) {
     for table in tables {
-        let is_named = tokens.iter().any(
-            |token| matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(table.name)),
-        );
+        let is_named = tokens
+            .iter()
+            .any(|token| matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(table.name)));
         if is_named {
             quote_columns(tokens, &table.columns);
         }

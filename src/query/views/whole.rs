@@ -93,7 +93,11 @@ impl TableProvider for WholeTraces {
             .map(|filter| {
                 let is_used = Bound::of(filter).is_some() || on_trace_id(filter)?.is_some();
                 // Spans around the range are read too, so the rows have to be looked at again.
-                Ok(if is_used { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported })
+                Ok(if is_used {
+                    TableProviderFilterPushDown::Inexact
+                } else {
+                    TableProviderFilterPushDown::Unsupported
+                })
             })
             .collect()
     }
@@ -215,10 +219,7 @@ mod tests {
         let text = |filter: Expr| on_trace_id(&filter).unwrap().map(|condition| condition.to_string());
         assert_eq!(text(col("trace_id").eq(lit("ab"))).unwrap(), "id_hex(trace_id) = Utf8(\"ab\")");
         let either = col("trace_id").eq(lit("a")).or(lit("b").eq(col("trace_id")));
-        assert_eq!(
-            text(either).unwrap(),
-            "id_hex(trace_id) = Utf8(\"a\") OR id_hex(trace_id) = Utf8(\"b\")"
-        );
+        assert_eq!(text(either).unwrap(), "id_hex(trace_id) = Utf8(\"a\") OR id_hex(trace_id) = Utf8(\"b\")");
         assert_eq!(text(col("trace_id").eq(lit("a")).or(col("span_count").gt(lit(1)))), None);
         assert_eq!(text(col("trace_id").not_eq(lit("ab"))), None);
     }
