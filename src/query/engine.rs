@@ -197,7 +197,7 @@ impl QueryEngine {
         timeout: std::time::Duration,
         work: BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
-        self.on_runtime(Instant::now() + timeout, timeout, work).await
+        self.on_runtime(Instant::now() + timeout, timeout, work.boxed()).await
     }
 
     fn runtime(&self) -> Result<&Runtime> {
