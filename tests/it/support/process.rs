@@ -42,6 +42,10 @@ impl Server {
 
     /// Runs a command that becomes `tracehouse serve`, and waits until it is ready.
     pub(crate) async fn start(mut command: Command) -> Result<Self, String> {
+        // What steers a test, or whoever runs it, is no setting of this server.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TRACEHOUSE_")) {
+            command.env_remove(name);
+        }
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|cause| cause.to_string())?;
         // From here on the process ends with this value, whatever happens.
         let [otlp_grpc, otlp_http, tempo, flight] = [const { String::new() }; 4];
