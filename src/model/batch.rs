@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
-    compute::{concat, take},
+    compute::concat,
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt32Type},
     error::ArrowError,
 };
 
 use crate::model::{
+    gather::gather,
     promotion::Promotion,
     schema::{CORE_COLUMNS, Table, column, promoted_field},
 };
@@ -146,7 +147,7 @@ impl SpanBatch {
         let values = &table[name];
         match index {
             None => Ok(Some(Arc::clone(values))),
-            Some(index) => take(values, &self.spans[index], None).map(Some),
+            Some(index) => gather(values, self.spans[index].as_primitive()).map(Some),
         }
     }
 

@@ -8,6 +8,7 @@ mod attribute_columns;
 pub mod attributes;
 pub mod batch;
 pub mod builder;
+pub(crate) mod gather;
 pub mod ids;
 mod key_table;
 pub mod promotion;

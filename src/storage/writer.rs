@@ -44,6 +44,7 @@ use crate::{
     model::{
         attributes::AttributeScope,
         batch::SpanBatch,
+        gather::gather,
         promotion::PromotedAttribute,
         schema::{CORE_COLUMNS, Table, column},
     },
@@ -251,7 +252,7 @@ impl<'a> Gather<'a> {
         let Some((values, rows)) = self.source(name) else {
             return Err(ArrowError::SchemaError(format!("span batch has no column {name}")));
         };
-        take(values, rows, None)
+        gather(values, rows)
     }
 
     /// The promoted columns that hold a value in some of the rows, by name.
