@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use url::Url;
 
 use super::ask::Answer;
-use crate::query::{QueryKind, TraceQlQuery};
+use crate::query::{Explain, QueryKind, TraceQlQuery};
 
 /// How long a server has to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ impl Remote {
                 for (name, value) in search_headers(&search) {
                     self.client.set_header(name, value);
                 }
-                if search.explain { format!("explain {}", search.text) } else { search.text }
+                format!("{}{}", search.explain.map(Explain::words).unwrap_or_default(), search.text)
             }
             QueryKind::TraceById(_) => bail!("a server is asked for a trace by SQL"),
         };

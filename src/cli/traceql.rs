@@ -12,7 +12,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::HumanDuration,
     model::time::TimeRange,
-    query::{QueryKind, TraceQlQuery},
+    query::{Explain, QueryKind, TraceQlQuery},
 };
 
 /// Arguments of `tracehouse traceql`.
@@ -39,6 +39,9 @@ pub(super) struct TraceqlArgs {
     /// Answers with the plan of the search.
     #[arg(long)]
     explain: bool,
+    /// Runs the search, and answers with the plan and what each operator did.
+    #[arg(long, conflicts_with = "explain")]
+    analyze: bool,
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
@@ -56,12 +59,17 @@ fn search(args: &TraceqlArgs, text: String, now_unix_nano: i64) -> TraceQlQuery 
         Some(since) => TimeRange::new(now_unix_nano.saturating_sub(since.as_nanos()), i64::MAX),
         None => TimeRange::new(args.start.unwrap_or(i64::MIN), args.end.unwrap_or(i64::MAX)),
     };
+    let explain = match (args.explain, args.analyze) {
+        (_, true) => Some(Explain::Analyze),
+        (true, false) => Some(Explain::Plan),
+        (false, false) => None,
+    };
     let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     TraceQlQuery {
         range,
         limit: args.limit.map(number),
         spans_per_trace: args.spans_per_trace.map(number),
-        explain: args.explain,
+        explain,
         ..TraceQlQuery::new(text)
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         failure,
         limits::QueryLimits,
         memory::{ProcessMemory, QueryPool},
-        request::{AnswerForm, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+        request::{AnswerForm, Explain, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
         run::{Account, Planned, Run, Work},
         sandbox::{self, CheckedStatement},
         search::{
@@ -36,9 +36,10 @@ use crate::{
         session::{SessionTemplate, SpillSettings},
         stats::{QueryStats, SharedStats},
         stream::{self, QueryStream, timed_out},
-        trace, traceql, wire,
+        trace, wire,
     },
     storage::store::Store,
+    traceql,
 };
 
 /// Stack of a thread that plans or runs queries, in bytes. Expressions may nest as deep as the limits allow, and their
@@ -243,7 +244,7 @@ impl Parts {
         let (session, pool) = self.session(&base)?;
         let form = request.form;
         if let QueryKind::TraceQl(query) = &request.kind
-            && !query.explain
+            && query.explain.is_none()
         {
             let search = self.search(query)?;
             let schema = in_form(&search::answer_schema(), form);
@@ -268,7 +269,7 @@ impl Parts {
         let (session, _) = self.session(&base)?;
         let logical = match &request.kind {
             QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
-            QueryKind::TraceQl(query) if !query.explain => {
+            QueryKind::TraceQl(query) if query.explain.is_none() => {
                 self.search(query)?;
                 let schema = in_form(&search::answer_schema(), request.form);
                 return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
@@ -300,8 +301,11 @@ impl Parts {
             // Running a search is more than one plan; the first stands for them.
             QueryKind::TraceQl(query) => {
                 let search = self.search(query)?;
-                search::plan(&search, base, Some(first_candidates(&search)))
-                    .and_then(|plan| LogicalPlanBuilder::from(plan).explain(false, false)?.build())
+                search::plan(&search, base, first_candidates(&search))
+                    .and_then(|plan| {
+                        let analyze = query.explain == Some(Explain::Analyze);
+                        LogicalPlanBuilder::from(plan).explain(false, analyze)?.build()
+                    })
                     .map_err(|error| failure::from_datafusion(&error))
             }
         }
@@ -321,14 +325,13 @@ impl Parts {
             let most = limits.search_spans_max;
             return Err(Error::invalid(format!("spans per span set exceeds {most}. received {spans_per_trace}")));
         }
-        let lowered = traceql::search(&query.text)?;
+        let spansets = traceql::search(&query.text)?.spansets;
         Ok(Search {
-            filter: lowered.filter,
-            shown: lowered.shown,
+            spansets,
             range: query.range,
             extent_nano: limits.trace_extent_max_nano,
             limit,
-            spans_per_trace,
+            spans_per_set: spans_per_trace,
         })
     }
 

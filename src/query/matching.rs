@@ -46,12 +46,13 @@ use crate::{
         sandbox::{CheckedStatement, check_text_length},
         session::{SCHEMA, scan_base},
         spans_table::scan_file,
-        traceql,
+        traceql::lower,
     },
     storage::{
         scan::{self, ScanRequest},
         store::Store,
     },
+    traceql,
 };
 
 /// Longest look at one file.
@@ -141,7 +142,15 @@ impl Condition {
                 let id = ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(id.as_bytes().to_vec()));
                 Ok(Condition::Base(col(column::TRACE_ID).eq(lit(id))))
             }
-            SpanFilter::Traceql(text) => Ok(Condition::Base(traceql::search(text)?.filter)),
+            SpanFilter::Traceql(text) => {
+                let spansets = traceql::search(text)?.spansets;
+                match spansets.single() {
+                    Some(condition) => Ok(Condition::Base(lower::filter(condition))),
+                    None => Err(Error::unsupported(
+                        "a TraceQL query that looks at more than single spans here; one filter { ... } is allowed",
+                    )),
+                }
+            }
             SpanFilter::Sql(text) => Ok(Condition::Plan(sql_plan(text, session, limits).await?)),
         }
     }

@@ -31,6 +31,8 @@ mod views;
 mod functions;
 mod matching;
 mod search;
+mod spansets;
+mod table_functions;
 mod trace;
 pub mod traceql;
 
@@ -46,7 +48,7 @@ pub use self::{
     engine::{BaseTables, EngineOptions, Prepared, QueryEngine},
     limits::QueryLimits,
     matching::SpanFilter,
-    request::{AnswerForm, LimitOverrides, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
+    request::{AnswerForm, Explain, LimitOverrides, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
     spans_table::SpansTable,
     stats::QueryStats,
     stream::QueryStream,

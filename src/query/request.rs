@@ -88,14 +88,46 @@ pub struct TraceQlQuery {
     pub limit: Option<usize>,
     /// Most spans shown per trace; `None` takes the engine's default.
     pub spans_per_trace: Option<usize>,
-    /// Answer with the plan instead of running it.
-    pub explain: bool,
+    /// Answer with the plan instead.
+    pub explain: Option<Explain>,
+}
+
+/// How a query is explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explain {
+    /// By its plan, without running it.
+    Plan,
+    /// By its plan and what each operator did.
+    Analyze,
+}
+
+impl Explain {
+    /// The words in front of a query.
+    pub fn words(self) -> &'static str {
+        match self {
+            Explain::Plan => "explain ",
+            Explain::Analyze => "explain analyze ",
+        }
+    }
+
+    /// The words at the start of a text, with the rest of it.
+    pub fn split(text: &str) -> (Option<Self>, &str) {
+        let text = text.trim_start();
+        // The longer one first: it begins with the shorter.
+        for explain in [Explain::Analyze, Explain::Plan] {
+            let words = explain.words();
+            if text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words)) {
+                return (Some(explain), &text[words.len()..]);
+            }
+        }
+        (None, text)
+    }
 }
 
 impl TraceQlQuery {
     /// A search of all time under the engine's defaults.
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), range: TimeRange::ALL, limit: None, spans_per_trace: None, explain: false }
+        Self { text: text.into(), range: TimeRange::ALL, limit: None, spans_per_trace: None, explain: None }
     }
 }
 

@@ -6,6 +6,7 @@
 //! ```text
 //!  tracehouse.public.*  = the views ([`crate::query::views`]) over the base table
 //!  tracehouse.information_schema.*
+//!  traceql('...'), trace('id')  plans over the base table
 //! ```
 //!
 //! The base table has no name in the catalogue. It has the physical types (ids as bytes, times as integers), and
@@ -17,7 +18,7 @@ use chrono::DateTime;
 use datafusion::{
     catalog::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
-        SchemaProvider, TableProvider,
+        SchemaProvider, TableFunction, TableProvider,
     },
     common::{Result as DfResult, config::ConfigOptions},
     datasource::provider_as_source,
@@ -41,6 +42,8 @@ use crate::{
         memory::QueryPool,
         rules,
         sandbox::{SpelledTable, growth},
+        spansets::TracePlanner,
+        table_functions::TableFunctions,
         views::{self, View},
     },
     storage::{scan, store::Store},
@@ -79,6 +82,7 @@ struct Shared {
     spill: SpillSettings,
     views: Vec<View>,
     extent_nano: i64,
+    text_bytes_max: usize,
 }
 
 /// Where and how much a query may spill.
@@ -102,6 +106,7 @@ impl SessionTemplate {
         }
         let builder = SessionStateBuilder::new()
             .with_config(session_config(limits, threads))
+            .with_query_planner(Arc::new(TracePlanner))
             .with_default_features()
             .with_table_factories(HashMap::new())
             .with_file_formats(Vec::new())
@@ -116,7 +121,8 @@ impl SessionTemplate {
         let views = views::plan_all(&state).map_err(|error| failure::internal(&error))?;
         let names = views.iter().map(|view| view.name).collect();
         let spelled = views.iter().filter_map(View::spelled).collect();
-        let shared = Shared { state, runtime, spill, views, extent_nano: limits.trace_extent_max_nano };
+        let (extent_nano, text_bytes_max) = (limits.trace_extent_max_nano, limits.text_bytes_max);
+        let shared = Shared { state, runtime, spill, views, extent_nano, text_bytes_max };
         let open = Box::new(move |base: &_, pool, now_unix_nano| shared.session(base, pool, now_unix_nano));
         Ok(Self { open, names, spelled })
     }
@@ -165,9 +171,23 @@ impl Shared {
             .with_catalog_list(catalog_of(tables)?)
             .with_runtime_env(runtime)
             .build();
+        for function in self.table_functions(base) {
+            state.register_udtf(function.name(), Arc::clone(function.function()));
+        }
         let properties = state.execution_props_mut();
         properties.query_execution_start_time = Some(DateTime::from_timestamp_nanos(now_unix_nano));
         Ok(state)
+    }
+
+    fn table_functions(&self, base: &Arc<dyn TableProvider>) -> Vec<Arc<TableFunction>> {
+        let view = self.views.iter().find(|view| view.name == "spans");
+        let functions = view.map(|view| TableFunctions {
+            base: Arc::clone(base),
+            view: view.plan.clone(),
+            extent_nano: self.extent_nano,
+            text_bytes_max: self.text_bytes_max,
+        });
+        functions.map(TableFunctions::all).unwrap_or_default()
     }
 }
 

@@ -60,6 +60,19 @@ impl SpansTable {
         (self.files_scanned.load(Ordering::Relaxed), self.files_pruned.load(Ordering::Relaxed))
     }
 
+    /// How the spans spread over time, file by file and batch by batch, where that is known of all of them; else nothing.
+    pub(crate) fn spread(&self) -> Vec<Spread> {
+        let files = self.view.snapshot().files().map(|file| {
+            let (first, last) = file.start_range_unix_nano()?;
+            Some(Spread { first, last, spans: file.rows()? })
+        });
+        let batches = self.view.buffered().filter(|batch| batch.num_spans() > 0).map(|batch| {
+            let (first, last) = batch.start_time_range()?;
+            Some(Spread { first, last, spans: batch.num_spans() as u64 })
+        });
+        files.chain(batches).collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
     fn plan_scan(
         &self,
         session: &dyn Session,
@@ -88,6 +101,23 @@ impl SpansTable {
         self.files_scanned.fetch_add(kept.len() as u64, Ordering::Relaxed);
         self.files_pruned.fetch_add((files.len() - kept.len()) as u64, Ordering::Relaxed);
         Ok(kept)
+    }
+}
+
+/// Spans of one file or batch, and the first and last start of them in Unix nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spread {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) spans: u64,
+}
+
+impl Spread {
+    /// About how many of them start in `[from, end)`, as if they lay evenly.
+    pub(crate) fn spans_between(&self, from: i64, end: i64) -> f64 {
+        let length = |from: i64, to: i64| (i128::from(to) - i128::from(from)).max(0) as f64;
+        let inside = length(self.first.max(from), self.last.saturating_add(1).min(end));
+        self.spans as f64 * inside / length(self.first, self.last.saturating_add(1)).max(1.0)
     }
 }
 

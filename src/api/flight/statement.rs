@@ -32,7 +32,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     model::{tenant::TenantId, time::TimeRange},
-    query::{AnswerForm, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+    query::{AnswerForm, Explain, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
 };
 
 /// Header that says which language a statement is in: `sql` (the default) or `traceql`.
@@ -45,9 +45,6 @@ const SPANS_HEADER: &str = "x-tracehouse-spans-per-trace";
 
 const SQL: i32 = 0;
 const TRACEQL: i32 = 1;
-
-/// Prefix that asks for the plan of a TraceQL query.
-const EXPLAIN: &str = "explain ";
 
 /// A statement with all that is needed to run it.
 #[derive(Clone, PartialEq, Message)]
@@ -126,16 +123,14 @@ impl Statement {
     pub(super) fn request(&self) -> Result<QueryRequest, Status> {
         let tenant = TenantId::single();
         if self.language == TRACEQL {
-            let text = self.text.trim_start();
-            let explained =
-                text.get(..EXPLAIN.len()).filter(|start| start.eq_ignore_ascii_case(EXPLAIN)).map(|start| start.len());
+            let (explain, text) = Explain::split(&self.text);
             let positive = |number: u64| usize::try_from(number).ok().filter(|number| *number > 0);
             let query = TraceQlQuery {
-                text: text[explained.unwrap_or_default()..].to_owned(),
+                text: text.to_owned(),
                 range: TimeRange::new(self.start, self.end),
                 limit: positive(self.limit),
                 spans_per_trace: positive(self.spans),
-                explain: explained.is_some(),
+                explain,
             };
             let mut request = QueryRequest::new(tenant, QueryKind::TraceQl(query));
             request.form = AnswerForm::Plain;

@@ -29,12 +29,21 @@ pub(super) struct FoundTrace {
     pub(super) start_unix_nano: i64,
     /// From the earliest start to the latest end of its spans, in nanoseconds.
     pub(super) duration_nano: i64,
-    /// How many spans the query matched.
+    /// The spansets that the query found in it.
+    pub(super) sets: Vec<FoundSet>,
+    /// Spans and errors of the whole trace by service.
+    pub(super) services: BTreeMap<String, ServiceStats>,
+}
+
+/// Spans that a query matched together.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FoundSet {
+    /// What they have in common, and what was computed over them.
+    pub(super) attributes: Vec<(String, Shown)>,
+    /// How many there are.
     pub(super) matched: u64,
     /// The first of them, by start time.
     pub(super) spans: Vec<FoundSpan>,
-    /// Spans and errors of the whole trace by service.
-    pub(super) services: BTreeMap<String, ServiceStats>,
 }
 
 /// A span that a query matched.
@@ -110,7 +119,7 @@ fn count(value: i64) -> u32 {
 }
 
 fn read_trace(rows: &StructArray, row: usize) -> Option<FoundTrace> {
-    let spans = items(rows, "spans", row)?;
+    let sets = items(rows, "span_sets", row)?;
     let services = items(rows, "service_stats", row)?;
     let service = |row| {
         let span_count = count(int(&services, "span_count", row)?);
@@ -123,24 +132,36 @@ fn read_trace(rows: &StructArray, row: usize) -> Option<FoundTrace> {
         root_name: text(rows, "root_name", row),
         start_unix_nano: int(rows, column::START_TIME, row)?,
         duration_nano: int(rows, column::DURATION, row)?,
-        matched: int(rows, "matched", row)?.unsigned_abs(),
-        spans: (0..spans.len()).map(|row| read_span(&spans, row)).collect::<Option<_>>()?,
+        sets: (0..sets.len()).map(|row| read_set(&sets, row)).collect::<Option<_>>()?,
         services: (0..services.len()).map(service).collect::<Option<_>>()?,
     })
 }
 
-fn read_span(spans: &StructArray, row: usize) -> Option<FoundSpan> {
-    let attributes = spans.column_by_name("attributes")?.as_map_opt()?.value(row);
+fn read_set(sets: &StructArray, row: usize) -> Option<FoundSet> {
+    let spans = items(sets, "spans", row)?;
+    Some(FoundSet {
+        attributes: read_attributes(sets, row)?,
+        matched: int(sets, "matched", row)?.unsigned_abs(),
+        spans: (0..spans.len()).map(|row| read_span(&spans, row)).collect::<Option<_>>()?,
+    })
+}
+
+fn read_attributes(rows: &StructArray, row: usize) -> Option<Vec<(String, Shown)>> {
+    let attributes = rows.column_by_name("attributes")?.as_map_opt()?.value(row);
     let keys = attributes.column(0).as_string_opt::<i32>()?;
     let values = attributes.column(1).as_struct_opt()?;
+    // A value that is there and empty has nothing to show.
     let shown = |index| Some((keys.value(index).to_owned(), read_value(values, index)?));
+    Some((0..keys.len()).filter_map(shown).collect())
+}
+
+fn read_span(spans: &StructArray, row: usize) -> Option<FoundSpan> {
     Some(FoundSpan {
         span_id: SpanId::from_bytes(bytes(spans, column::SPAN_ID, row)?),
         name: text(spans, column::NAME, row),
         start_unix_nano: int(spans, column::START_TIME, row)?,
         duration_nano: int(spans, column::DURATION, row)?,
-        // A value that is there and empty has nothing to show.
-        attributes: (0..keys.len()).filter_map(shown).collect(),
+        attributes: read_attributes(spans, row)?,
     })
 }
 

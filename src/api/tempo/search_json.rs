@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use super::found::{FoundSpan, FoundTrace, ServiceStats, Shown};
+use super::found::{FoundSet, FoundSpan, FoundTrace, ServiceStats, Shown};
 
 /// What Tempo shows when no root span is known.
 const ROOT_UNKNOWN: &str = "<root span not yet received>";
@@ -43,8 +43,10 @@ struct Trace {
     start_time_unix_nano: i64,
     #[serde(skip_serializing_if = "is_zero")]
     duration_ms: u32,
-    span_set: SpanSet,
-    span_sets: [SpanSet; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_set: Option<SpanSet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    span_sets: Vec<SpanSet>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     service_stats: BTreeMap<String, Counts>,
 }
@@ -54,6 +56,8 @@ struct SpanSet {
     spans: Vec<Span>,
     #[serde(skip_serializing_if = "is_zero")]
     matched: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attributes: Vec<KeyValue>,
 }
 
 #[derive(Clone, Serialize)]
@@ -129,8 +133,7 @@ pub(super) fn render(mut traces: Vec<FoundTrace>, stats: SearchStats) -> serde_j
 
 impl From<FoundTrace> for Trace {
     fn from(found: FoundTrace) -> Self {
-        let spans = found.spans.into_iter().map(Span::from).collect();
-        let span_set = SpanSet { spans, matched: u32::try_from(found.matched).unwrap_or(u32::MAX) };
+        let span_sets: Vec<SpanSet> = found.sets.into_iter().map(SpanSet::from).collect();
         Self {
             trace_id: found.trace_id.to_string().trim_start_matches('0').to_owned(),
             root_service_name: match (&found.root_name, found.root_service_name) {
@@ -140,11 +143,25 @@ impl From<FoundTrace> for Trace {
             root_trace_name: found.root_name.unwrap_or_default(),
             start_time_unix_nano: found.start_unix_nano,
             duration_ms: u32::try_from(found.duration_nano / 1_000_000).unwrap_or(u32::MAX),
-            span_set: span_set.clone(),
-            span_sets: [span_set],
+            span_set: span_sets.first().cloned(),
+            span_sets,
             service_stats: found.services.into_iter().map(|(service, stats)| (service, Counts::from(stats))).collect(),
         }
     }
+}
+
+impl From<FoundSet> for SpanSet {
+    fn from(found: FoundSet) -> Self {
+        Self {
+            spans: found.spans.into_iter().map(Span::from).collect(),
+            matched: u32::try_from(found.matched).unwrap_or(u32::MAX),
+            attributes: key_values(found.attributes),
+        }
+    }
+}
+
+fn key_values(attributes: Vec<(String, Shown)>) -> Vec<KeyValue> {
+    attributes.into_iter().map(|(key, value)| KeyValue { key, value: value.into() }).collect()
 }
 
 impl From<FoundSpan> for Span {
@@ -154,11 +171,7 @@ impl From<FoundSpan> for Span {
             name: found.name,
             start_time_unix_nano: found.start_unix_nano,
             duration_nanos: found.duration_nano.max(0),
-            attributes: found
-                .attributes
-                .into_iter()
-                .map(|(key, value)| KeyValue { key, value: value.into() })
-                .collect(),
+            attributes: key_values(found.attributes),
         }
     }
 }
@@ -180,6 +193,10 @@ impl From<ServiceStats> for Counts {
     }
 }
 
+fn attributes_of(set: &FoundSet) -> impl Iterator<Item = &(String, Shown)> {
+    set.attributes.iter().chain(set.spans.iter().flat_map(|span| &span.attributes))
+}
+
 /// Gives every key one type: numbers of both kinds become floats, any other mixture becomes text.
 fn unify(traces: &mut [FoundTrace]) {
     #[derive(Clone, Copy, PartialEq)]
@@ -196,7 +213,7 @@ fn unify(traces: &mut [FoundTrace]) {
         Shown::Bool(_) => Kind::Bool,
     };
     let mut kinds: HashMap<String, Kind> = HashMap::new();
-    for (key, value) in traces.iter().flat_map(|trace| &trace.spans).flat_map(|span| &span.attributes) {
+    for (key, value) in traces.iter().flat_map(|trace| &trace.sets).flat_map(attributes_of) {
         let seen = kind(value);
         kinds
             .entry(key.clone())
@@ -209,8 +226,11 @@ fn unify(traces: &mut [FoundTrace]) {
             })
             .or_insert(seen);
     }
-    let spans = traces.iter_mut().flat_map(|trace| &mut trace.spans);
-    for (key, value) in spans.flat_map(|span| &mut span.attributes) {
+    let sets = traces.iter_mut().flat_map(|trace| &mut trace.sets);
+    for (key, value) in sets.flat_map(|set| {
+        let spans = set.spans.iter_mut().flat_map(|span| &mut span.attributes);
+        set.attributes.iter_mut().chain(spans)
+    }) {
         let shown = match (kinds.get(key), &*value) {
             (Some(Kind::Float), Shown::Int(int)) => Shown::Float(*int as f64),
             (Some(Kind::Text), Shown::Int(int)) => Shown::Text(int.to_string()),
@@ -253,13 +273,16 @@ mod tests {
             root_name: Some("GET /".to_owned()),
             start_unix_nano: 1_795_239_229_798_115_452,
             duration_nano: 165_900_000,
-            matched: 2,
-            spans: vec![FoundSpan {
-                span_id: SpanId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7]),
-                name: None,
-                start_unix_nano: 1_795_239_229_798_115_452,
-                duration_nano: 0,
-                attributes: attributes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+            sets: vec![FoundSet {
+                attributes: Vec::new(),
+                matched: 2,
+                spans: vec![FoundSpan {
+                    span_id: SpanId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7]),
+                    name: None,
+                    start_unix_nano: 1_795_239_229_798_115_452,
+                    duration_nano: 0,
+                    attributes: attributes.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
+                }],
             }],
             services: BTreeMap::from([
                 ("api-gateway".to_owned(), ServiceStats { span_count: 5, error_count: 2 }),
@@ -325,6 +348,32 @@ mod tests {
         };
         assert_eq!(values(0), [json!({"doubleValue": 1.0}), json!({"stringValue": "1"}), json!({"boolValue": true})]);
         assert_eq!(values(1)[..2], [json!({"doubleValue": "NaN"}), json!({"stringValue": "x"})]);
+    }
+
+    #[test]
+    fn every_spanset_shows_with_its_attributes_and_the_first_one_twice() {
+        let mut found = trace(&[]);
+        let set = |service: &str, matched| FoundSet {
+            attributes: vec![
+                ("by(resource.service.name)".to_owned(), Shown::Text(service.to_owned())),
+                ("count()".to_owned(), Shown::Int(matched)),
+            ],
+            matched: matched.unsigned_abs(),
+            spans: Vec::new(),
+        };
+        found.sets = vec![set("a", 2), set("b", 1)];
+        let trace = &rendered(vec![found])["traces"][0];
+        let attributes = |service: &str, count: &str| {
+            json!([
+                {"key": "by(resource.service.name)", "value": {"stringValue": service}},
+                {"key": "count()", "value": {"intValue": count}},
+            ])
+        };
+        let sets = json!([
+            {"spans": [], "matched": 2, "attributes": attributes("a", "2")},
+            {"spans": [], "matched": 1, "attributes": attributes("b", "1")},
+        ]);
+        assert_eq!((&trace["spanSets"], &trace["spanSet"]), (&sets, &sets[0]));
     }
 
     #[test]

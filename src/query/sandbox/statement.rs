@@ -12,8 +12,8 @@ use datafusion::{
 
 use crate::error::{Error, Result};
 
-/// Table functions that exist. Both produce rows lazily, so the limits on time and rows bound them.
-const TABLE_FUNCTIONS: &[&str] = &["generate_series", "range"];
+/// Table functions that exist. All produce rows lazily, so the limits on time and rows bound them.
+const TABLE_FUNCTIONS: &[&str] = &["generate_series", "range", "trace", "traceql"];
 
 const ALLOWED: &str = "allowed are SELECT, EXPLAIN, SHOW and DESCRIBE";
 

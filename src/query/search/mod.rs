@@ -1,16 +1,16 @@
-//! TraceQL searches: the latest traces with a matching span, each with some of those spans and a summary of the whole.
+//! TraceQL searches: the latest traces that a pipeline finds, each with some of its spans and a summary of the whole.
 //!
-//! One plan answers a search, in two steps over the base table:
+//! A search runs in two steps over the base table:
 //!
 //! ```text
-//!  candidates: spans in the range that match -> per trace its first match -> the k traces with the latest
-//!  answer:     all spans of those traces, within the extent -> trace_summary() per trace -> latest start first
+//!  candidates: spans that witness a match, from a moment on -> the k traces whose first witness is latest
+//!  answer:     all spans of those traces, within the extent -> the pipeline on whole traces -> latest start first
 //! ```
 //!
-//! The first step reads what the filter mentions, the second only the files and pages that can hold the candidates. A
-//! trace starts no later than its first match, so the answer is final if its last trace starts after the first match of
-//! every candidate that was left out ([`rounds`]); else the search runs again with a larger `k`. Hence the answer is the
-//! same as that of reading everything, whatever `k` is.
+//! The first step reads what conditions mention, the second only the files and pages that can hold the candidates. A
+//! trace starts no later than its first witness, so the answer is final if its last trace starts after the first witness
+//! of every trace that was left out ([`rounds`]); else more are looked at. Hence the answer is the same as that of reading
+//! everything, whatever `k` and the moment are. What a pipeline means is [`crate::query::spansets`]' to decide.
 //!
 //! The answer has one row per trace, by start from late to early, then by trace id:
 //!
@@ -20,8 +20,8 @@
 //! | `root_service_name`, `root_name` | text, NULL | of the first span without a parent; NULL where none is there |
 //! | `start_time_unix_nano` | int | first start of all spans of the trace |
 //! | `duration_nano` | int | from there to the last end |
-//! | `matched` | int | spans that match, copies of a span counted once |
-//! | `spans` | list of struct | the first of them by start, then span id |
+//! | `matched` | int | spans in all spansets |
+//! | `span_sets` | list of struct | `attributes` (`by(...)` and scalars), `matched` (its spans), `spans` (the first of them) |
 //! | `service_stats` | list of struct | per service, by name: `service_name` (NULL where it has none), `span_count`, `error_count` |
 //!
 //! A struct in `spans` is `span_id` (8 bytes), `name`, `start_time_unix_nano`, `duration_nano` and `attributes`, an
@@ -29,48 +29,68 @@
 //! kind are copies of one span; the earlier one counts.
 
 pub(crate) mod rounds;
-mod schema;
-mod state;
-mod summary;
+pub(in crate::query) mod schema;
 
 use std::sync::Arc;
 
 use datafusion::{
     catalog::TableProvider,
-    common::{Column, JoinType, Result},
-    functions::core::expr_fn::get_field,
-    functions_aggregate::expr_fn::min,
-    logical_expr::{Expr, LogicalPlan, col, lit, utils::conjunction},
+    common::{Column, JoinType, Result, ScalarValue},
+    functions_aggregate::expr_fn::{bool_or, min},
+    logical_expr::{
+        Expr, LogicalPlan, LogicalPlanBuilder, col, lit,
+        utils::{conjunction, disjunction},
+    },
 };
 
 pub(crate) use self::schema::answer_schema;
 use crate::{
-    functions::{AttrFunction, scalar_function},
-    model::{schema::column, time::TimeRange},
-    query::session::scan_base,
+    model::{ids::TraceId, schema::column, time::TimeRange},
+    query::{
+        session::scan_base,
+        spansets::{Output, Program, Witness, trace_eval, witnesses},
+    },
+    traceql::plan::Spansets,
 };
 
 /// A search in terms of the base table.
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
-    /// Whether a span matches; NULL counts as false.
-    pub(crate) filter: Expr,
-    /// Keys and values of what is shown of a span besides ids, name and times; the values are attribute values.
-    pub(crate) shown: Vec<(String, Expr)>,
-    /// Where matching spans start.
+    /// What it computes on each trace.
+    pub(crate) spansets: Spansets,
+    /// Where found spans start.
     pub(crate) range: TimeRange,
     /// How far from the range other spans of their traces may start, in nanoseconds.
     pub(crate) extent_nano: i64,
     /// Most traces in the answer.
     pub(crate) limit: usize,
-    /// Most spans shown per trace, at least one.
-    pub(crate) spans_per_trace: usize,
+    /// Most spans shown per spanset, at least one.
+    pub(crate) spans_per_set: usize,
+}
+
+impl Search {
+    fn program(&self) -> Result<Program> {
+        Program::new(&self.spansets, self.range, Output::Traces { spans_max: self.spans_per_set })
+    }
 }
 
 /// Relation of the candidates in the plan.
 const CANDIDATES: &str = "candidates";
 /// Relation of all spans in the plan.
 const WHOLE: &str = "whole";
+/// Column of the start of a candidate's first witness.
+const FIRST_WITNESS: &str = "first_witness_unix_nano";
+
+/// Which traces are evaluated.
+#[derive(Clone, Debug)]
+pub(crate) enum Candidates {
+    /// Every trace.
+    All,
+    /// Those whose ids a plan gives in a column `trace_id`.
+    Plan(Box<LogicalPlan>),
+    /// These few.
+    Ids(Vec<TraceId>),
+}
 
 /// What it takes to start in `range`, without the bounds that the type has anyway.
 pub(crate) fn starts_in(range: TimeRange) -> Vec<Expr> {
@@ -85,72 +105,120 @@ pub(crate) fn starts_in(range: TimeRange) -> Vec<Expr> {
     bounds
 }
 
-/// The plan for the latest `candidates_max` candidates, or for all of them.
-///
-/// Its rows are those of the answer with a column more, [`schema::FIRST_MATCH`]; the rounds cut it to size.
-pub(crate) fn plan(
-    search: &Search,
+/// The traces that can be found, with the start of the first witness that begins at `from` or later: the `most` with the
+/// latest, or all.
+fn candidates(
+    witnesses: &[Witness],
     base: &Arc<dyn TableProvider>,
-    candidates_max: Option<usize>,
+    (range, extent_nano): (TimeRange, i64),
+    from: i64,
+    most: Option<usize>,
 ) -> Result<LogicalPlan> {
-    let matches = starts_in(search.range).into_iter().fold(search.filter.clone(), Expr::and);
-    let latest = [col(schema::FIRST_MATCH).sort(false, false), col(column::TRACE_ID).sort(true, false)];
-    let candidates = scan_base(base)?
-        .filter(matches.clone())?
-        .aggregate([col(column::TRACE_ID)], [min(col(column::START_TIME)).alias(schema::FIRST_MATCH)])?
-        .sort_with_limit(latest, candidates_max)?
-        .project([col(column::TRACE_ID)])?
-        .alias(CANDIDATES)?;
-
-    let whole = whole(search, matches, base)?;
-    let of = |relation: &str| vec![Column::new(Some(relation), column::TRACE_ID)];
-    let spans = candidates.join(whole, JoinType::RightSemi, (of(CANDIDATES), of(WHOLE)), None)?;
-
-    let keys = search.shown.iter().map(|(key, _)| key.clone()).collect();
-    let mut args: Vec<Expr> = summary::ARGUMENTS.iter().map(|name| whole_column(name)).collect();
-    args.extend((0..search.shown.len()).map(|index| whole_column(&shown_column(index))));
-    let summary = summary::udaf(keys, search.spans_per_trace).call(args).alias("trace");
-    let field = |name: &str| get_field(col("trace"), name).alias(name);
-    let mut columns = vec![whole_column(column::TRACE_ID).alias(column::TRACE_ID)];
-    columns.extend(schema::summary_fields().iter().map(|name| field(name.name())));
-    spans
-        .aggregate([whole_column(column::TRACE_ID)], [summary])?
-        .project(columns)?
-        .sort([col(column::START_TIME).sort(false, false), col(column::TRACE_ID).sort(true, false)])?
-        .build()
-}
-
-fn whole_column(name: &str) -> Expr {
-    Expr::Column(Column::new(Some(WHOLE), name))
-}
-
-fn shown_column(index: usize) -> String {
-    format!("shown_{index}")
-}
-
-/// All spans that can belong to a candidate, with what the summary needs of them.
-fn whole(search: &Search, matches: Expr, base: &Arc<dyn TableProvider>) -> Result<LogicalPlan> {
-    let service = match scalar_function(AttrFunction::Str.name()) {
-        Some(attr_str) => attr_str.call(vec![col(column::RESOURCE_ATTRIBUTES), lit("service.name")]),
-        None => return datafusion::common::internal_err!("attr_str is not there"),
+    let within = |range: TimeRange| TimeRange { start_unix_nano: range.start_unix_nano.max(from), ..range };
+    let wide = range.widened(extent_nano);
+    let condition = |witness: &Witness| {
+        let range = if witness.in_range { range } else { wide };
+        starts_in(within(range)).into_iter().fold(witness.filter.clone(), Expr::and)
     };
-    let mut columns = vec![
-        col(column::TRACE_ID),
-        col(column::SPAN_ID),
-        col(column::KIND),
-        col(column::PARENT_SPAN_ID).is_null().alias(summary::IS_ROOT),
-        col(column::START_TIME),
-        col(column::DURATION),
-        col(column::NAME),
-        service.alias(summary::SERVICE),
-        col(column::STATUS_CODE).eq(lit("error")).alias(summary::IS_ERROR),
-        matches.is_true().alias(summary::MATCHES),
-    ];
-    let shown = search.shown.iter().enumerate();
-    columns.extend(shown.map(|(index, (_, value))| value.clone().alias(shown_column(index))));
+    let conditions: Vec<Expr> = witnesses.iter().map(condition).collect();
+    let any = match conditions.is_empty() {
+        true => conjunction(starts_in(within(range))),
+        false => disjunction(conditions.iter().cloned()),
+    };
+    // Stated once more, where files are ruled out by it.
+    let all_in_range = witnesses.iter().all(|witness| witness.in_range);
+    let bounds = conjunction(starts_in(within(if all_in_range { range } else { wide })));
     let mut spans = scan_base(base)?;
-    if let Some(in_extent) = conjunction(starts_in(search.range.widened(search.extent_nano))) {
-        spans = spans.filter(in_extent)?;
+    if let Some(filter) = conjunction(bounds.into_iter().chain(any)) {
+        spans = spans.filter(filter)?;
     }
-    spans.project(columns)?.alias(WHOLE)?.build()
+    let first = min(col(column::START_TIME)).alias(FIRST_WITNESS);
+    let mut aggregates = vec![first];
+    let several = conditions.len() > 1;
+    let has = |index: usize| format!("has_{index}");
+    if several {
+        aggregates.extend(
+            conditions.into_iter().enumerate().map(|(index, witness)| bool_or(witness.is_true()).alias(has(index))),
+        );
+    }
+    let mut traces = spans.aggregate([col(column::TRACE_ID)], aggregates)?;
+    if several && let Some(all) = conjunction((0..witnesses.len()).map(|index| col(has(index)))) {
+        traces = traces.filter(all)?;
+    }
+    let latest = [col(FIRST_WITNESS).sort(false, false), col(column::TRACE_ID).sort(true, false)];
+    if most.is_some() {
+        traces = traces.sort_with_limit(latest, most)?;
+    }
+    traces.project([col(column::TRACE_ID), col(FIRST_WITNESS)])?.build()
+}
+
+/// Every trace that can be found with a span in `range`.
+pub(crate) fn all_candidates(
+    program: &Program,
+    base: &Arc<dyn TableProvider>,
+    range: TimeRange,
+    extent_nano: i64,
+) -> Result<Candidates> {
+    let witnesses = witnesses(program);
+    if witnesses.is_empty() {
+        return Ok(Candidates::All);
+    }
+    let plan = candidates(&witnesses, base, (range, extent_nano), i64::MIN, None)?;
+    Ok(Candidates::Plan(Box::new(plan)))
+}
+
+/// The pipeline on the whole traces of the candidates.
+pub(crate) fn evaluated(
+    program: Program,
+    base: &Arc<dyn TableProvider>,
+    within: TimeRange,
+    candidates: Candidates,
+) -> Result<LogicalPlan> {
+    let mut conditions = starts_in(within);
+    if let Candidates::Ids(ids) = &candidates {
+        let id = |id: &TraceId| lit(ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(id.as_bytes().to_vec())));
+        conditions.push(col(column::TRACE_ID).in_list(ids.iter().map(id).collect(), false));
+    }
+    let mut spans = scan_base(base)?;
+    if let Some(condition) = conjunction(conditions) {
+        spans = spans.filter(condition)?;
+    }
+    let mut whole = spans.project(program.columns())?;
+    if let Candidates::Plan(candidates) = candidates {
+        let of = |relation: &str| vec![Column::new(Some(relation), column::TRACE_ID)];
+        let whole_spans = whole.alias(WHOLE)?.build()?;
+        whole = LogicalPlanBuilder::from(*candidates).alias(CANDIDATES)?.join(
+            whole_spans,
+            JoinType::RightSemi,
+            (of(CANDIDATES), of(WHOLE)),
+            None,
+        )?;
+    }
+    trace_eval(program, whole.build()?)
+}
+
+/// The plan of one search as a whole, which stands for its rounds.
+pub(crate) fn plan(search: &Search, base: &Arc<dyn TableProvider>, most: Option<usize>) -> Result<LogicalPlan> {
+    let program = search.program()?;
+    let witnesses = witnesses(&program);
+    let candidates = match (witnesses.is_empty(), most) {
+        (true, None) => Candidates::All,
+        _ => {
+            let within = (search.range, search.extent_nano);
+            Candidates::Plan(Box::new(candidates(&witnesses, base, within, i64::MIN, most)?))
+        }
+    };
+    answer(search, program, base, candidates)
+}
+
+/// The latest of the candidates that are found.
+fn answer(
+    search: &Search,
+    program: Program,
+    base: &Arc<dyn TableProvider>,
+    candidates: Candidates,
+) -> Result<LogicalPlan> {
+    let found = evaluated(program, base, search.range.widened(search.extent_nano), candidates)?;
+    let latest = [col(column::START_TIME).sort(false, false), col(column::TRACE_ID).sort(true, false)];
+    LogicalPlanBuilder::from(found).sort_with_limit(latest, Some(search.limit))?.build()
 }

@@ -1,21 +1,37 @@
-//! Running a search with more and more candidates until its answer is final.
+//! Running a search on more and more candidates until its answer is final.
+//!
+//! A round looks at witnesses from a moment on, and of the traces they belong to at those with the latest first witness.
+//! Where the table knows how its spans spread over time, the first moment leaves few spans to read; each further round
+//! looks at more traces, or further back. Traces that an earlier round has evaluated are not evaluated again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    any::Any,
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use datafusion::{
     arrow::{
-        array::{AsArray, BooleanArray, RecordBatch},
-        compute::{concat_batches, filter_record_batch},
-        datatypes::{Int64Type, SchemaRef},
+        array::{AsArray, FixedSizeBinaryArray, RecordBatch},
+        compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch},
+        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
     },
-    catalog::TableProvider,
-    common::Result as DfResult,
+    catalog::{MemTable, TableProvider},
+    common::{Result as DfResult, exec_err},
+    datasource::provider_as_source,
     execution::SessionState,
+    logical_expr::{LogicalPlan, LogicalPlanBuilder},
     physical_plan::{ExecutionPlan, collect},
 };
 
-use super::{Search, answer_schema, schema};
-use crate::model::schema::column;
+use super::{Candidates, FIRST_WITNESS, Search, answer, answer_schema, candidates};
+use crate::{
+    model::{ids::TraceId, schema::column},
+    query::{
+        spans_table::{SpansTable, Spread},
+        spansets::witnesses,
+    },
+};
 
 /// Candidates of the first round: as many as the answer can have, and some for those that turn out older.
 const CANDIDATES_PER_TRACE: usize = 2;
@@ -24,7 +40,13 @@ const CANDIDATES_MIN: usize = 64;
 /// How many times more candidates the next round has.
 const GROWTH: usize = 8;
 /// Beyond this, a round takes all candidates.
-const CANDIDATES_BOUNDED_MAX: usize = 1 << 20;
+const CANDIDATES_BOUNDED_MAX: usize = 1 << 16;
+/// Up to here candidates are written into the plan, so that files are ruled out by their ids.
+const IDS_IN_PLAN_MAX: usize = 512;
+/// Spans that the first round looks through for candidates, about.
+const SPANS_FIRST: u64 = 1 << 16;
+/// Spans that the first round looks through per trace of the answer, about.
+const SPANS_PER_TRACE: u64 = 256;
 
 /// The plans that a query ran, for its statistics.
 pub(crate) type RanPlans = Arc<Mutex<Vec<Arc<dyn ExecutionPlan>>>>;
@@ -37,62 +59,147 @@ pub(crate) struct Rounds {
 }
 
 /// Candidates of the first round of a search.
-pub(crate) fn first_candidates(search: &Search) -> usize {
-    search.limit.saturating_mul(CANDIDATES_PER_TRACE).max(CANDIDATES_MIN)
+pub(crate) fn first_candidates(search: &Search) -> Option<usize> {
+    let most = search.limit.saturating_mul(CANDIDATES_PER_TRACE).max(CANDIDATES_MIN);
+    (most <= CANDIDATES_BOUNDED_MAX).then_some(most)
 }
 
 impl Rounds {
     /// Runs rounds until the answer is final.
     pub(crate) async fn run(self, ran: RanPlans) -> DfResult<RecordBatch> {
-        let mut candidates = Some(first_candidates(&self.search)).filter(|count| *count <= CANDIDATES_BOUNDED_MAX);
+        let program = self.search.program()?;
+        let witnesses = witnesses(&program);
+        let table = (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+        let spread = table.map(SpansTable::spread).unwrap_or_default();
+        let mut most = first_candidates(&self.search);
+        let mut look_through = SPANS_FIRST.max(SPANS_PER_TRACE.saturating_mul(self.search.limit as u64));
+        let mut found = RecordBatch::new_empty(answer_schema());
+        let mut evaluated: HashSet<TraceId> = HashSet::new();
         loop {
-            let found = self.round(candidates, &ran).await?;
-            let final_round = candidates.is_none_or(|most| is_final(&found, self.search.limit, most));
-            if final_round {
-                return answer(&found, self.search.limit);
+            let from = match most {
+                Some(_) => moment(&spread, self.search.range.end_unix_nano, look_through),
+                None => i64::MIN,
+            };
+            if witnesses.is_empty() && most.is_none() {
+                // Nothing rules a trace out.
+                return self.evaluate(Candidates::All, &ran).await;
             }
-            candidates =
-                candidates.map(|count| count.saturating_mul(GROWTH)).filter(|count| *count <= CANDIDATES_BOUNDED_MAX);
+            let plan = candidates(&witnesses, &self.base, (self.search.range, self.search.extent_nano), from, most)?;
+            let (ids, firsts) = read_candidates(&self.run_plan(&plan, &ran).await?)?;
+            let fresh: Vec<TraceId> = ids.iter().copied().filter(|id| !evaluated.contains(id)).collect();
+            if !fresh.is_empty() {
+                evaluated.extend(fresh.iter().copied());
+                let more = self.evaluate(as_candidates(fresh)?, &ran).await?;
+                found = merged(&[found, more], self.search.limit)?;
+            }
+            let cut = most.is_some_and(|most| ids.len() >= most);
+            // The latest that a trace which was left out can start.
+            let left_out = [
+                cut.then(|| firsts.iter().min().copied()).flatten(),
+                (from != i64::MIN).then(|| from.saturating_sub(1)),
+            ];
+            let Some(left_out) = left_out.into_iter().flatten().max() else { return Ok(found) };
+            let starts = found[column::START_TIME].as_primitive::<Int64Type>();
+            if found.num_rows() >= self.search.limit && starts.values().last().is_some_and(|last| *last > left_out) {
+                return Ok(found);
+            }
+            if cut {
+                most = most.map(|most| most.saturating_mul(GROWTH)).filter(|most| *most <= CANDIDATES_BOUNDED_MAX);
+            }
+            look_through = look_through.saturating_mul(GROWTH as u64);
         }
     }
 
-    async fn round(&self, candidates: Option<usize>, ran: &RanPlans) -> DfResult<RecordBatch> {
-        let logical = super::plan(&self.search, &self.base, candidates)?;
-        let optimized = self.session.optimize(&logical)?;
+    async fn evaluate(&self, candidates: Candidates, ran: &RanPlans) -> DfResult<RecordBatch> {
+        let plan = answer(&self.search, self.search.program()?, &self.base, candidates)?;
+        let batches = self.run_plan(&plan, ran).await?;
+        Ok(concat_batches(&answer_schema(), &batches)?)
+    }
+
+    async fn run_plan(&self, plan: &LogicalPlan, ran: &RanPlans) -> DfResult<Vec<RecordBatch>> {
+        let optimized = self.session.optimize(plan)?;
         let physical = self.session.query_planner().create_physical_plan(&optimized, &self.session).await?;
         ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
-        let schema: SchemaRef = physical.schema();
-        let batches = collect(physical, self.session.task_ctx()).await?;
-        Ok(concat_batches(&schema, &batches)?)
+        collect(physical, self.session.task_ctx()).await
     }
 }
 
-/// Whether no trace that was not a candidate can belong into the answer.
-///
-/// Those left out have their first match no later than any candidate, and start no later than that.
-fn is_final(found: &RecordBatch, limit: usize, candidates: usize) -> bool {
-    if found.num_rows() < candidates {
-        return true;
+fn read_candidates(batches: &[RecordBatch]) -> DfResult<(Vec<TraceId>, Vec<i64>)> {
+    let (mut ids, mut firsts) = (Vec::new(), Vec::new());
+    for batch in batches {
+        for id in batch[column::TRACE_ID].as_fixed_size_binary().iter().flatten() {
+            match <[u8; TraceId::LEN]>::try_from(id) {
+                Ok(id) => ids.push(TraceId::from_bytes(id)),
+                Err(_) => return exec_err!("a trace id has {} bytes", id.len()),
+            }
+        }
+        firsts.extend_from_slice(batch[FIRST_WITNESS].as_primitive::<Int64Type>().values());
     }
-    let matched = found["matched"].as_primitive::<Int64Type>();
-    let starts = found[column::START_TIME].as_primitive::<Int64Type>();
-    let first_matches = found[schema::FIRST_MATCH].as_primitive::<Int64Type>();
-    // Rows come by start from late to early.
-    let mut starts_of_matched =
-        (0..found.num_rows()).filter(|row| matched.value(*row) > 0).map(|row| starts.value(row));
-    match (starts_of_matched.nth(limit.saturating_sub(1)), first_matches.values().iter().min()) {
-        (Some(last), Some(left_out_at_most)) => last > *left_out_at_most,
-        _ => false,
-    }
+    Ok((ids, firsts))
 }
 
-/// The rows of the answer. A candidate can have none: the copy of a span that counts need not be the one that matched.
-fn answer(found: &RecordBatch, limit: usize) -> DfResult<RecordBatch> {
-    let matched: BooleanArray =
-        found["matched"].as_primitive::<Int64Type>().iter().map(|matched| Some(matched > Some(0))).collect();
-    let found = filter_record_batch(found, &matched)?;
-    let schema = answer_schema();
-    let columns = schema.fields().iter().map(|field| Arc::clone(&found[field.name().as_str()])).collect();
-    let answer = RecordBatch::try_new(schema, columns)?;
-    Ok(answer.slice(0, limit.min(answer.num_rows())))
+fn as_candidates(ids: Vec<TraceId>) -> DfResult<Candidates> {
+    if ids.len() <= IDS_IN_PLAN_MAX {
+        return Ok(Candidates::Ids(ids));
+    }
+    let field = Field::new(column::TRACE_ID, DataType::FixedSizeBinary(TraceId::LEN as i32), false);
+    let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
+    let column = FixedSizeBinaryArray::try_from_iter(ids.iter().map(|id| id.as_bytes()))?;
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)])?;
+    let table = Arc::new(MemTable::try_new(schema, vec![vec![batch]])?);
+    let plan = LogicalPlanBuilder::scan("ids", provider_as_source(table), None)?.build()?;
+    Ok(Candidates::Plan(Box::new(plan)))
+}
+
+/// The latest rows of several answers, in the answer's order.
+fn merged(parts: &[RecordBatch], limit: usize) -> DfResult<RecordBatch> {
+    let all = concat_batches(&answer_schema(), parts)?;
+    let by = |name: &str, descending| SortColumn {
+        values: Arc::clone(&all[name]),
+        options: Some(SortOptions { descending, nulls_first: false }),
+    };
+    let order = lexsort_to_indices(&[by(column::START_TIME, true), by(column::TRACE_ID, false)], Some(limit))?;
+    Ok(take_record_batch(&all, &order)?)
+}
+
+/// The moment from which about `spans` spans start, before `end`; the beginning of time where that may be all of them.
+fn moment(spread: &[Spread], end: i64, spans: u64) -> i64 {
+    let later = |from: i64| -> f64 { spread.iter().map(|part| part.spans_between(from, end)).sum() };
+    let (Some(first), Some(last)) =
+        (spread.iter().map(|part| part.first).min(), spread.iter().map(|part| part.last).max())
+    else {
+        return i64::MIN;
+    };
+    if later(first) <= spans as f64 {
+        return i64::MIN;
+    }
+    let (mut early, mut late) = (first, last.min(end));
+    // The spread is a guess, so a microsecond more or less is nothing.
+    while late.saturating_sub(early) > 1_000 {
+        let middle = early + (late - early) / 2;
+        match later(middle) > spans as f64 {
+            true => early = middle,
+            false => late = middle,
+        }
+    }
+    early
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_moment_leaves_about_as_many_spans_as_wanted() {
+        let spread = [
+            Spread { first: 0, last: 1_000_000, spans: 1_000 },
+            Spread { first: 500_000, last: 1_500_000, spans: 1_000 },
+        ];
+        assert_eq!(moment(&spread, i64::MAX, 5_000), i64::MIN);
+        assert_eq!(moment(&[], i64::MAX, 1), i64::MIN);
+        let from = moment(&spread, i64::MAX, 500);
+        assert!((995_000..=1_001_000).contains(&from), "{from}");
+        let before = moment(&spread, 1_000_000, 500);
+        assert!((745_000..=751_000).contains(&before), "{before}");
+    }
 }

@@ -10,9 +10,6 @@ use crate::model::{
     schema::column,
 };
 
-/// Start of the first matching span of a trace: what decides whether more candidates are needed.
-pub(super) const FIRST_MATCH: &str = "first_match_unix_nano";
-
 static SPAN_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     Fields::from(vec![
         Field::new(column::SPAN_ID, DataType::FixedSizeBinary(SpanId::LEN as i32), false),
@@ -31,43 +28,44 @@ static SERVICE_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     ])
 });
 
-static SUMMARY_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
+static SPANSET_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     Fields::from(vec![
-        Field::new("root_service_name", DataType::Utf8, true),
-        Field::new("root_name", DataType::Utf8, true),
-        Field::new(column::START_TIME, DataType::Int64, true),
-        Field::new(column::DURATION, DataType::Int64, true),
-        Field::new("matched", DataType::Int64, true),
-        Field::new("spans", DataType::List(item(span_fields())), true),
-        Field::new("service_stats", DataType::List(item(service_fields())), true),
-        Field::new(FIRST_MATCH, DataType::Int64, true),
+        Field::new("attributes", attributes::map_type(), false),
+        Field::new("matched", DataType::Int64, false),
+        Field::new("spans", DataType::List(item(span_fields())), false),
     ])
 });
 
 static ANSWER: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let trace_id = Field::new(column::TRACE_ID, DataType::FixedSizeBinary(TraceId::LEN as i32), false);
-    let mut fields = vec![Arc::new(trace_id)];
-    fields.extend(SUMMARY_FIELDS.iter().filter(|field| field.name() != FIRST_MATCH).map(Arc::clone));
-    Arc::new(Schema::new(fields))
+    Arc::new(Schema::new(vec![
+        Field::new(column::TRACE_ID, DataType::FixedSizeBinary(TraceId::LEN as i32), false),
+        Field::new("root_service_name", DataType::Utf8, true),
+        Field::new("root_name", DataType::Utf8, true),
+        Field::new(column::START_TIME, DataType::Int64, false),
+        Field::new(column::DURATION, DataType::Int64, false),
+        Field::new("matched", DataType::Int64, false),
+        Field::new("span_sets", DataType::List(item(spanset_fields())), false),
+        Field::new("service_stats", DataType::List(item(service_fields())), false),
+    ]))
 });
 
-pub(super) fn item(fields: Fields) -> Arc<Field> {
+pub(in crate::query) fn item(fields: Fields) -> Arc<Field> {
     Arc::new(Field::new("item", DataType::Struct(fields), true))
 }
 
 /// The fields of a shown span.
-pub(super) fn span_fields() -> Fields {
+pub(in crate::query) fn span_fields() -> Fields {
     SPAN_FIELDS.clone()
 }
 
 /// The fields of a service's counts.
-pub(super) fn service_fields() -> Fields {
+pub(in crate::query) fn service_fields() -> Fields {
     SERVICE_FIELDS.clone()
 }
 
-/// The fields of the struct that `trace_summary` gives.
-pub(super) fn summary_fields() -> Fields {
-    SUMMARY_FIELDS.clone()
+/// The fields of a spanset.
+pub(in crate::query) fn spanset_fields() -> Fields {
+    SPANSET_FIELDS.clone()
 }
 
 /// The schema of an answer, as the documentation of [`crate::query::search`] has it.

@@ -28,9 +28,9 @@ use crate::{
 
 /// The arguments that give the values of some fields.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Inputs {
+pub(in crate::query) struct Inputs {
     /// The arguments.
-    pub(super) args: Vec<Expr>,
+    pub(in crate::query) args: Vec<Expr>,
     places: Vec<(FieldName, Place)>,
     events: Option<usize>,
     links: Option<usize>,
@@ -66,13 +66,13 @@ enum Place {
 const ATTRIBUTE_ARGS: usize = 6;
 
 /// The arguments of a call, each with a value per row. All of them can be constants, in a file without the attributes.
-pub(super) fn arrays(args: &ScalarFunctionArgs) -> Result<Vec<ArrayRef>> {
+pub(in crate::query) fn arrays(args: &ScalarFunctionArgs) -> Result<Vec<ArrayRef>> {
     args.args.iter().map(|arg| arg.to_array(args.number_rows)).collect()
 }
 
 impl Inputs {
     /// The inputs for these fields.
-    pub(super) fn new(fields: impl IntoIterator<Item = FieldName>) -> Self {
+    pub(in crate::query) fn new(fields: impl IntoIterator<Item = FieldName>) -> Self {
         let mut inputs = Self::default();
         for field in fields {
             if !inputs.places.iter().any(|(name, _)| *name == field) {
@@ -84,7 +84,7 @@ impl Inputs {
     }
 
     /// The position of an argument, which is added if it is new.
-    pub(super) fn arg(&mut self, expr: Expr) -> usize {
+    pub(in crate::query) fn arg(&mut self, expr: Expr) -> usize {
         match self.args.iter().position(|arg| *arg == expr) {
             Some(position) => position,
             None => {
@@ -170,7 +170,7 @@ impl Inputs {
     }
 
     /// The values in a batch; `columns` are the evaluated arguments.
-    pub(super) fn rows<'a>(&'a self, columns: &'a [ArrayRef]) -> Result<InputRows<'a>> {
+    pub(in crate::query) fn rows<'a>(&'a self, columns: &'a [ArrayRef]) -> Result<InputRows<'a>> {
         if columns.len() < self.args.len() {
             return exec_err!("expected {} arguments, got {}", self.args.len(), columns.len());
         }
@@ -279,7 +279,7 @@ impl Source<'_> {
 
 /// The values of fields in one batch.
 #[derive(Debug)]
-pub(super) struct InputRows<'a> {
+pub(in crate::query) struct InputRows<'a> {
     fields: Vec<(&'a FieldName, Source<'a>)>,
     events: Option<Lists<'a>>,
     links: Option<Lists<'a>>,
@@ -289,15 +289,15 @@ pub(super) struct InputRows<'a> {
 
 /// A span, and the event and link of it that are looked at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Focus {
-    pub(super) row: usize,
-    pub(super) event: Option<usize>,
-    pub(super) link: Option<usize>,
+pub(in crate::query) struct Focus {
+    pub(in crate::query) row: usize,
+    pub(in crate::query) event: Option<usize>,
+    pub(in crate::query) link: Option<usize>,
 }
 
 impl<'a> InputRows<'a> {
     /// Whether `holds` says yes for some event and link of the span; for none, where it has none or none matters.
-    pub(super) fn any(&self, row: usize, holds: impl Fn(Focus) -> bool) -> bool {
+    pub(in crate::query) fn any(&self, row: usize, holds: impl Fn(Focus) -> bool) -> bool {
         let mut events = self.items(self.events, self.names_events, row);
         let links = self.items(self.links, self.names_links, row);
         events.any(|event| links.clone().any(|link| holds(Focus { row, event, link })))
@@ -319,7 +319,7 @@ impl<'a> InputRows<'a> {
     }
 
     /// The first event and link of the span that `wanted` accepts, for showing.
-    pub(super) fn first(&self, row: usize, wanted: impl Fn(Focus) -> bool) -> Option<Focus> {
+    pub(in crate::query) fn first(&self, row: usize, wanted: impl Fn(Focus) -> bool) -> Option<Focus> {
         let found = Cell::new(None);
         self.any(row, |focus| {
             let yes = wanted(focus);
@@ -332,12 +332,12 @@ impl<'a> InputRows<'a> {
     }
 
     /// The value of a field, for conditions.
-    pub(super) fn get(&self, name: &FieldName, focus: Focus) -> Dynamic<'a> {
+    pub(in crate::query) fn get(&self, name: &FieldName, focus: Focus) -> Dynamic<'a> {
         self.find(name, focus).map_or(Dynamic::Missing, Found::value)
     }
 
     /// The value of a field.
-    pub(super) fn find(&self, name: &FieldName, focus: Focus) -> Option<Found<'a>> {
+    pub(in crate::query) fn find(&self, name: &FieldName, focus: Focus) -> Option<Found<'a>> {
         let (_, source) = self.fields.iter().find(|(field, _)| *field == name)?;
         self.found(source, focus)
     }

@@ -24,7 +24,7 @@ use crate::{
 pub(super) const LOOKUP: [AttributeScope; 3] = [AttributeScope::Span, AttributeScope::Resource, AttributeScope::Scope];
 
 /// The filter for a condition; NULL counts as false.
-pub(super) fn filter(condition: &Condition) -> Expr {
+pub(in crate::query) fn filter(condition: &Condition) -> Expr {
     let parts = match condition {
         Condition::And(parts) => parts.as_slice(),
         single => std::slice::from_ref(single),
@@ -39,7 +39,8 @@ pub(super) fn filter(condition: &Condition) -> Expr {
     free.chain(tied).reduce(Expr::and).unwrap_or_else(|| lit(true))
 }
 
-fn reads_lists(condition: &Condition) -> bool {
+/// Whether it may depend on which event or link is looked at.
+pub(in crate::query) fn reads_lists(condition: &Condition) -> bool {
     let mut reads = false;
     condition.for_each_field(&mut |name| reads |= name.is_of_event() || name.is_of_link() || name.is_unscoped());
     reads

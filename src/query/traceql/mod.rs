@@ -1,7 +1,9 @@
-//! TraceQL searches as DataFusion expressions on the base table.
+//! Conditions and values of TraceQL as DataFusion expressions on the base table.
 //!
 //! ```text
-//!  plan::Search --lower--> Lowered { filter: Expr, shown: [(key, Expr)] }
+//!  plan::Condition --lower--> Expr      whether a span fulfils it
+//!  plan::Value     --computed-> Expr    what is grouped by or aggregated
+//!  FieldName       --shown--> Expr      what answers show
 //!
 //!  span.a = 1      attr_int(span_attributes, 'a') = 1 OR ...      files and pages are skipped by it
 //!  .a = 1          the same for span, resource and scope where no event or link could have `a`,
@@ -12,55 +14,25 @@
 //! TraceQL knows no unknown: a comparison with something missing is false, and its negation true. In SQL it is NULL, and
 //! so is its negation. The expressions here are right where NULL counts as false, which a filter does, so every negation
 //! is written as IS NOT TRUE. What TraceQL's rules mean is in [`crate::traceql::plan`]; [`mod@matches`] applies them span by
-//! span, and a property test holds the expressions of [`mod@lower`] to it.
+//! span, and a property test holds the expressions of [`mod@lower`] to it. What only the whole trace tells has no
+//! expression; [`crate::query::spansets`] computes it.
 
 mod arrays;
-mod inputs;
-mod lower;
+pub(in crate::query) mod computed;
+pub(in crate::query) mod inputs;
+pub(in crate::query) mod lower;
 mod matches;
 mod nested;
-mod rows;
-mod shown;
+pub(in crate::query) mod rows;
+pub(in crate::query) mod shown;
 pub(crate) mod spans;
 #[cfg(test)]
 mod tests;
 
-use datafusion::logical_expr::Expr;
+use crate::traceql::ast::FieldName;
 
-use crate::{
-    error::Result,
-    traceql::{self, ast::FieldName, plan::Search},
-};
-
-/// A search in terms of the base table.
-#[derive(Clone, Debug)]
-pub struct Lowered {
-    /// Whether a span is found; NULL counts as false.
-    pub filter: Expr,
-    /// Keys and values of what is shown of a span besides ids, name and times. A key has no scope; a value is the struct
-    /// that attribute values are, NULL where the span has none.
-    pub shown: Vec<(String, Expr)>,
-}
-
-/// Reads and lowers a search; all errors are the caller's to see.
-pub fn search(text: &str) -> Result<Lowered> {
-    Ok(lower(&traceql::search(text)?))
-}
-
-/// Lowers a search.
-pub fn lower(search: &Search) -> Lowered {
-    // Fields of several scopes can share a key; the first one mentioned is shown.
-    let mut shown: Vec<(String, Expr)> = Vec::new();
-    for name in &search.shown {
-        let key = key_of(name);
-        if !shown.iter().any(|(known, _)| *known == key) {
-            shown.push((key, shown::value(name)));
-        }
-    }
-    Lowered { filter: lower::filter(&search.condition), shown }
-}
-
-fn key_of(name: &FieldName) -> String {
+/// The key under which answers show a field: without scope.
+pub(in crate::query) fn key_of(name: &FieldName) -> String {
     match name {
         FieldName::Intrinsic(intrinsic) => intrinsic.name().to_owned(),
         FieldName::Attribute(attribute) => attribute.key.clone(),

@@ -15,7 +15,7 @@ use crate::{
 
 /// Attribute values as five arrays, of which at most one holds a value in each row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Values<'a> {
+pub(in crate::query) struct Values<'a> {
     strs: &'a StringArray,
     ints: &'a Int64Array,
     floats: &'a Float64Array,
@@ -25,7 +25,7 @@ pub(super) struct Values<'a> {
 
 impl<'a> Values<'a> {
     /// The five children of an attribute value, or five columns of these types.
-    pub(super) fn try_new(columns: &'a [ArrayRef]) -> Result<Self> {
+    pub(in crate::query) fn try_new(columns: &'a [ArrayRef]) -> Result<Self> {
         let types = columns.iter().map(|column| column.data_type());
         let fields = value_fields();
         if columns.len() != fields.len() || !types.eq(fields.iter().map(|field| field.data_type())) {
@@ -41,14 +41,14 @@ impl<'a> Values<'a> {
     }
 
     /// The JSON of a value that is an array, a map or bytes.
-    pub(super) fn json(self, row: usize) -> Option<&'a str> {
+    pub(in crate::query) fn json(self, row: usize) -> Option<&'a str> {
         let scalar = self.strs.is_valid(row) || self.ints.is_valid(row);
         let scalar = scalar || self.floats.is_valid(row) || self.bools.is_valid(row);
         (!scalar && self.jsons.is_valid(row)).then(|| self.jsons.value(row)).filter(|json| *json != "null")
     }
 
     /// The value of an attribute that is there.
-    pub(super) fn get(self, row: usize) -> Dynamic<'a> {
+    pub(in crate::query) fn get(self, row: usize) -> Dynamic<'a> {
         if self.strs.is_valid(row) {
             Dynamic::text(self.strs.value(row))
         } else if self.ints.is_valid(row) {
@@ -67,7 +67,7 @@ impl<'a> Values<'a> {
 
 /// The value of a field of one span, where it has one.
 #[derive(Clone, Debug)]
-pub(super) enum Found<'a> {
+pub(in crate::query) enum Found<'a> {
     /// An attribute: a row of these.
     Attribute(Values<'a>, usize),
     /// Anything else.
@@ -76,7 +76,7 @@ pub(super) enum Found<'a> {
 
 impl<'a> Found<'a> {
     /// As conditions take it.
-    pub(super) fn value(self) -> Dynamic<'a> {
+    pub(in crate::query) fn value(self) -> Dynamic<'a> {
         match self {
             Found::Attribute(values, row) => values.get(row),
             Found::Value(value) => value,
@@ -84,7 +84,7 @@ impl<'a> Found<'a> {
     }
 
     /// The JSON of an array, a map or bytes.
-    pub(super) fn json(&self) -> Option<&'a str> {
+    pub(in crate::query) fn json(&self) -> Option<&'a str> {
         match self {
             Found::Attribute(values, row) => values.json(*row),
             Found::Value(_) => None,
@@ -93,7 +93,7 @@ impl<'a> Found<'a> {
 }
 
 /// The elements of a JSON array; anything else is opaque.
-pub(super) fn array_of_json(json: &str) -> Dynamic<'static> {
+pub(in crate::query) fn array_of_json(json: &str) -> Dynamic<'static> {
     use serde_json::Value;
     if !json.starts_with('[') {
         return Dynamic::Opaque;
@@ -120,7 +120,7 @@ pub(super) fn array_of_json(json: &str) -> Dynamic<'static> {
 
 /// The events or links of spans.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lists<'a> {
+pub(in crate::query) struct Lists<'a> {
     list: &'a ListArray,
     items: &'a StructArray,
     attributes: &'a MapArray,
@@ -129,7 +129,7 @@ pub(super) struct Lists<'a> {
 }
 
 impl<'a> Lists<'a> {
-    pub(super) fn try_new(array: &'a ArrayRef) -> Result<Self> {
+    pub(in crate::query) fn try_new(array: &'a ArrayRef) -> Result<Self> {
         let Some(list) = array.as_list_opt::<i32>() else {
             return exec_err!("expected a list of events or links, got {}", array.data_type());
         };
@@ -146,12 +146,12 @@ impl<'a> Lists<'a> {
         Ok(Self { list, items, attributes, keys, values: Values::try_new(values.columns())? })
     }
 
-    pub(super) fn num_rows(self) -> usize {
+    pub(in crate::query) fn num_rows(self) -> usize {
         self.list.len()
     }
 
     /// The items of a row, as positions among all items.
-    pub(super) fn items(self, row: usize) -> std::ops::Range<usize> {
+    pub(in crate::query) fn items(self, row: usize) -> std::ops::Range<usize> {
         if self.list.is_null(row) {
             return 0..0;
         }
@@ -160,14 +160,14 @@ impl<'a> Lists<'a> {
     }
 
     /// The attribute of an item, if it has the key.
-    pub(super) fn attribute(self, item: usize, key: &str) -> Option<Found<'a>> {
+    pub(in crate::query) fn attribute(self, item: usize, key: &str) -> Option<Found<'a>> {
         let offsets = self.attributes.value_offsets();
         let mut entries = offsets[item] as usize..offsets[item + 1] as usize;
         entries.find(|entry| self.keys.value(*entry) == key).map(|entry| Found::Attribute(self.values, entry))
     }
 
     /// Whether an item of the row has the key.
-    pub(super) fn any_has(self, row: usize, key: &str) -> bool {
+    pub(in crate::query) fn any_has(self, row: usize, key: &str) -> bool {
         let items = self.items(row);
         if items.is_empty() {
             return false;
@@ -176,15 +176,15 @@ impl<'a> Lists<'a> {
         (offsets[items.start] as usize..offsets[items.end] as usize).any(|entry| self.keys.value(entry) == key)
     }
 
-    pub(super) fn text(self, item: usize, field: &str) -> Option<&'a str> {
+    pub(in crate::query) fn text(self, item: usize, field: &str) -> Option<&'a str> {
         Some(self.items.column_by_name(field)?.as_string_opt::<i32>()?.value(item))
     }
 
-    pub(super) fn int(self, item: usize, field: &str) -> Option<i64> {
+    pub(in crate::query) fn int(self, item: usize, field: &str) -> Option<i64> {
         Some(self.items.column_by_name(field)?.as_primitive_opt::<Int64Type>()?.value(item))
     }
 
-    pub(super) fn hex(self, item: usize, field: &str) -> Option<String> {
+    pub(in crate::query) fn hex(self, item: usize, field: &str) -> Option<String> {
         let column = self.items.column_by_name(field)?;
         match column.data_type() {
             DataType::Binary => Some(hex::encode(column.as_binary::<i32>().value(item))),

@@ -30,7 +30,7 @@ use crate::{
 
 /// The value of a field as the struct that attribute values are: status and kind as words, durations as Go writes them.
 /// Of events or links it is that of the first one that has it.
-pub(super) fn value(name: &FieldName) -> Expr {
+pub(in crate::query) fn value(name: &FieldName) -> Expr {
     let inputs = Inputs::new([name.clone()]);
     let mut args = vec![lit(name.to_string())];
     args.extend(inputs.args.iter().cloned());
@@ -96,12 +96,12 @@ impl ScalarUDFImpl for ShownValue {
     }
 }
 
-fn shows(found: &Found<'_>) -> bool {
+pub(in crate::query) fn shows(found: &Found<'_>) -> bool {
     found.json().is_some() || !matches!(found.clone().value(), Dynamic::Missing | Dynamic::Opaque)
 }
 
 #[derive(Debug, Default)]
-struct ValueBuilder {
+pub(in crate::query) struct ValueBuilder {
     strs: StringBuilder,
     ints: Int64Builder,
     floats: Float64Builder,
@@ -111,7 +111,7 @@ struct ValueBuilder {
 }
 
 impl ValueBuilder {
-    fn append(&mut self, value: &Dynamic<'_>, json: Option<&str>) {
+    pub(in crate::query) fn append(&mut self, value: &Dynamic<'_>, json: Option<&str>) {
         let text = match value {
             Dynamic::String(text) => Some(text.as_ref()),
             Dynamic::Status(status) => Some(status.name()),
@@ -126,7 +126,7 @@ impl ValueBuilder {
         self.valid.push(json.is_some() || !matches!(value, Dynamic::Missing | Dynamic::Opaque));
     }
 
-    fn finish(mut self) -> Result<ArrayRef> {
+    pub(in crate::query) fn finish(mut self) -> Result<ArrayRef> {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.strs.finish()),
             Arc::new(self.ints.finish()),

@@ -17,7 +17,7 @@ use datafusion::{
 };
 use proptest::prelude::*;
 
-use super::lower;
+use super::{key_of, lower, shown};
 use crate::{
     functions::configure,
     model::{
@@ -35,6 +35,18 @@ use crate::{
         plan::Dynamic,
     },
 };
+
+/// A filter as expressions.
+struct Lowered {
+    filter: Expr,
+    shown: Vec<(String, Expr)>,
+}
+
+fn lowered(query: &str) -> Lowered {
+    let spansets = traceql::search(query).unwrap_or_else(|error| panic!("{query}: {error}")).spansets;
+    let filter = lower::filter(spansets.single().unwrap());
+    Lowered { filter, shown: spansets.shown.iter().map(|name| (key_of(name), shown::value(name))).collect() }
+}
 
 type Attributes = Vec<(&'static str, Val)>;
 
@@ -130,14 +142,13 @@ fn evaluate(expr: Expr, batch: &RecordBatch) -> arrow::array::ArrayRef {
 }
 
 fn found(query: &str, spans: &[TestSpan]) -> Vec<bool> {
-    let search = traceql::search(query).unwrap_or_else(|error| panic!("{query}: {error}"));
-    let answer = evaluate(lower(&search).filter, &batch(spans));
+    let answer = evaluate(lowered(query).filter, &batch(spans));
     answer.as_boolean().iter().map(|found| found == Some(true)).collect()
 }
 
 /// The same through all of DataFusion's optimizer: the flags of the spans that a filter leaves.
 fn found_by_a_plan(query: &str, spans: &[TestSpan]) -> Vec<bool> {
-    let lowered = lower(&traceql::search(query).unwrap());
+    let lowered = lowered(query);
     let state = configure(SessionStateBuilder::new().with_default_features()).build();
     let context = SessionContext::new_with_state(state);
     let mut columns = vec![col(column::FLAGS)];
@@ -224,7 +235,8 @@ fn naive_value(
 }
 
 fn naive(query: &str, span: &TestSpan) -> bool {
-    let condition = traceql::search(query).unwrap().condition;
+    let spansets = traceql::search(query).unwrap().spansets;
+    let condition = spansets.single().unwrap();
     let events: Vec<_> = if span.events.is_empty() { vec![None] } else { span.events.iter().map(Some).collect() };
     let links: Vec<_> = if span.links.is_empty() { vec![None] } else { span.links.iter().map(Some).collect() };
     events.iter().any(|event| {
@@ -337,7 +349,7 @@ fn shown_values_keep_their_types_and_lose_their_scopes() {
     };
     let query = "{ status = error && nestedSetParent < 0 } | select(span.a, .bytes, resource.service.name, event.message, \
                  event:timeSinceStart, .no, name)";
-    let lowered = lower(&traceql::search(query).unwrap());
+    let lowered = lowered(query);
     let batch = batch(&[span]);
     let mut shown = Vec::new();
     for field in lowered.shown {
@@ -368,7 +380,7 @@ fn shown_values_keep_their_types_and_lose_their_scopes() {
 
 #[test]
 fn a_filter_on_columns_stays_free_of_calls_that_hide_it_from_statistics() {
-    let filter = |query: &str| lower(&traceql::search(query).unwrap()).filter.to_string();
+    let filter = |query: &str| lowered(query).filter.to_string();
     assert_eq!(
         filter("{ duration > 1s && status = error }"),
         "duration_nano > Int64(1000000000) AND status_code = Utf8(\"error\")"
@@ -385,7 +397,7 @@ fn a_filter_on_columns_stays_free_of_calls_that_hide_it_from_statistics() {
 #[test]
 fn a_file_that_lacks_the_attributes_can_put_constants_in_their_place() {
     // What the rewriting for such a file leaves of a call: every argument is a constant.
-    let lowered = lower(&traceql::search("{ span.a + 1 > 0 } | select(resource.b)").unwrap());
+    let lowered = lowered("{ span.a + 1 > 0 } | select(resource.b)");
     let constants = |expr: Expr| {
         let absent = |expr: Expr| match &expr {
             Expr::ScalarFunction(call) if call.name() == "attr_exists" => Ok(Transformed::yes(lit(false))),
@@ -538,7 +550,7 @@ proptest! {
         spans in prop::collection::vec(span(), 1..12),
     ) {
         for query in filters.iter().map(|filter| format!("{{ {filter} }}")) {
-            if traceql::search(&query).is_err() {
+            if !traceql::search(&query).is_ok_and(|search| search.spansets.single().is_some()) {
                 continue;
             }
             let expected: Vec<bool> = spans.iter().map(|span| naive(&query, span)).collect();

@@ -56,7 +56,8 @@ pub(crate) struct View {
     pub(crate) name: &'static str,
     reads: Reads,
     text: &'static str,
-    plan: LogicalPlan,
+    /// Over an empty base table.
+    pub(crate) plan: LogicalPlan,
 }
 
 /// Plans all views; fails only by a defect in them.

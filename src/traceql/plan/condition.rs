@@ -17,8 +17,8 @@ use std::sync::Arc;
 use super::value::Dynamic;
 use crate::traceql::{
     ast::{
-        ArithmeticOp, Attribute, ComparisonOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, LogicalOp, RegexOp,
-        Scope, TextRange, UnaryOp,
+        ArithmeticOp, ComparisonOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, LogicalOp, RegexOp, Scope,
+        UnaryOp,
     },
     error::TraceQlError,
     literal::{self, Literal},
@@ -119,16 +119,13 @@ impl Condition {
     pub(super) fn build(expr: &FieldExpr) -> Result<Self, TraceQlError> {
         match &expr.kind {
             FieldKind::Literal(literal) => Ok(Condition::Constant(*literal == Literal::Bool(true))),
-            FieldKind::Field(name) => {
-                check_comparable(name, expr.at)?;
-                Ok(Condition::IsTrue(name.clone()))
-            }
+            FieldKind::Field(name) => Ok(Condition::IsTrue(name.clone())),
             FieldKind::Unary { op: UnaryOp::Not, operand } => Self::build_not(operand),
             FieldKind::Binary { op: FieldOp::Logical(op), lhs, rhs } => {
                 Ok(Self::join(*op, Self::build(lhs)?, Self::build(rhs)?))
             }
-            FieldKind::Binary { op: FieldOp::Comparison(op), lhs, rhs } => match root_test(*op, lhs, rhs, expr.at) {
-                Some(root) => root,
+            FieldKind::Binary { op: FieldOp::Comparison(op), lhs, rhs } => match root_test(*op, lhs, rhs) {
+                Some(root) => Ok(root),
                 None => Ok(Self::compare(*op, Value::build(lhs)?, Value::build(rhs)?)),
             },
             FieldKind::Binary { op: FieldOp::Regex(op), lhs, rhs } => Self::build_match(*op, lhs, rhs),
@@ -236,6 +233,13 @@ impl Condition {
         }
     }
 
+    /// Whether only the whole trace can tell it.
+    pub fn reads_trace(&self) -> bool {
+        let mut reads = false;
+        self.for_each_field(&mut |name| reads |= name.is_of_trace());
+        reads
+    }
+
     /// Calls `visit` with every field that the condition reads.
     pub fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
         match self {
@@ -253,13 +257,11 @@ impl Condition {
 }
 
 impl Value {
-    fn build(expr: &FieldExpr) -> Result<Self, TraceQlError> {
+    /// The value of an expression.
+    pub(super) fn build(expr: &FieldExpr) -> Result<Self, TraceQlError> {
         Ok(match &expr.kind {
             FieldKind::Literal(literal) => Value::Literal(literal.clone()),
-            FieldKind::Field(name) => {
-                check_comparable(name, expr.at)?;
-                Value::Field(name.clone())
-            }
+            FieldKind::Field(name) => Value::Field(name.clone()),
             FieldKind::Unary { op: UnaryOp::Negate, operand } => match Value::build(operand)? {
                 Value::Literal(literal) => {
                     Value::Literal(literal.negated().unwrap_or(Literal::Float(-(i64::MIN as f64))))
@@ -299,7 +301,8 @@ impl Value {
         }
     }
 
-    fn of<'a>(&'a self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> Dynamic<'a> {
+    /// The value; `field` gives those of the span's fields.
+    pub fn of<'a>(&'a self, field: &dyn Fn(&FieldName) -> Dynamic<'a>, is_root: bool) -> Dynamic<'a> {
         match self {
             Value::Literal(literal) => Dynamic::from_literal(literal),
             Value::Field(name) => field(name),
@@ -309,7 +312,15 @@ impl Value {
         }
     }
 
-    fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
+    /// Whether only the whole trace can tell it.
+    pub fn reads_trace(&self) -> bool {
+        let mut reads = false;
+        self.for_each_field(&mut |name| reads |= name.is_of_trace());
+        reads
+    }
+
+    /// Calls `visit` with every field that the value is computed from.
+    pub fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
         match self {
             Value::Literal(_) => {}
             Value::Field(name) => visit(name),
@@ -357,6 +368,29 @@ impl FieldName {
         }
     }
 
+    /// Whether only the whole trace can tell it.
+    pub fn is_of_trace(&self) -> bool {
+        use Intrinsic::*;
+        match self {
+            FieldName::Intrinsic(intrinsic) => matches!(
+                intrinsic,
+                SpanChildCount
+                    | RootName
+                    | RootServiceName
+                    | TraceDuration
+                    | NestedSetLeft
+                    | NestedSetRight
+                    | NestedSetParent
+            ),
+            FieldName::Attribute(attribute) => attribute.of_parent,
+        }
+    }
+
+    /// Whether its values are durations.
+    pub fn is_duration(&self) -> bool {
+        matches!(self, FieldName::Intrinsic(intrinsic) if intrinsic.type_of() == Type::Duration)
+    }
+
     /// Whether it is an attribute without a scope, which is looked up in one after the other.
     pub fn is_unscoped(&self) -> bool {
         matches!(self, FieldName::Attribute(attribute) if attribute.scope == Scope::Any)
@@ -375,12 +409,7 @@ fn normal_id(name: &FieldName, text: String) -> String {
 
 /// `nestedSetParent` compared with a number, as a test for having no parent: it is -1 for a root and not negative for
 /// other spans. None for anything else.
-fn root_test(
-    op: ComparisonOp,
-    lhs: &FieldExpr,
-    rhs: &FieldExpr,
-    at: TextRange,
-) -> Option<Result<Condition, TraceQlError>> {
+fn root_test(op: ComparisonOp, lhs: &FieldExpr, rhs: &FieldExpr) -> Option<Condition> {
     use ComparisonOp::{Eq, Ge, Gt, Le, Lt, Ne};
     let is_parent =
         |expr: &FieldExpr| matches!(&expr.kind, FieldKind::Field(FieldName::Intrinsic(Intrinsic::NestedSetParent)));
@@ -390,41 +419,11 @@ fn root_test(
         _ => return None,
     };
     let FieldKind::Literal(Literal::Int(number)) = &other.kind else { return None };
-    let not_root = || Condition::Not(Box::new(Condition::IsRoot));
-    Some(match (op, *number) {
-        (Lt, 0) | (Le | Eq, -1) => Ok(Condition::IsRoot),
-        (Ge, 0) | (Gt | Ne, -1) => Ok(not_root()),
-        _ => Err(TraceQlError::unsupported("nestedSetParent other than in nestedSetParent < 0", at)),
-    })
-}
-
-/// Refuses fields that only a whole trace can tell.
-fn check_comparable(name: &FieldName, at: TextRange) -> Result<(), TraceQlError> {
-    use Intrinsic::*;
-    match name {
-        FieldName::Intrinsic(
-            intrinsic @ (SpanChildCount | RootName | RootServiceName | TraceDuration | NestedSetLeft | NestedSetRight
-            | NestedSetParent | Parent),
-        ) => Err(TraceQlError::unsupported(format!("intrinsic {} in a filter", intrinsic.name()), at)),
-        FieldName::Attribute(attribute) if attribute.of_parent => Err(of_parent(attribute, at)),
-        _ => Ok(()),
+    match (op, *number) {
+        (Lt, 0) | (Le | Eq, -1) => Some(Condition::IsRoot),
+        (Ge, 0) | (Gt | Ne, -1) => Some(Condition::Not(Box::new(Condition::IsRoot))),
+        _ => None,
     }
-}
-
-/// Refuses fields that cannot be shown; those of a trace are shown with the trace.
-pub(super) fn check_selectable(name: &FieldName, at: TextRange) -> Result<(), TraceQlError> {
-    use Intrinsic::*;
-    match name {
-        FieldName::Intrinsic(
-            intrinsic @ (SpanChildCount | NestedSetLeft | NestedSetRight | NestedSetParent | Parent),
-        ) => Err(TraceQlError::unsupported(format!("intrinsic {} in select()", intrinsic.name()), at)),
-        FieldName::Attribute(attribute) if attribute.of_parent => Err(of_parent(attribute, at)),
-        _ => Ok(()),
-    }
-}
-
-fn of_parent(attribute: &Attribute, at: TextRange) -> TraceQlError {
-    TraceQlError::unsupported(format!("attribute of the parent span {attribute}"), at)
 }
 
 impl ComparisonOp {

@@ -4,3 +4,4 @@ pub(crate) mod data;
 mod engine;
 mod sandbox;
 mod search;
+mod spansets;

@@ -107,8 +107,10 @@ fn what_is_not_built_says_so_by_name() {
 fn planned_filters_are_folded_and_list_what_is_shown() {
     check("planned", |text| match traceql::search(text) {
         Ok(search) => {
-            let shown: Vec<String> = search.shown.iter().map(ToString::to_string).collect();
-            Ok(format!("{}\nshown: {}", search.condition, shown.join(", ")).trim_end().to_owned())
+            let spansets = search.spansets;
+            let shown: Vec<String> = spansets.shown.iter().map(ToString::to_string).collect();
+            let condition = spansets.single().ok_or("more than one filter")?;
+            Ok(format!("{condition}\nshown: {}", shown.join(", ")).trim_end().to_owned())
         }
         Err(error) => Err(error.to_string()),
     });

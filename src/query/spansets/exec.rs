@@ -1,0 +1,311 @@
+//! The physical operator: whole traces one after another.
+//!
+//! The input comes hashed and ordered by trace id, so that all spans of a trace follow each other in one partition. A
+//! batch is evaluated as soon as the traces in it are complete; what is left of the last one waits for the next batch.
+//! Memory is bounded by the largest trace and a batch.
+
+use std::{collections::VecDeque, fmt, ops::Range, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        array::{Array, AsArray, RecordBatch},
+        compute::concat_batches,
+    },
+    common::{DataFusionError, Result, internal_err, tree_node::TreeNodeRecursion},
+    execution::{
+        SendableRecordBatchStream, TaskContext,
+        memory_pool::{MemoryConsumer, MemoryReservation},
+    },
+    physical_expr::{
+        Distribution, EquivalenceProperties, LexRequirement, OrderingRequirements, Partitioning, PhysicalExpr,
+        PhysicalSortRequirement, expressions::col,
+    },
+    physical_plan::{
+        ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements,
+        PlanProperties, ReplaceChildrenOptions,
+        execution_plan::{Boundedness, EmissionType},
+        metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
+        stream::RecordBatchStreamAdapter,
+    },
+};
+use futures::{StreamExt, stream};
+
+use super::{
+    answer::{SpanRows, TraceRows},
+    program::{Output, Program},
+    stages,
+    trace::{Columns, TraceSpans, late_inputs},
+};
+use crate::model::schema::column;
+
+/// Memory that a trace may take without asking, in bytes: operators that spill take all there is otherwise.
+const UNASKED_BYTES_MAX: usize = 16 << 20;
+
+/// Evaluates a pipeline on whole traces.
+#[derive(Debug)]
+pub(super) struct TraceEvalExec {
+    input: Arc<dyn ExecutionPlan>,
+    program: Arc<Program>,
+    trace_id: Arc<dyn PhysicalExpr>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl TraceEvalExec {
+    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, program: Arc<Program>) -> Result<Self> {
+        let trace_id = col(column::TRACE_ID, &input.schema())?;
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(program.schema()),
+            Partitioning::UnknownPartitioning(input.properties().output_partitioning().partition_count()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(Self { input, program, trace_id, properties: Arc::new(properties), metrics })
+    }
+}
+
+impl DisplayAs for TraceEvalExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TraceEvalExec: {}", self.program)
+    }
+}
+
+impl ExecutionPlan for TraceEvalExec {
+    fn name(&self) -> &'static str {
+        "TraceEvalExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::KeyPartitioned(vec![Arc::clone(&self.trace_id)])])
+    }
+
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        let requirement = PhysicalSortRequirement::new(Arc::clone(&self.trace_id), None);
+        vec![LexRequirement::new([requirement]).map(OrderingRequirements::new)]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        f(&self.trace_id)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) => Ok(Arc::new(Self::try_new(input, Arc::clone(&self.program))?)),
+            _ => internal_err!("TraceEvalExec has one child"),
+        }
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let evaluation = Evaluation {
+            input,
+            program: Arc::clone(&self.program),
+            pending: Vec::new(),
+            ready: VecDeque::new(),
+            ended: false,
+            reservation: MemoryConsumer::new("trace evaluation").register(context.memory_pool()),
+            metrics: BaselineMetrics::new(&self.metrics, partition),
+        };
+        let batches = stream::unfold(evaluation, |mut evaluation| async move {
+            let next = evaluation.next().await.transpose()?;
+            Some((next, evaluation))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+struct Evaluation {
+    input: SendableRecordBatchStream,
+    program: Arc<Program>,
+    /// Parts of one trace that may not be complete.
+    pending: Vec<RecordBatch>,
+    ready: VecDeque<RecordBatch>,
+    ended: bool,
+    reservation: MemoryReservation,
+    metrics: BaselineMetrics,
+}
+
+impl Evaluation {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                self.metrics.record_output(batch.num_rows());
+                return Ok(Some(batch));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            let next = self.input.next().await.transpose();
+            let elapsed = self.metrics.elapsed_compute().clone();
+            let _timer = elapsed.timer();
+            match next {
+                Ok(Some(batch)) => self.take(&batch)?,
+                Ok(None) => {
+                    self.ended = true;
+                    self.complete()?;
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &RecordBatch) -> Result<()> {
+        let traces = traces_in(batch)?;
+        let Some(first) = traces.first() else { return Ok(()) };
+        let mut from = 0;
+        if let Some(pending) = self.pending.first() {
+            let same = id_at(pending, 0)? == id_at(batch, 0)?;
+            if same {
+                from = first.end;
+                self.hold(batch.slice(0, first.end))?;
+            }
+            if !same || traces.len() > 1 {
+                self.complete()?;
+            }
+        }
+        let Some(last) = traces.last().filter(|last| last.start >= from) else { return Ok(()) };
+        let complete: Vec<Range<usize>> =
+            traces.iter().filter(|trace| trace.start >= from && trace.end <= last.start).cloned().collect();
+        if !complete.is_empty() {
+            self.evaluate(batch, &complete)?;
+        }
+        self.hold(batch.slice(last.start, last.end - last.start))
+    }
+
+    /// Keeps a part of the trace that comes.
+    fn hold(&mut self, part: RecordBatch) -> Result<()> {
+        // What spans of a trace cost besides their columns: rows, edges, marks.
+        const SPAN_BYTES: usize = 160;
+        self.pending.push(part);
+        if self.pending.len() == 1 {
+            return Ok(());
+        }
+        let spans: usize = self.pending.iter().map(RecordBatch::num_rows).sum();
+        let columns: usize = self.pending.iter().map(RecordBatch::get_array_memory_size).sum();
+        // The parts, and their columns in one piece.
+        let bytes = 2 * columns + spans * SPAN_BYTES;
+        match bytes <= UNASKED_BYTES_MAX {
+            true => self.reservation.resize(bytes),
+            false => self.reservation.try_resize(bytes).map_err(|error| {
+                DataFusionError::ResourcesExhausted(format!(
+                    "a trace has {spans} spans or more, which is too much to evaluate at once: {error}"
+                ))
+            })?,
+        }
+        Ok(())
+    }
+
+    /// Evaluates the trace whose parts are kept.
+    fn complete(&mut self) -> Result<()> {
+        let parts = std::mem::take(&mut self.pending);
+        let trace = match parts.as_slice() {
+            [] => return Ok(()),
+            [part] => part.clone(),
+            [part, ..] => concat_batches(&part.schema(), &parts)?,
+        };
+        drop(parts);
+        let rows = trace.num_rows();
+        self.evaluate(&trace, std::slice::from_ref(&(0..rows)))?;
+        self.reservation.free();
+        Ok(())
+    }
+
+    fn evaluate(&mut self, batch: &RecordBatch, traces: &[Range<usize>]) -> Result<()> {
+        let answer = evaluate(&self.program, batch, traces)?;
+        if answer.num_rows() > 0 {
+            self.ready.push_back(answer);
+        }
+        Ok(())
+    }
+}
+
+fn id_at(batch: &RecordBatch, row: usize) -> Result<&[u8]> {
+    match batch.column_by_name(column::TRACE_ID).and_then(|ids| ids.as_fixed_size_binary_opt()) {
+        Some(ids) => Ok(ids.value(row)),
+        None => internal_err!("spans come without trace id"),
+    }
+}
+
+/// The rows of each trace.
+fn traces_in(batch: &RecordBatch) -> Result<Vec<Range<usize>>> {
+    let Some(ids) = batch.column_by_name(column::TRACE_ID).and_then(|ids| ids.as_fixed_size_binary_opt()) else {
+        return internal_err!("spans come without trace id");
+    };
+    let mut traces = Vec::new();
+    let mut start = 0;
+    for row in 1..=ids.len() {
+        if row == ids.len() || ids.value(row) != ids.value(start) {
+            traces.push(start..row);
+            start = row;
+        }
+    }
+    Ok(traces)
+}
+
+/// The answer over some whole traces of a batch.
+pub(super) fn evaluate(program: &Program, batch: &RecordBatch, traces: &[Range<usize>]) -> Result<RecordBatch> {
+    let inputs = late_inputs(program, batch)?;
+    let columns = Columns::try_new(program, batch, &inputs)?;
+    let found = |rows: &Range<usize>| {
+        let trace = TraceSpans::new(program, &columns, rows.clone());
+        let mut spansets = stages::run(&trace, &program.plan.stages);
+        for spanset in &mut spansets {
+            spanset.spans.retain(|span| program.range.contains(columns.starts[trace.row(*span)]));
+        }
+        spansets.retain(|spanset| !spanset.spans.is_empty());
+        (trace, spansets)
+    };
+    match &program.output {
+        Output::Traces { spans_max } => {
+            let mut rows = TraceRows::try_new(program, batch, *spans_max)?;
+            for trace in traces {
+                let (trace, spansets) = found(trace);
+                if !spansets.is_empty() {
+                    rows.add(&columns, &trace, &spansets)?;
+                }
+            }
+            rows.finish()
+        }
+        Output::Spans(span_columns) => {
+            let mut rows = SpanRows::new(program, batch, span_columns);
+            for trace in traces {
+                let (trace, spansets) = found(trace);
+                rows.add(&trace, &spansets);
+            }
+            rows.finish()
+        }
+    }
+}
+
+impl fmt::Debug for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evaluation").field("pending", &self.pending.len()).finish_non_exhaustive()
+    }
+}
