@@ -32,7 +32,7 @@
 //! | 5 | [`ingest`], [`query`] | limits, dedup, log, flush; the one query engine |
 //! | 4 | [`live`] | buffer and `ReadView`: what is visible now |
 //! | 3 | [`wal`], [`catalog`] | the durable log; which files are live |
-//! | 2 | [`otlp`], [`traceql`], [`storage`] | convert; parse, check, print; object store, Parquet, per-file rewriting |
+//! | 2 | [`otlp`], [`traceql`], [`storage`] | convert; parse, check, print; folder or bucket, caches, Parquet, per-file rewriting |
 //! | 1 | [`model`], [`functions`] | ids, spans, attributes, schema; SQL functions on them |
 //! | 0 | [`error`], [`config`], [`clock`], [`metrics`], [`crashpoint`] | kinds and statuses; settings; time; Prometheus families; where tests crash it |
 //!

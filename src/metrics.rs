@@ -91,6 +91,18 @@ pub struct Metrics {
     pub catalog_commits: IntCounter,
     /// Commits that lost against another writer and were tried again.
     pub catalog_conflicts: IntCounter,
+    store_requests: IntCounterVec,
+    /// Bytes that were read from a bucket.
+    pub store_read_bytes: IntCounter,
+    /// Reads that took so long that they were sent a second time.
+    pub store_hedged_reads: IntCounter,
+    cache_blocks: IntCounterVec,
+    /// Files that wait on this machine for their upload to a bucket.
+    pub staged_files: IntGauge,
+    /// Their size in bytes.
+    pub staged_bytes: IntGauge,
+    /// Uploads that failed and will be tried again.
+    pub upload_failures: IntCounter,
     query_seconds: HistogramVec,
     /// Queries that run now.
     pub queries_running: IntGauge,
@@ -216,6 +228,31 @@ impl Metrics {
                 "tracehouse_catalog_conflicts_total",
                 "Commits that lost against another writer and were tried again",
             )?,
+            store_requests: counters(
+                r,
+                "tracehouse_store_requests_total",
+                "Requests to a bucket, by outcome; read is part of a file",
+                &["operation", "outcome"],
+            )?,
+            store_read_bytes: counter(r, "tracehouse_store_read_bytes_total", "Bytes read from a bucket")?,
+            store_hedged_reads: counter(
+                r,
+                "tracehouse_store_hedged_reads_total",
+                "Slow reads from a bucket that were sent a second time",
+            )?,
+            cache_blocks: counters(
+                r,
+                "tracehouse_cache_blocks_total",
+                "Blocks of files that queries read, by where they were: memory, disk, bucket",
+                &["from"],
+            )?,
+            staged_files: gauge(r, "tracehouse_staged_files", "Files that wait for their upload to a bucket")?,
+            staged_bytes: gauge(r, "tracehouse_staged_bytes", "Size of the files that wait for their upload")?,
+            upload_failures: counter(
+                r,
+                "tracehouse_upload_failures_total",
+                "Uploads to a bucket that failed and are tried again",
+            )?,
             query_seconds: register(
                 r,
                 HistogramVec::new(
@@ -264,6 +301,21 @@ impl Metrics {
     /// Records a finished query of a `kind` such as `sql`, with an `outcome` such as `ok` or `timeout`.
     pub fn observe_query(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.query_seconds.with_label_values(&[kind, outcome]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request to a bucket. `operation` and `outcome` are names from the source code.
+    pub fn count_store_request(&self, operation: &'static str, outcome: &'static str) {
+        self.store_requests.with_label_values(&[operation, outcome]).inc();
+    }
+
+    /// Requests to a bucket so far, of one operation and outcome.
+    pub fn store_requests(&self, operation: &'static str, outcome: &'static str) -> u64 {
+        self.store_requests.with_label_values(&[operation, outcome]).get()
+    }
+
+    /// Counts blocks of files that were read `from` memory, disk or bucket.
+    pub fn count_cache_blocks(&self, from: &'static str, blocks: usize) {
+        self.cache_blocks.with_label_values(&[from]).inc_by(blocks as u64);
     }
 
     /// Says when the oldest span arrived that is in no file yet, in Unix nanoseconds; `None` if all are.

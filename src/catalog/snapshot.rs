@@ -11,7 +11,7 @@ use object_store::path::Path;
 
 use crate::{
     catalog::{
-        CatalogError, FORMAT_VERSION, FORMAT_VERSION_PROPERTY,
+        CatalogError, FORMAT_VERSION, FORMAT_VERSION_PROPERTY, NewFile,
         action::{Action, Add, MetaData, Protocol},
         schema::TableSchema,
         statistics::FileStatistics,
@@ -75,6 +75,20 @@ impl LiveFile {
             modified_unix_milli: add.modification_time,
             partition_values: add.partition_values.clone(),
         })
+    }
+
+    /// A file that a commit will add, before it is in the table.
+    pub fn of_new(folder: &TableFolder, file: &NewFile) -> Self {
+        Self {
+            path: Arc::from(file.path.as_str()),
+            location: folder.file(&file.path),
+            size_bytes: file.size_bytes,
+            date: Some(file.date),
+            statistics: Some(file.statistics.clone()),
+            tags: file.tags.clone(),
+            modified_unix_milli: 0,
+            partition_values: BTreeMap::from([(column::DATE.to_owned(), Some(file.date.to_string()))]),
+        }
     }
 
     /// Number of spans, if the statistics are there.

@@ -26,8 +26,8 @@ pub(super) struct TargetArgs {
     /// URL of a running server's Flight SQL port; without it and --data, the one of the settings.
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Data folder to read instead of asking a server; no server may have it open.
-    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    /// Data folder or bucket to read instead of asking a server; no server may have the folder open.
+    #[arg(long, value_name = "PLACE", conflicts_with = "server")]
     data: Option<String>,
     #[command(flatten)]
     sources: SourceArgs,

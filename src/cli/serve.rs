@@ -84,7 +84,7 @@ Try next:
 Ctrl-C stops it; everything that was acknowledged is kept.
 ",
         version = env!("CARGO_PKG_VERSION"),
-        data = settings.data.display(),
+        data = settings.data,
     )
 }
 

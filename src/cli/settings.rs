@@ -20,9 +20,12 @@ pub(super) struct SourceArgs {
 /// Flags of their own for what is set most often.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct ServerFlags {
-    /// Folder of the log and the tables (data).
-    #[arg(long, value_name = "DIR")]
+    /// Where the tables lie: a folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix (data).
+    #[arg(long, value_name = "PLACE")]
     data: Option<String>,
+    /// Folder of the log and of caches, where it is not the data folder (local_dir).
+    #[arg(long, value_name = "DIR")]
+    local_dir: Option<String>,
     /// Address of the OTLP/gRPC receiver (server.otlp_grpc_listen).
     #[arg(long, value_name = "ADDRESS")]
     otlp_grpc_listen: Option<String>,
@@ -63,6 +66,7 @@ impl ServerFlags {
     pub(super) fn flags(&self) -> Vec<Flag> {
         let given = [
             ("--data", "data", &self.data),
+            ("--local-dir", "local_dir", &self.local_dir),
             ("--otlp-grpc-listen", "server.otlp_grpc_listen", &self.otlp_grpc_listen),
             ("--otlp-http-listen", "server.otlp_http_listen", &self.otlp_http_listen),
             ("--tempo-listen", "server.tempo_listen", &self.tempo_listen),
@@ -110,6 +114,7 @@ mod tests {
         let text = |value: &str| Some(value.to_owned());
         let flags = ServerFlags {
             data: text("d"),
+            local_dir: text("l"),
             otlp_grpc_listen: text("127.0.0.1:1"),
             otlp_http_listen: text("127.0.0.1:2"),
             tempo_listen: text("127.0.0.1:3"),

@@ -14,6 +14,7 @@ pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> 
         let depth = settings.ingest.nesting_depth_max;
         return Err(format!("ingest.nesting_depth_max = {depth} must not be larger than {NESTING_DEPTH_MAX}"));
     }
+    parts_are_large_enough(settings)?;
     let Settings { ingest, wal, buffer, flush, compaction, query, .. } = settings;
     let sizes = [
         // One group commit is one record, and a record lies in one segment.
@@ -113,8 +114,17 @@ fn are_origins(origins: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// S3 refuses smaller parts than 5 MiB, but for the last.
+fn parts_are_large_enough(settings: &Settings) -> Result<(), String> {
+    let (given, least) = (settings.store.part_bytes, ByteSize::mib(5));
+    if given < least {
+        return Err(format!("store.part_bytes = {given} must not be smaller than {least}"));
+    }
+    Ok(())
+}
+
 fn not_zero(settings: &Settings) -> Result<(), String> {
-    let Settings { ingest, wal, buffer, flush, compaction, query, .. } = settings;
+    let Settings { ingest, wal, buffer, flush, compaction, query, store, .. } = settings;
     let sizes = [
         ("compaction.file_bytes_max", compaction.file_bytes_max),
         ("ingest.request_bytes_max", ingest.request_bytes_max),
@@ -134,11 +144,14 @@ fn not_zero(settings: &Settings) -> Result<(), String> {
         ("query.result_rows_max", query.result_rows_max),
         ("query.concurrency_max", query.concurrency_max),
         ("query.search_limit_default", query.search_limit_default),
+        ("store.reads_max", store.reads_max),
     ];
     let durations = [
         ("flush.age_max", flush.age_max),
         ("compaction.interval", compaction.interval),
         ("query.timeout", query.timeout),
+        ("store.connect_timeout", store.connect_timeout),
+        ("store.request_timeout", store.request_timeout),
     ];
     let zero = [
         sizes.iter().find(|(_, size)| *size == ByteSize::from_bytes(0)).map(|(key, _)| *key),

@@ -20,6 +20,7 @@
 
 mod check;
 mod duration;
+mod location;
 mod nearest;
 mod retention;
 mod secret;
@@ -30,11 +31,12 @@ mod value;
 
 pub use self::{
     duration::HumanDuration,
+    location::{Bucket, BucketService, DataLocation},
     nearest::nearest,
     secret::Secret,
     settings::{
-        BufferSettings, CompactionSettings, DeletionSettings, FlushSettings, IngestSettings, LogSettings,
-        QuerySettings, RetentionSettings, ServerSettings, Settings, WalSettings,
+        BufferSettings, CacheSettings, CompactionSettings, DeletionSettings, FlushSettings, IngestSettings,
+        LogSettings, QuerySettings, RetentionSettings, ServerSettings, Settings, StoreSettings, WalSettings,
     },
     size::ByteSize,
     sources::{ConfigError, Effective, EffectiveEntry, Flag, Source, Sources},

@@ -1,10 +1,13 @@
 //! The tree of settings: every key, its type, its default and its explanation, once.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use chrono::NaiveDate;
 
-use super::{ByteSize, HumanDuration, LogFormat, LogLevel, WalSync, value::Value};
+use super::{ByteSize, DataLocation, HumanDuration, LogFormat, LogLevel, Secret, WalSync, value::Value};
 
 /// One setting of the tree, as help, errors and `tracehouse config` show it.
 #[derive(Clone, Debug)]
@@ -89,11 +92,18 @@ macro_rules! section {
     };
 }
 
+/// Where things lie without configuration.
+const FOLDER: &str = "./tracehouse-data";
+
 section! {
     /// Every setting of the process. `Settings::default()` is what runs without any configuration.
     pub struct Settings {
-        /// Folder of the write-ahead log and of the tables; created if it does not exist.
-        pub data: PathBuf = PathBuf::from("./tracehouse-data"),
+        /// Where the tables lie: a folder, which is created if it does not exist, or a bucket: s3://bucket/prefix,
+        /// gs://bucket/prefix, az://container/prefix.
+        pub data: DataLocation = DataLocation::Folder(PathBuf::from(FOLDER)),
+        /// Folder on this machine for the write-ahead log, for files on their way to a bucket, for cached bytes and for
+        /// what queries spill; empty = the data folder, or ./tracehouse-data where data is a bucket.
+        pub local_dir: Option<PathBuf> = None,
         sections {
             /// Listeners and the life of the process.
             pub server: ServerSettings,
@@ -115,6 +125,20 @@ section! {
             pub deletion: DeletionSettings,
             /// Limits of queries.
             pub query: QuerySettings,
+            /// Access to a bucket.
+            pub store: StoreSettings,
+            /// What is kept at hand of the files.
+            pub cache: CacheSettings,
+        }
+    }
+}
+
+impl Settings {
+    /// The folder of what stays on this machine.
+    pub fn local_folder(&self) -> &Path {
+        match (&self.local_dir, &self.data) {
+            (Some(folder), _) | (None, DataLocation::Folder(folder)) => folder,
+            (None, DataLocation::Bucket(_)) => Path::new(FOLDER),
         }
     }
 }
@@ -276,6 +300,60 @@ section! {
         pub search_spans_default: usize = 3,
         /// Most spans shown per trace in a search answer.
         pub search_spans_max: usize = 100,
+    }
+}
+
+section! {
+    /// Access to a bucket. What is empty comes from the environment that the service's own tools read, such as
+    /// AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS or AZURE_STORAGE_ACCOUNT_NAME, or from the machine's identity.
+    pub struct StoreSettings {
+        /// URL of the service, where it is not the usual one; http:// allows requests without TLS.
+        pub endpoint: String = String::new(),
+        /// Region of an S3 bucket.
+        pub region: String = String::new(),
+        /// Whether an S3 bucket's name is part of the host name instead of the path.
+        pub virtual_hosted_style: bool = false,
+        /// Access key of S3.
+        pub access_key_id: String = String::new(),
+        /// Secret of that key.
+        pub secret_access_key: Secret = Secret::default(),
+        /// Token of temporary credentials of S3.
+        pub session_token: Secret = Secret::default(),
+        /// Path of a Google service account's JSON key.
+        pub service_account_file: String = String::new(),
+        /// Storage account of Azure.
+        pub account: String = String::new(),
+        /// Access key of that account.
+        pub account_key: Secret = Secret::default(),
+        /// Sends requests without credentials.
+        pub anonymous: bool = false,
+        /// Longest time for a connection to come about.
+        pub connect_timeout: HumanDuration = HumanDuration::seconds(5),
+        /// Longest time of one try of a request, its body included.
+        pub request_timeout: HumanDuration = HumanDuration::seconds(30),
+        /// How often a failed request is repeated.
+        pub retries_max: usize = 8,
+        /// How long a failing request is repeated; flushes are tried again after that, queries fail.
+        pub retry_timeout: HumanDuration = HumanDuration::seconds(20),
+        /// Objects larger than this are uploaded in parts of this size.
+        pub part_bytes: ByteSize = ByteSize::mib(16),
+        /// Most requests for parts of files that run at once.
+        pub reads_max: usize = 64,
+        /// How long a read may take before it is sent a second time, and the faster answer counts; 0s never does. At
+        /// most one read in twenty is sent twice.
+        pub hedge_after: HumanDuration = HumanDuration::seconds(0),
+    }
+}
+
+section! {
+    /// What is kept at hand of the files of the tables.
+    pub struct CacheSettings {
+        /// Most memory for footers and page indexes of files.
+        pub metadata_bytes_max: ByteSize = ByteSize::mib(128),
+        /// Most memory for parts of files in a bucket; 0 keeps none.
+        pub memory_bytes_max: ByteSize = ByteSize::mib(256),
+        /// Most disk for parts of files in a bucket, below local_dir; they survive a restart. 0 keeps none.
+        pub disk_bytes_max: ByteSize = ByteSize::gib(4),
     }
 }
 

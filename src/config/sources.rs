@@ -297,7 +297,7 @@ mod tests {
         let environment = [("TRACEHOUSE_WAL_BYTES_MAX", "2GiB"), ("TRACEHOUSE_FLUSH_AGE_MAX", "2m"), ("HOME", "/x")];
         let effective = load(file, &environment, &[("flush.age_max", "3m")]).unwrap();
         let settings = effective.settings();
-        assert_eq!(settings.data, PathBuf::from("a"));
+        assert_eq!(settings.data, PathBuf::from("a").into());
         assert_eq!(settings.wal.segment_bytes_max, ByteSize::mib(32));
         assert_eq!(settings.wal.bytes_max, ByteSize::gib(2));
         assert_eq!(settings.flush.age_max, HumanDuration::minutes(3));

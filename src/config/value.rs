@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use chrono::NaiveDate;
 
-use super::{ByteSize, HumanDuration, Secret};
+use super::{ByteSize, DataLocation, HumanDuration, Secret};
 
 /// The type of a setting.
 pub(super) trait Value: Sized {
@@ -43,6 +43,8 @@ macro_rules! text_value {
 text_value!(SocketAddr, "an address and a port such as 127.0.0.1:4317 or [::1]:4317");
 text_value!(HumanDuration, "a duration such as 30s, 5m or 1h30m");
 text_value!(NaiveDate, "a date such as 2000-01-01");
+text_value!(DataLocation, "a folder, or a bucket: s3://bucket/prefix, gs://bucket/prefix or az://container/prefix");
+text_value!(String, "a text");
 
 impl Value for ByteSize {
     fn expected() -> String {
@@ -96,17 +98,19 @@ impl Value for bool {
     }
 }
 
-impl Value for PathBuf {
+/// A path that may be absent, which an empty text says.
+impl Value for Option<PathBuf> {
     fn expected() -> String {
-        "a path".to_owned()
+        "a path, or an empty text".to_owned()
     }
 
     fn from_toml(value: &toml::Value) -> Option<Self> {
-        value.as_str().filter(|path| !path.is_empty()).map(Self::from)
+        let path = value.as_str()?;
+        Some((!path.is_empty()).then(|| PathBuf::from(path)))
     }
 
     fn to_toml(&self) -> toml::Value {
-        toml::Value::String(self.display().to_string())
+        toml::Value::String(self.as_ref().map_or_else(String::new, |path| path.display().to_string()))
     }
 }
 
@@ -140,7 +144,9 @@ impl Value for Secret {
     }
 
     fn to_toml(&self) -> toml::Value {
-        toml::Value::String(Self::HIDDEN.to_owned())
+        // Whether there is a secret may be seen.
+        let shown = if self.reveal().is_empty() { "" } else { Self::HIDDEN };
+        toml::Value::String(shown.to_owned())
     }
 }
 
@@ -242,7 +248,9 @@ mod tests {
         check("json", &Some(LogFormat::Json));
         check("JSON", &None::<LogFormat>);
         check("2000-02-30", &None::<NaiveDate>);
-        check("", &None::<PathBuf>);
+        check("", &None::<DataLocation>);
+        check("", &Some(None::<PathBuf>));
+        check("s4://x", &None::<DataLocation>);
         check(300, &None::<HumanDuration>);
     }
 

@@ -8,6 +8,7 @@
 //! A crash or an error between any two steps loses and doubles nothing: before the commit the records are in the log
 //! and the files are not in the table; after it the transaction tells replay and views that the records are stored.
 //! A failed flush is retried with the same prefix and the same transaction, so that an unclear commit cannot win twice.
+//! Where the tables lie in a bucket, all after the files is [`upload`](super::upload)'s.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,8 +20,10 @@ use super::{
     commit::Command,
     log_load::{LogLoad, Relief},
     table_writer::TableWriter,
+    upload::Uploads,
 };
 use crate::{
+    catalog::Commit,
     clock::Clock,
     config::Settings,
     crashpoint,
@@ -34,10 +37,10 @@ use crate::{
 const TICK: Duration = Duration::from_millis(250);
 
 /// Pause after a failed flush; doubled with every further failure up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(500);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// Longest pause between tries.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// When buffers are flushed.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +75,15 @@ pub struct FlushReport {
 }
 
 impl FlushReport {
+    /// What a commit adds.
+    pub(super) fn of(commit: &Commit) -> Self {
+        Self {
+            spans: commit.adds.iter().map(|add| usize::try_from(add.statistics.rows).unwrap_or(usize::MAX)).sum(),
+            files: commit.adds.len(),
+            bytes: commit.adds.iter().map(|add| add.size_bytes).sum(),
+        }
+    }
+
     pub(super) fn add(&mut self, other: Self) {
         self.spans += other.spans;
         self.files += other.files;
@@ -88,6 +100,7 @@ pub(super) struct Flusher {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
+    uploads: Arc<Uploads>,
     woken: Notify,
     stopped: CancellationToken,
 }
@@ -107,8 +120,9 @@ pub(super) struct FlusherParts {
 impl Flusher {
     pub(super) fn new(parts: FlusherParts) -> Self {
         let FlusherParts { writer, policy, log_load, clock, metrics, commands } = parts;
+        let uploads = Arc::new(Uploads::new(&writer, Arc::clone(&metrics), commands.clone()));
         let (woken, stopped) = (Notify::new(), CancellationToken::new());
-        Self { writer, policy, log_load, clock, metrics, commands, woken, stopped }
+        Self { writer, policy, log_load, clock, metrics, commands, uploads, woken, stopped }
     }
 
     /// Looks at the buffers now.
@@ -116,13 +130,17 @@ impl Flusher {
         self.woken.notify_one();
     }
 
-    /// Ends [`Flusher::run`] after the flush that is under way.
+    /// Ends [`Flusher::run`] and the uploads after what is under way.
     pub(super) fn stop(&self) {
         self.stopped.cancel();
+        self.uploads.stop();
     }
 
     /// Flushes what is due, until stopped.
     pub(super) async fn run(self: Arc<Self>) {
+        if self.writer.files().staged().is_some() {
+            tokio::spawn(Arc::clone(&self.uploads).run());
+        }
         let mut pause = PAUSE_MIN;
         while !self.stopped.is_cancelled() {
             let wait = match self.flush_due().await {
@@ -162,24 +180,29 @@ impl Flusher {
     fn observe(&self, loads: &[(TenantId, BufferLoad)]) {
         let bytes: usize = loads.iter().map(|(_, load)| load.bytes).sum();
         let spans: usize = loads.iter().map(|(_, load)| load.spans).sum();
-        let oldest = loads.iter().filter_map(|(_, load)| load.oldest_received_unix_nano).min();
+        let oldest = loads.iter().filter_map(|(_, load)| load.oldest_received_unix_nano);
+        let oldest = oldest.chain(self.live().oldest_staged_unix_nano()).min();
         self.metrics.buffer_bytes.set(bytes.cast_signed() as i64);
         self.metrics.buffer_spans.set(spans.cast_signed() as i64);
         self.metrics.set_oldest_unflushed(oldest);
     }
 
-    /// Flushes all tenants' buffers.
+    /// Flushes all tenants' buffers, and returns when all is in the tables.
     pub(super) async fn flush_all(&self) -> Result<FlushReport> {
         let mut report = FlushReport::default();
         for (tenant, _) in self.live().loads() {
             report.add(self.flush(&tenant).await?);
         }
+        report.add(self.uploads.upload_all().await?);
         self.observe(&self.live().loads());
         Ok(report)
     }
 
     async fn flush(&self, tenant: &TenantId) -> Result<FlushReport> {
-        let Some(stored) = self.writer.store(tenant).await? else { return Ok(FlushReport::default()) };
+        let Some(stored) = self.writer.store(tenant).await? else {
+            self.uploads.wake();
+            return Ok(FlushReport::default());
+        };
         crashpoint::hit("flush.before_cut");
         // The committer may have closed the log already; then replay skips these records by their transaction.
         let _ = self.commands.send(Command::Cut { tenant: tenant.clone(), through: stored.through }).await;

@@ -20,6 +20,9 @@
 //! with [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) and a retry hint, and nothing was stored. A flush
 //! is asked for before it comes to that: by the bytes of the buffers, and by those of the log (`log_load`).
 //!
+//! Where the tables lie in a bucket, a flush ends in files on this machine, and `upload` brings them to the table when
+//! the bucket is there.
+//!
 //! Decoding and limits on requests are the receivers' work; here is only what is the same for all protocols.
 
 mod commit;
@@ -29,6 +32,7 @@ mod log_load;
 mod open;
 pub mod record;
 mod table_writer;
+mod upload;
 
 use std::{sync::Arc, time::Duration};
 

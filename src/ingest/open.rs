@@ -15,7 +15,7 @@ use super::{
     table_writer::TableWriter,
 };
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, Commit, Transaction},
     clock::Clock,
     config::{Settings, WalSync},
     crashpoint,
@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     model::tenant::TenantId,
     storage::store::Store,
-    wal::{Log, LogReader, Record, Recovery, SyncMode, WalSettings},
+    wal::{Log, LogId, LogReader, Record, Recovery, SyncMode, WalSettings},
 };
 
 /// What ingest is built from.
@@ -70,6 +70,14 @@ impl Ingest {
         let (mut log, recovery) = Log::open(folder, wal_settings(&settings))?;
         let live = Arc::new(Live::new(log.id(), catalog));
         let policy = FlushPolicy::from(&*settings);
+        let is_remote = store.local_folder().is_none();
+        if let Some(staged) = store.staged() {
+            // The spans are in the log, and are replayed from there.
+            staged.clear().await.map_err(|cause| {
+                let message = "cannot clear the folder of files that wait for their upload";
+                Error::new(ErrorKind::Unavailable, message).with_source(cause)
+            })?;
+        }
         let writer = TableWriter::new(Arc::clone(&live), store, Arc::clone(&clock), Arc::clone(&metrics));
 
         let mut dedup = DedupWindow::new(settings.ingest.dedup_window.as_nanos());
@@ -78,10 +86,14 @@ impl Ingest {
         }
         let mut recovered = Recovered::new(recovery);
         let mut tenants: BTreeSet<TenantId> = live.catalog().tenants().await?.into_iter().collect();
+        let mut fenced = BTreeSet::new();
         for record in log.replay() {
             let record = record?;
             for digest in &record.digests {
                 dedup.insert(&record.tenant, *digest, record.received_unix_nano);
+            }
+            if is_remote && !fenced.contains(&record.tenant) && fence(&live, &record).await? {
+                fenced.insert(record.tenant.clone());
             }
             replay_record(&live, &record, &mut recovered).await?;
             tenants.insert(record.tenant);
@@ -140,10 +152,17 @@ pub struct ReadOnly {
     /// What the log held.
     pub recovered: Recovered,
     /// Keeps writers out.
-    _log: LogReader,
+    _log: Option<LogReader>,
 }
 
 impl ReadOnly {
+    /// Only what is in the tables.
+    pub fn without_log(catalog: Arc<Catalog>) -> Self {
+        // No log has this id, so no transaction is ours.
+        let live = Arc::new(Live::new(LogId::from_bytes([0; 16]), catalog));
+        Self { live, recovered: Recovered::new(Recovery::default()), _log: None }
+    }
+
     /// Reads the log in `folder` and changes nothing there. All its records that are in no table are held in memory.
     pub async fn open(folder: &Path, catalog: Arc<Catalog>) -> Result<Self> {
         let (log, recovery) = Log::read(folder)?;
@@ -152,7 +171,7 @@ impl ReadOnly {
         for record in log.replay() {
             replay_record(&live, &record?, &mut recovered).await?;
         }
-        Ok(Self { live, recovered, _log: log })
+        Ok(Self { live, recovered, _log: Some(log) })
     }
 }
 
@@ -168,6 +187,24 @@ fn wal_settings(settings: &Settings) -> WalSettings {
             WalSync::Relaxed => SyncMode::Relaxed,
         },
     }
+}
+
+/// Makes sure that no request of a process that is gone can still commit records of the log.
+///
+/// Such a request names the number of its commit. It may be on its way to the bucket when its process dies, and arrive
+/// after the next process has read the table's log; the same records would then be committed twice. A commit of our own
+/// takes that number, or shows that the request has arrived. `false` if the table holds the record, so that nothing is
+/// needed for it.
+async fn fence(live: &Live, record: &Record) -> Result<bool> {
+    let table = live.catalog().table(&record.tenant).await?;
+    let snapshot = table.snapshot();
+    if record.number <= flushed_through(&snapshot, live.log()) {
+        return Ok(false);
+    }
+    let app_id = format!("{}-start", live.log());
+    let version = snapshot.transaction(&app_id).unwrap_or_default() + 1;
+    table.commit(&Commit::append(Vec::new(), Some(Transaction { app_id, version }), Vec::new())).await?;
+    Ok(true)
 }
 
 async fn replay_record(live: &Live, record: &Record, recovered: &mut Recovered) -> Result<()> {

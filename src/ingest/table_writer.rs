@@ -1,21 +1,25 @@
 //! A sealed prefix of a tenant's buffer into its table, in one commit.
+//!
+//! Where the tables lie in a bucket the prefix becomes files on this machine, which take its place in the views and free
+//! its memory; [`upload`](super::upload) brings them to the table.
 
 use std::sync::Arc;
 
 use arrow::datatypes::Field;
+use bytes::Bytes;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::FlushReport;
 use crate::{
-    catalog::{Commit, CommitOutcome, NewFile, Transaction},
+    catalog::{Commit, CommitOutcome, LiveFile, NewFile, Table, Transaction},
     clock::Clock,
     crashpoint,
     error::{Error, ErrorKind, Result},
-    live::{Live, Sealed},
+    live::{Live, Sealed, StagedFlush},
     metrics::Metrics,
     model::{batch::SpanBatch, promotion::PromotedAttribute, schema::promoted_field, tenant::TenantId},
-    storage::{store::Store, writer},
+    storage::{paths::TableFolder, remote::staged::Staged, store::Store, writer},
     wal::RecordNumber,
 };
 
@@ -48,17 +52,27 @@ impl TableWriter {
         &self.live
     }
 
-    /// Stores one tenant's buffer, and what a failed try left sealed before; `None` if there is nothing.
+    /// The store of the tables.
+    pub(super) fn files(&self) -> &Store {
+        &self.store
+    }
+
+    /// Stores one tenant's buffer, and what a failed try left sealed before. `None` if the table holds nothing new,
+    /// because there is nothing or because it waits for its upload.
     pub(super) async fn store(&self, tenant: &TenantId) -> Result<Option<Stored>> {
         let _turn = self.one_at_a_time.lock().await;
         let Some(sealed) = self.live.seal(tenant) else { return Ok(None) };
         let started = tokio::time::Instant::now();
-        let written = self.write(tenant, &sealed).await;
+        let written = match self.store.staged() {
+            Some(staged) => self.stage(tenant, &sealed, staged).await.map(|()| None),
+            None => self.write(tenant, &sealed).await.map(Some),
+        };
         self.metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
         if written.is_err() {
             self.metrics.flush_failures.inc();
         }
-        let report = written?;
+        // What is staged is counted when it is in the table.
+        let Some(report) = written? else { return Ok(None) };
         self.metrics.flush_spans.inc_by(report.spans as u64);
         self.metrics.flush_bytes.inc_by(report.bytes);
         self.live.release(tenant, sealed.through);
@@ -67,8 +81,44 @@ impl TableWriter {
         Ok(Some(Stored { through: sealed.through, report }))
     }
 
+    /// Writes a prefix to files on this machine, which take its place in the views.
+    async fn stage(&self, tenant: &TenantId, sealed: &Sealed, staged: &Staged) -> Result<()> {
+        let folder = TableFolder::of_tenant(tenant);
+        let Encoded { commit, files } = self.encode(sealed).await?;
+        for (path, bytes) in files {
+            let put = staged.put(&folder.file(&path), bytes).await;
+            put.map_err(|cause| {
+                Error::new(ErrorKind::Unavailable, format!("cannot write {path} for its upload: {cause}"))
+                    .with_source(cause)
+            })?;
+        }
+        let received = sealed.batches.iter().map(|batch| batch.received_unix_nano).min();
+        let flush = StagedFlush {
+            through: sealed.through,
+            files: commit.adds.iter().map(|add| Arc::new(LiveFile::of_new(&folder, add))).collect(),
+            commit,
+            received_unix_nano: received.unwrap_or(i64::MAX),
+        };
+        self.live.stage(tenant, flush);
+        crashpoint::hit("flush.after_stage");
+        let (files, bytes) = staged.load();
+        self.metrics.staged_files.set(files.cast_signed() as i64);
+        self.metrics.staged_bytes.set(bytes.cast_signed());
+        Ok(())
+    }
+
     async fn write(&self, tenant: &TenantId, sealed: &Sealed) -> Result<FlushReport> {
         let table = self.live.catalog().table(tenant).await?;
+        let Encoded { commit, files } = self.encode(sealed).await?;
+        for (path, bytes) in files {
+            self.store.put_file(&table.folder().file(&path), bytes).await?;
+        }
+        crashpoint::hit("flush.after_parquet");
+        commit_flush(&table, tenant, &commit).await?;
+        Ok(FlushReport::of(&commit))
+    }
+
+    async fn encode(&self, sealed: &Sealed) -> Result<Encoded> {
         let batches: Vec<SpanBatch> = sealed.batches.iter().map(|buffered| buffered.batch.clone()).collect();
         let files = tokio::task::spawn_blocking(move || {
             let spans = SpanBatch::concat(&batches).map_err(|cause| failed(cause.into()))?;
@@ -78,33 +128,43 @@ impl TableWriter {
         .await
         .map_err(|panic| failed(panic.into()))??;
 
-        let mut report = FlushReport::default();
         let mut adds = Vec::with_capacity(files.len());
+        let mut bytes = Vec::with_capacity(files.len());
         let mut promoted: Vec<PromotedAttribute> = Vec::new();
         for file in files {
             let add = NewFile::of_written(&file, self.clock.now_unix_nano());
-            report.add(FlushReport { spans: file.rows, files: 1, bytes: add.size_bytes });
-            self.store.put(&table.folder().file(&add.path), file.bytes).await.map_err(Error::from)?;
+            bytes.push((add.path.clone(), file.bytes));
             adds.push(add);
             promoted.extend(file.promoted);
         }
-        crashpoint::hit("flush.after_parquet");
         let app_id = self.live.log().to_string();
         let transaction = Transaction { app_id, version: sealed.through.get().cast_signed() };
         let mut columns: Vec<Arc<Field>> =
             promoted.iter().map(|attribute| Arc::new(promoted_field(attribute))).collect();
         columns.sort_by(|a, b| a.name().cmp(b.name()));
         columns.dedup();
-        match table.commit(&Commit::append(adds, Some(transaction), columns)).await? {
-            CommitOutcome::Committed(_) => {}
-            // An earlier try of this prefix won after all, with other files; those of this one are in no table.
-            CommitOutcome::AlreadyCommitted(_) => {
-                warn!(%tenant, "an earlier flush of these records had been committed")
-            }
-        }
-        crashpoint::hit("flush.after_commit");
-        Ok(report)
+        Ok(Encoded { commit: Commit::append(adds, Some(transaction), columns), files: bytes })
     }
+}
+
+/// A prefix as files, and the commit that adds them.
+struct Encoded {
+    commit: Commit,
+    /// By their paths in the commit.
+    files: Vec<(String, Bytes)>,
+}
+
+/// Commits a flush whose files are in the store.
+pub(super) async fn commit_flush(table: &Arc<Table>, tenant: &TenantId, commit: &Commit) -> Result<()> {
+    match table.commit(commit).await? {
+        CommitOutcome::Committed(_) => {}
+        // An earlier try of this prefix won after all; without staging it had other files, and these are in no table.
+        CommitOutcome::AlreadyCommitted(_) => {
+            warn!(%tenant, "an earlier flush of these records had been committed")
+        }
+    }
+    crashpoint::hit("flush.after_commit");
+    Ok(())
 }
 
 fn failed(cause: Box<dyn std::error::Error + Send + Sync>) -> Error {

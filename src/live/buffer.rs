@@ -1,4 +1,5 @@
-//! One tenant's recent records: a sealed prefix that a flush is writing, and an open tail that grows.
+//! One tenant's recent records: flushes that wait for a bucket, a sealed prefix that a flush is writing, and an open tail
+//! that grows.
 //!
 //! A record of one span costs some 15 kB as a batch of its own, mostly empty column buffers. So small batches merge:
 //! once [`MERGE_FAN_IN`] neighbours of a similar size have gathered at the end, they become one. Every span is copied
@@ -8,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::BufferLoad;
+use super::{BufferLoad, StagedFlush};
 use crate::{model::batch::SpanBatch, wal::RecordNumber};
 
 /// How many neighbours of one size class become one batch.
@@ -59,6 +60,8 @@ pub(super) struct Buffer {
 
 #[derive(Debug, Default)]
 struct State {
+    /// In the order of their records, all before those of `sealed`.
+    staged: VecDeque<Arc<StagedFlush>>,
     sealed: Option<Sealed>,
     open: VecDeque<Arc<BufferedBatch>>,
 }
@@ -114,6 +117,25 @@ impl Buffer {
         state.sealed.clone()
     }
 
+    /// Puts files in the place of the sealed prefix that they hold, and returns how many bytes went.
+    pub(super) fn stage(&self, flush: StagedFlush) -> usize {
+        let mut state = self.state.lock();
+        let sealed = state.sealed.take_if(|sealed| sealed.through == flush.through);
+        debug_assert!(sealed.is_some(), "only what is sealed is staged");
+        let Some(sealed) = sealed else { return 0 };
+        state.staged.push_back(Arc::new(flush));
+        bytes(sealed.batches.iter())
+    }
+
+    pub(super) fn first_staged(&self) -> Option<Arc<StagedFlush>> {
+        self.state.lock().staged.front().map(Arc::clone)
+    }
+
+    /// Forgets staged flushes up to a record.
+    pub(super) fn unstage(&self, through: RecordNumber) {
+        self.state.lock().staged.retain(|flush| flush.through > through);
+    }
+
     /// Returns how many bytes went.
     pub(super) fn release(&self, through: RecordNumber) -> usize {
         let mut state = self.state.lock();
@@ -123,8 +145,10 @@ impl Buffer {
         }
     }
 
-    pub(super) fn batches(&self) -> Vec<Arc<BufferedBatch>> {
-        self.state.lock().all().map(Arc::clone).collect()
+    /// Everything, as of one moment.
+    pub(super) fn contents(&self) -> (Vec<Arc<StagedFlush>>, Vec<Arc<BufferedBatch>>) {
+        let state = self.state.lock();
+        (state.staged.iter().map(Arc::clone).collect(), state.all().map(Arc::clone).collect())
     }
 
     pub(super) fn load(&self) -> BufferLoad {

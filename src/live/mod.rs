@@ -21,6 +21,10 @@
 //! after its commit was in the snapshot, so it is in the table; a record whose commit came in between is in both, and
 //! the rule hides the buffered one. Batches never straddle the end of a sealed prefix, so the rule is exact.
 //!
+//! Where the tables lie in a bucket, a sealed prefix first becomes files on this machine ([`StagedFlush`]): they take
+//! its place in the views and free its memory, and wait for their upload and commit, for as long as the bucket is away.
+//! Of a staged flush, too, a view takes what is above its snapshot's transaction version.
+//!
 //! Replay after a crash, and the retry of an unclear commit, use the same comparison.
 //!
 //! Memory is bounded from both sides: many small records merge into few batches, and the sum of buffered bytes is
@@ -28,6 +32,7 @@
 //! only as long as a view holds them.
 
 mod buffer;
+mod staged;
 mod view;
 
 use std::{
@@ -41,6 +46,7 @@ use std::{
 use parking_lot::RwLock;
 
 pub use buffer::{BufferedBatch, Sealed};
+pub use staged::StagedFlush;
 pub use view::{ReadView, flushed_through};
 
 use self::buffer::Buffer;
@@ -104,13 +110,47 @@ impl Live {
         }
     }
 
+    /// Puts files on this machine in the place of a sealed prefix.
+    pub fn stage(&self, tenant: &TenantId, flush: StagedFlush) {
+        if let Some(buffer) = self.existing(tenant) {
+            self.bytes.fetch_sub(buffer.stage(flush), Ordering::Relaxed);
+        }
+    }
+
+    /// The staged flush of a tenant that has to be committed next.
+    pub fn first_staged(&self, tenant: &TenantId) -> Option<Arc<StagedFlush>> {
+        self.existing(tenant)?.first_staged()
+    }
+
+    /// The tenants that have staged flushes.
+    pub fn tenants_staged(&self) -> Vec<TenantId> {
+        let buffers = self.buffers.read();
+        let staged = buffers.iter().filter(|(_, buffer)| buffer.first_staged().is_some());
+        let mut tenants: Vec<TenantId> = staged.map(|(tenant, _)| tenant.clone()).collect();
+        tenants.sort_unstable();
+        tenants
+    }
+
+    /// When the oldest record was received that is staged, in Unix nanoseconds.
+    pub fn oldest_staged_unix_nano(&self) -> Option<i64> {
+        let buffers = self.buffers.read();
+        buffers.values().filter_map(|buffer| Some(buffer.first_staged()?.received_unix_nano)).min()
+    }
+
+    /// Forgets staged flushes up to a record, after the tenant's snapshot in memory carries its transaction.
+    pub fn unstage(&self, tenant: &TenantId, through: RecordNumber) {
+        if let Some(buffer) = self.existing(tenant) {
+            buffer.unstage(through);
+        }
+    }
+
     /// What a query of `tenant` sees now.
     pub async fn view(&self, tenant: &TenantId) -> Result<ReadView> {
         let table = self.catalog.table(tenant).await?;
         // The buffer first, the snapshot second; see the module's documentation.
-        let batches = self.existing(tenant).map(|buffer| buffer.batches()).unwrap_or_default();
+        let (staged, batches) = self.existing(tenant).map(|buffer| buffer.contents()).unwrap_or_default();
         let snapshot = table.snapshot();
-        Ok(ReadView::new(tenant.clone(), self.log, snapshot, batches))
+        Ok(ReadView::new(tenant.clone(), self.log, snapshot, staged, batches))
     }
 
     /// Bytes that all buffers hold, sealed prefixes included.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::BufferedBatch;
+use super::{BufferedBatch, StagedFlush};
 use crate::{
-    catalog::Snapshot,
+    catalog::{LiveFile, Snapshot},
     model::{batch::SpanBatch, tenant::TenantId},
     wal::{LogId, RecordNumber},
 };
@@ -16,6 +16,7 @@ use crate::{
 pub struct ReadView {
     tenant: TenantId,
     snapshot: Arc<Snapshot>,
+    staged: Vec<Arc<StagedFlush>>,
     buffered: Vec<Arc<BufferedBatch>>,
 }
 
@@ -24,6 +25,7 @@ impl ReadView {
         tenant: TenantId,
         log: LogId,
         snapshot: Arc<Snapshot>,
+        mut staged: Vec<Arc<StagedFlush>>,
         mut buffered: Vec<Arc<BufferedBatch>>,
     ) -> Self {
         let flushed = flushed_through(&snapshot, log);
@@ -31,8 +33,9 @@ impl ReadView {
             buffered.iter().all(|batch| (batch.first <= flushed) == (batch.last <= flushed)),
             "a batch lies on both sides of a flush"
         );
+        staged.retain(|flush| flush.through > flushed);
         buffered.retain(|batch| batch.last > flushed);
-        Self { tenant, snapshot, buffered }
+        Self { tenant, snapshot, staged, buffered }
     }
 
     /// Whose spans.
@@ -40,7 +43,12 @@ impl ReadView {
         &self.tenant
     }
 
-    /// The table's files.
+    /// All files that hold spans of the view: the table's, and those that wait to become so.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<LiveFile>> {
+        self.snapshot.files().chain(self.staged.iter().flat_map(|flush| &flush.files))
+    }
+
+    /// The table.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }

@@ -295,7 +295,7 @@ pub(super) async fn put(
     let mut columns = Vec::new();
     for file in &merged.files {
         let add = NewFile::of_written(file, now_unix_nano);
-        store.put(&table.folder().file(&add.path), file.bytes.clone()).await?;
+        store.put_file(&table.folder().file(&add.path), file.bytes.clone()).await?;
         adds.push(add);
         columns.extend(file.promoted.iter().map(|attribute| Arc::new(promoted_field(attribute))));
     }

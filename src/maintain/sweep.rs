@@ -94,9 +94,7 @@ impl Sweeper {
         for object in stored.iter().filter(|object| !live.contains(&object.location)) {
             let since = match removed.get(&object.location) {
                 Some(removed_unix_milli) => *removed_unix_milli,
-                None => {
-                    paths::born_unix_milli(&object.location).unwrap_or_else(|| object.last_modified.timestamp_millis())
-                }
+                None => since(object, store.local_folder().is_some()),
             };
             if since < expired_unix_milli {
                 report.files += 1;
@@ -114,6 +112,17 @@ impl Sweeper {
             info!(%tenant, files = report.files, bytes = report.bytes, "deleted files that no table lists");
         }
         Ok(report)
+    }
+}
+
+/// When a file came that no table has ever listed, in milliseconds since the epoch.
+fn since(object: &ObjectMeta, is_local: bool) -> i64 {
+    let modified = object.last_modified.timestamp_millis();
+    match paths::born_unix_milli(&object.location) {
+        Some(born) if is_local => born,
+        // A file for a bucket can have waited long for its upload, and is not committed before that has ended.
+        Some(born) => born.max(modified),
+        None => modified,
     }
 }
 

@@ -103,6 +103,7 @@ impl Run {
                     let (scanned, pruned) = spans.file_counts();
                     stats.files_scanned += scanned;
                     stats.files_pruned += pruned;
+                    stats.add_reads(spans.reads());
                 }
                 stats.peak_memory_bytes = pool.peak_bytes() as u64;
                 stats.elapsed = started.elapsed();

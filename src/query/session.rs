@@ -100,7 +100,11 @@ impl SessionTemplate {
         spill: SpillSettings,
         store: Option<&Store>,
     ) -> Result<Self> {
-        let runtime = RuntimeEnvBuilder::new().build().map_err(|error| failure::from_datafusion(&error))?;
+        let mut runtime = RuntimeEnvBuilder::new();
+        if let Some(bytes) = store.and_then(Store::metadata_cache_bytes_max) {
+            runtime = runtime.with_metadata_cache_limit(bytes);
+        }
+        let runtime = runtime.build().map_err(|error| failure::from_datafusion(&error))?;
         if let Some(store) = store {
             runtime.register_object_store(Store::url().as_ref(), store.objects());
         }

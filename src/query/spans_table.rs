@@ -20,6 +20,7 @@ use datafusion::{
     catalog::{Session, TableProvider},
     common::{Column, Result, ScalarValue, pruning::PruningStatistics},
     logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
+    object_store::ObjectStore,
     physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::ExecutionPlan,
 };
@@ -33,6 +34,7 @@ use crate::{
     live::ReadView,
     model::schema::logical_schema,
     storage::{
+        remote::ReadCounters,
         scan::{self, ScanFile, ScanRequest},
         store::Store,
     },
@@ -45,6 +47,9 @@ const EPOCH_DAYS_FROM_CE: i32 = 719_163;
 #[derive(Debug)]
 pub struct SpansTable {
     view: ReadView,
+    /// The store of the files, read by way of `reads`; that of the session if `None`.
+    objects: Option<Arc<dyn ObjectStore>>,
+    reads: Arc<ReadCounters>,
     files_scanned: AtomicU64,
     files_pruned: AtomicU64,
 }
@@ -52,7 +57,19 @@ pub struct SpansTable {
 impl SpansTable {
     /// The table of a view.
     pub fn new(view: ReadView) -> Self {
-        Self { view, files_scanned: AtomicU64::new(0), files_pruned: AtomicU64::new(0) }
+        let (files_scanned, files_pruned) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { view, objects: None, reads: Arc::default(), files_scanned, files_pruned }
+    }
+
+    /// The same table, with what its scans read of `store` counted.
+    pub fn reading(mut self, store: &Store) -> Self {
+        self.objects = Some(store.counting(Arc::clone(&self.reads)));
+        self
+    }
+
+    /// What scans read of a bucket, or of what is kept of it.
+    pub(crate) fn reads(&self) -> &ReadCounters {
+        &self.reads
     }
 
     /// Files that scans kept, and those that they ruled out by the catalogue.
@@ -90,11 +107,14 @@ impl SpansTable {
             projection: Some(projection),
             limit,
         };
-        scan::plan(session, &request)
+        match &self.objects {
+            Some(objects) => scan::plan_over(session, &request, Some(Arc::clone(objects))),
+            None => scan::plan(session, &request),
+        }
     }
 
     fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<ScanFile>> {
-        let files: Vec<&LiveFile> = self.view.snapshot().files().map(AsRef::as_ref).collect();
+        let files: Vec<&LiveFile> = self.view.files().map(AsRef::as_ref).collect();
         let keep = kept(session, &files, filters)?;
         let kept: Vec<ScanFile> =
             files.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(file, _)| scan_file(file)).collect();

@@ -1,7 +1,10 @@
 //! What a query cost.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,6 +12,8 @@ use datafusion::physical_plan::{
     ExecutionPlan,
     metrics::{MetricValue, MetricsSet},
 };
+
+use crate::storage::remote::ReadCounters;
 
 /// Figures of one run. Those of the plan are complete when the stream has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +36,16 @@ pub struct QueryStats {
     pub row_groups_scanned: u64,
     /// Row groups that statistics or bloom filters ruled out.
     pub row_groups_pruned: u64,
+    /// Requests that were sent to a bucket for parts of files.
+    pub store_requests: u64,
+    /// Bytes that they brought.
+    pub store_bytes: u64,
+    /// Blocks of files in a bucket that were in memory.
+    pub cache_memory_blocks: u64,
+    /// Blocks of files in a bucket that were on the disk of this machine.
+    pub cache_disk_blocks: u64,
+    /// Blocks of files in a bucket that had to be fetched.
+    pub cache_missed_blocks: u64,
     /// Bytes that operators spilled to disk.
     pub spilled_bytes: u64,
     /// Most memory that operators held at a time, in bytes.
@@ -39,6 +54,18 @@ pub struct QueryStats {
     pub planning: Duration,
     /// Time from the request to now, or to the end.
     pub elapsed: Duration,
+}
+
+impl QueryStats {
+    /// Adds what scans read of a bucket.
+    pub(crate) fn add_reads(&mut self, reads: &ReadCounters) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.store_requests += count(&reads.requests);
+        self.store_bytes += count(&reads.request_bytes);
+        self.cache_memory_blocks += count(&reads.memory_blocks);
+        self.cache_disk_blocks += count(&reads.disk_blocks);
+        self.cache_missed_blocks += count(&reads.bucket_blocks);
+    }
 }
 
 /// Where the run writes and the stream reads.

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use crate::{
     catalog::{Catalog, CatalogSettings},
     clock::Clock,
-    config::Settings,
+    config::{DataLocation, Settings},
     error::{Error, ErrorKind, Result},
     ingest::ReadOnly,
     live::Live,
@@ -20,13 +20,13 @@ use crate::{
     storage::store::Store,
 };
 
-/// The folder of the write-ahead log in the data folder.
+/// The folder of the write-ahead log in the folder of what stays on this machine.
 pub(super) const LOG_FOLDER: &str = "wal";
 
-/// The folder of what queries spill in the data folder.
+/// The folder of what queries spill, likewise.
 const SPILL_FOLDER: &str = "tmp";
 
-/// A data folder that is open for queries. While it lives, no server can open the folder.
+/// A data folder or bucket that is open for queries. While it lives, no server can open the log beside it.
 #[derive(Debug)]
 pub struct LocalFolder {
     /// Answers queries.
@@ -36,25 +36,44 @@ pub struct LocalFolder {
 }
 
 impl LocalFolder {
-    /// Opens the data folder of `settings` and changes nothing in it.
+    /// Opens what the settings name and changes nothing in it.
+    ///
+    /// Of a bucket, what other machines have not uploaded yet is not seen; a log on this machine is read if there is one.
     ///
     /// # Errors
     /// There is no such folder, or a server has it open.
     pub async fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
-        let folder = &settings.data;
-        if !folder.is_dir() {
+        if let Some(folder) = settings.data.folder().filter(|folder| !folder.is_dir()) {
             let message = format!("there is no data folder {} (data)", folder.display());
             return Err(Error::new(ErrorKind::NotFound, message));
         }
-        let store = Store::local(folder)?;
-        let log = ReadOnly::open(&folder.join(LOG_FOLDER), catalog(&store, &clock, settings)).await?;
         let metrics = Metrics::new()
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
+        let metrics = Arc::new(metrics);
+        let store = Store::open_to_read(settings, &metrics).await?;
+        let catalog = catalog(&store, &clock, settings);
+        let log_folder = settings.local_folder().join(LOG_FOLDER);
+        let log = match settings.data {
+            DataLocation::Bucket(_) if !log_folder.is_dir() => ReadOnly::without_log(catalog),
+            _ => ReadOnly::open(&log_folder, catalog).await?,
+        };
         // The data folder stays as it is, so what these queries spill goes elsewhere.
         let spill_folder = std::env::temp_dir();
-        let engine = engine(settings, Arc::clone(&log.live), &store, spill_folder, &clock, &Arc::new(metrics))?;
+        let engine = engine(settings, Arc::clone(&log.live), &store, spill_folder, &clock, &metrics)?;
         Ok(Self { engine: Arc::new(engine), log })
     }
+}
+
+/// Creates the folders of this machine that the settings name.
+pub(super) async fn create_folders(settings: &Settings) -> Result<()> {
+    let folders = [("data", settings.data.folder()), ("local_dir", Some(settings.local_folder()))];
+    for (key, folder) in folders.into_iter().filter_map(|(key, folder)| Some((key, folder?))) {
+        tokio::fs::create_dir_all(folder).await.map_err(|error| {
+            let message = format!("cannot create the folder {} ({key}): {error}", folder.display());
+            Error::new(ErrorKind::Unavailable, message).with_source(error)
+        })?;
+    }
+    Ok(())
 }
 
 /// The tables below a store.
@@ -76,9 +95,10 @@ pub(super) fn engine(
     clock: &Arc<dyn Clock>,
     metrics: &Arc<Metrics>,
 ) -> Result<QueryEngine> {
+    let files = store.clone();
     let tables: BaseTables = Arc::new(move |tenant| {
-        let (live, tenant) = (Arc::clone(&live), tenant.clone());
-        async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
+        let (live, tenant, files) = (Arc::clone(&live), tenant.clone(), files.clone());
+        async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?).reading(&files)) as _) }.boxed()
     });
     QueryEngine::try_new(EngineOptions {
         tables,
@@ -91,9 +111,9 @@ pub(super) fn engine(
     })
 }
 
-/// Creates the folder in the data folder for what the server's queries spill.
-pub(super) fn create_spill_folder(data: &Path) -> Result<PathBuf> {
-    let folder = data.join(SPILL_FOLDER);
+/// Creates the folder in that of what stays on this machine for what the server's queries spill.
+pub(super) fn create_spill_folder(local: &Path) -> Result<PathBuf> {
+    let folder = local.join(SPILL_FOLDER);
     std::fs::create_dir_all(&folder).map_err(|error| {
         let message = format!("cannot create the folder {} for what queries spill: {error}", folder.display());
         Error::new(ErrorKind::Unavailable, message).with_source(error)

@@ -1,6 +1,6 @@
 //! A data folder that no server has open, opened to be changed: what the commands do that maintain it.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use super::{DeleteRequest, engine};
 use crate::{
@@ -37,16 +37,17 @@ impl OwnedFolder {
     /// # Errors
     /// There is no such folder, or another process has it open.
     pub async fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
-        let folder: &Path = &settings.data;
-        if !folder.is_dir() {
+        if let Some(folder) = settings.data.folder().filter(|folder| !folder.is_dir()) {
             let message = format!("there is no data folder {} (data)", folder.display());
             return Err(Error::new(ErrorKind::NotFound, message));
         }
-        let store = Store::local(folder)?;
-        let catalog = engine::catalog(&store, &clock, settings);
         let metrics = Metrics::new()
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
         let metrics = Arc::new(metrics);
+        engine::create_folders(settings).await?;
+        let store = Store::open(settings, &metrics).await?;
+        store.verify_conditional_put().await?;
+        let catalog = engine::catalog(&store, &clock, settings);
         let parts = IngestParts {
             settings: Arc::new(settings.clone()),
             store: store.clone(),
@@ -54,9 +55,9 @@ impl OwnedFolder {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
-        let (ingest, _) = Ingest::open(parts, &folder.join(engine::LOG_FOLDER)).await?;
+        let (ingest, _) = Ingest::open(parts, &settings.local_folder().join(engine::LOG_FOLDER)).await?;
         ingest.flush().await?;
-        let spill = engine::create_spill_folder(folder)?;
+        let spill = engine::create_spill_folder(settings.local_folder())?;
         let engine = engine::engine(settings, Arc::clone(ingest.live()), &store, spill, &clock, &metrics)?;
         let engine = Arc::new(engine);
         Ok(Self { ingest, catalog, engine, clock, metrics, settings: settings.clone() })

@@ -93,7 +93,7 @@ impl Server {
             otlp_http = %addresses.otlp_http,
             tempo = %addresses.tempo,
             flight = %addresses.flight,
-            data = %settings.data.display(),
+            data = %settings.data,
             "ready"
         );
         let shutdown_timeout = settings.server.shutdown_timeout.get();

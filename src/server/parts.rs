@@ -10,7 +10,7 @@ use crate::{
     catalog::Catalog,
     clock::Clock,
     config::Settings,
-    error::{Error, ErrorKind, Result},
+    error::Result,
     ingest::{Ingest, IngestParts},
     maintain::service::{Maintenance, MaintenanceParts},
     metrics::Metrics,
@@ -33,12 +33,9 @@ impl Parts {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Routes)> {
-        tokio::fs::create_dir_all(&settings.data).await.map_err(|error| {
-            let message = format!("cannot create the data folder {} (data): {error}", settings.data.display());
-            Error::new(ErrorKind::Unavailable, message).with_source(error)
-        })?;
+        engine::create_folders(settings).await?;
         let settings = Arc::new(settings.clone());
-        let store = Store::local(&settings.data)?;
+        let store = Store::open(&settings, &metrics).await?;
         let catalog = engine::catalog(&store, &clock, &settings);
         let parts = IngestParts {
             settings: Arc::clone(&settings),
@@ -47,11 +44,12 @@ impl Parts {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
-        // The log's lock comes first: what follows may clean up after a process that is gone.
-        let (ingest, _) = Ingest::open(parts, &settings.data.join(engine::LOG_FOLDER)).await?;
+        // Before any commit, and a replay can bring some.
         store.verify_conditional_put().await?;
+        // The log's lock comes first: what follows may clean up after a process that is gone.
+        let (ingest, _) = Ingest::open(parts, &settings.local_folder().join(engine::LOG_FOLDER)).await?;
         store.clean_temporary(clock.now_unix_nano()).await?;
-        let spill = engine::create_spill_folder(&settings.data)?;
+        let spill = engine::create_spill_folder(settings.local_folder())?;
         let engine = engine::engine(&settings, Arc::clone(ingest.live()), &store, spill, &clock, &metrics)?;
         let engine = Arc::new(engine);
 

@@ -3,8 +3,8 @@
 //!
 //! In comes a [`SpanBatch`](crate::model::batch::SpanBatch): [`writer`] sorts its rows ([`order`]), drops promoted columns
 //! without a value, lists the attributes in the footer ([`keys`]) and gives the bytes of one file per UTC day; [`stitch`]
-//! makes one file of several. [`paths`] and [`store`] say where files go. Out goes an execution plan: [`scan`] reads any
-//! mix of such files and of batches that are in no file yet.
+//! makes one file of several. [`paths`] and [`store`] say where files go, [`remote`] what lies between this process and
+//! a bucket. Out goes an execution plan: [`scan`] reads any mix of such files and of batches that are in no file yet.
 //!
 //! A query is planned on logical columns, where an attribute is an entry of a map; files and batches have promoted columns
 //! of their own choice. [`adapter`] bridges the two, file by file and batch by batch, in predicates and in output columns.
@@ -15,6 +15,7 @@
 
 mod local_disk;
 pub mod paths;
+pub mod remote;
 pub mod store;
 
 pub mod keys;

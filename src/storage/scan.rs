@@ -30,7 +30,7 @@ use datafusion::{
     },
     execution::{SendableRecordBatchStream, TaskContext, object_store::ObjectStoreUrl},
     logical_expr::{Expr, TableProviderFilterPushDown},
-    object_store::{ObjectMeta, path::Path},
+    object_store::{ObjectMeta, ObjectStore, path::Path},
     physical_expr::{
         EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr, projection::ProjectionExprs,
     },
@@ -117,6 +117,19 @@ pub fn session_config(mut config: SessionConfig) -> SessionConfig {
 
 /// The plan that reads what is asked for.
 pub fn plan(session: &dyn Session, request: &ScanRequest<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+    let objects = match request.files.is_empty() {
+        true => None,
+        false => Some(session.runtime_env().object_store(&request.store)?),
+    };
+    plan_over(session, request, objects)
+}
+
+/// The plan that reads what is asked for, with the files read through `objects`, the same store by another way.
+pub fn plan_over(
+    session: &dyn Session,
+    request: &ScanRequest<'_>,
+    objects: Option<Arc<dyn ObjectStore>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
     if session.config_options().optimizer.enable_aggregate_dynamic_filter_pushdown {
         return internal_err!("spans can only be scanned in a session with the settings of storage::scan");
     }
@@ -130,9 +143,10 @@ pub fn plan(session: &dyn Session, request: &ScanRequest<'_>) -> Result<Arc<dyn 
         true => Some(BufferSource::try_new(&request.buffered, &projection, partitions, request.limit)?),
         false => None,
     };
-    let files = match request.files.is_empty() {
-        true => None,
-        false => Some(file_source(session, request, projection.clone())?),
+    let files = match objects.filter(|_| !request.files.is_empty()) {
+        None if !request.files.is_empty() => return internal_err!("files can only be scanned in a store"),
+        None => None,
+        Some(objects) => Some(file_source(session, request, projection.clone(), objects)?),
     };
     let source: Arc<dyn DataSource> = match (files, buffer) {
         (Some(files), Some(buffer)) => Arc::new(SpanSource { files, buffer: Arc::new(buffer) }),
@@ -147,12 +161,10 @@ fn file_source(
     session: &dyn Session,
     request: &ScanRequest<'_>,
     projection: Vec<usize>,
+    objects: Arc<dyn ObjectStore>,
 ) -> Result<Arc<dyn DataSource>> {
-    let runtime = session.runtime_env();
-    let readers = CachedParquetFileReaderFactory::new(
-        runtime.object_store(&request.store)?,
-        runtime.cache_manager.get_file_metadata_cache(),
-    );
+    let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
+    let readers = CachedParquetFileReaderFactory::new(objects, metadata_cache);
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
     let parquet = ParquetSource::new(TABLE.clone())

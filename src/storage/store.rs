@@ -3,6 +3,9 @@
 //! A [`Store`] is an [`ObjectStore`] with three promises added: what [`Store::put`] wrote is durable when it returns,
 //! [`Store::put_new`] creates or leaves alone but never overwrites, and half-written objects are never visible. Buckets
 //! keep them by themselves; on a local disk [`LocalDisk`] does. Paths are relative to the store's root.
+//!
+//! A bucket can be away for hours. Files for it are [staged](Store::staged) on this machine first, so that what writes
+//! them never waits; readers find them under the names that they will have ([`remote`](crate::storage::remote)).
 
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
@@ -10,14 +13,31 @@ use bytes::Bytes;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{
-    Error as ObjectError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, path::Path, prefix::PrefixStore,
+    Error as ObjectError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, WriteMultipart, path::Path,
+    prefix::PrefixStore,
 };
 use uuid::Uuid;
 
 use crate::{
+    config::{Bucket, ByteSize, DataLocation, Settings},
     error::{Error, ErrorKind},
-    storage::local_disk::LocalDisk,
+    metrics::Metrics,
+    storage::{
+        local_disk::LocalDisk,
+        remote::{
+            ReadCounters, RemoteObjects, blocks::BlockCache, bucket::BucketAccess, connect::connect, staged::Staged,
+        },
+    },
 };
+
+/// The folder for files that wait for their upload, below the folder of what stays on this machine.
+const STAGED_FOLDER: &str = "staged";
+
+/// The folder for blocks of files, likewise.
+const CACHE_FOLDER: &str = "cache";
+
+/// Parts of one file that are uploaded at once.
+const PARTS_IN_FLIGHT_MAX: usize = 4;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +49,22 @@ pub enum StoreError {
         folder: PathBuf,
         /// What the file system said.
         source: std::io::Error,
+    },
+    /// The settings do not lead to a bucket.
+    #[error("{bucket} cannot be used: {source}")]
+    Bucket {
+        /// As given.
+        bucket: String,
+        /// What is wrong.
+        source: Box<ObjectError>,
+    },
+    /// The folder for blocks of files cannot be used.
+    #[error("cache folder {folder:?} cannot be used: {source}")]
+    Cache {
+        /// Below the folder of what stays on this machine.
+        folder: PathBuf,
+        /// What the library said.
+        source: foyer::Error,
     },
     /// The store did not do what was asked, or did not say that it did.
     #[error("cannot {action} {path}: {source}")]
@@ -56,7 +92,10 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::Failed { .. } => ErrorKind::Unavailable,
-            StoreError::Folder { .. } | StoreError::NoConditionalPut { .. } => ErrorKind::InvalidArgument,
+            StoreError::Folder { .. }
+            | StoreError::Bucket { .. }
+            | StoreError::Cache { .. }
+            | StoreError::NoConditionalPut { .. } => ErrorKind::InvalidArgument,
         };
         Error::new(kind, error.to_string()).with_source(error)
     }
@@ -76,20 +115,92 @@ pub enum PutNew {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     local: Option<Arc<LocalDisk>>,
+    remote: Option<Remote>,
+    metadata_cache_bytes_max: Option<usize>,
+}
+
+/// What a store in a bucket has besides its objects.
+#[derive(Clone, Debug)]
+struct Remote {
+    objects: RemoteObjects,
+    part_bytes: usize,
 }
 
 impl Store {
+    /// The store that the settings name: a folder, which is created if absent, or a bucket.
+    ///
+    /// Requests to a bucket run on the caller's runtime, whoever makes them later.
+    pub async fn open(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, StoreError> {
+        match &settings.data {
+            DataLocation::Folder(folder) => Self::local_with(folder, settings),
+            DataLocation::Bucket(bucket) => Self::remote(prefixed(bucket, settings)?, settings, metrics).await,
+        }
+    }
+
+    /// The same store for reading, beside a server on this machine or without one: nothing of it is put on this disk.
+    pub async fn open_to_read(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, StoreError> {
+        match &settings.data {
+            DataLocation::Folder(folder) => Self::local_with(folder, settings),
+            DataLocation::Bucket(bucket) => {
+                let mut settings = settings.clone();
+                settings.cache.disk_bytes_max = ByteSize::from_bytes(0);
+                Self::over(prefixed(bucket, &settings)?, &settings, metrics, None).await
+            }
+        }
+    }
+
+    /// A store at the root of `objects`, a bucket, with the limits and the caches of the settings.
+    pub async fn remote(
+        objects: Arc<dyn ObjectStore>,
+        settings: &Settings,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let folder = settings.local_folder().join(STAGED_FOLDER);
+        let staged = Staged::open(&folder).map_err(|source| StoreError::Folder { folder, source })?;
+        Self::over(objects, settings, metrics, Some(Arc::new(staged))).await
+    }
+
+    async fn over(
+        objects: Arc<dyn ObjectStore>,
+        settings: &Settings,
+        metrics: &Arc<Metrics>,
+        staged: Option<Arc<Staged>>,
+    ) -> Result<Self, StoreError> {
+        let folder = settings.local_folder().join(CACHE_FOLDER);
+        let blocks = BlockCache::open(&settings.cache, &folder).await;
+        let blocks = blocks.map_err(|source| StoreError::Cache { folder, source })?;
+        let objects = RemoteObjects {
+            bucket: Arc::new(BucketAccess::new(objects, &settings.store, Arc::clone(metrics))),
+            staged,
+            blocks: blocks.map(Arc::new),
+            counters: Arc::default(),
+        };
+        let remote = Remote { objects: objects.clone(), part_bytes: settings.store.part_bytes.as_usize() };
+        let metadata_cache_bytes_max = Some(settings.cache.metadata_bytes_max.as_usize());
+        Ok(Self { objects: Arc::new(objects), local: None, remote: Some(remote), metadata_cache_bytes_max })
+    }
+
     /// A store in a folder of the local disk, which is created if absent.
     pub fn local(folder: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let folder = folder.into();
         let disk = LocalDisk::open(&folder).map_err(|source| StoreError::Folder { folder, source })?;
         let disk = Arc::new(disk);
-        Ok(Self { objects: Arc::<LocalDisk>::clone(&disk), local: Some(disk) })
+        Ok(Self {
+            objects: Arc::<LocalDisk>::clone(&disk),
+            local: Some(disk),
+            remote: None,
+            metadata_cache_bytes_max: None,
+        })
+    }
+
+    fn local_with(folder: &std::path::Path, settings: &Settings) -> Result<Self, StoreError> {
+        let metadata_cache_bytes_max = Some(settings.cache.metadata_bytes_max.as_usize());
+        Ok(Self { metadata_cache_bytes_max, ..Self::local(folder)? })
     }
 
     /// A store at the root of `objects`, whose writes are durable once they return.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, local: None }
+        Self { objects, local: None, remote: None, metadata_cache_bytes_max: None }
     }
 
     /// A store below `prefix` of `objects`, whose writes are durable once they return.
@@ -100,6 +211,24 @@ impl Store {
     /// The objects, for readers and for writers of large files; its writes keep the same promises.
     pub fn objects(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.objects)
+    }
+
+    /// The objects, with what is read of them counted by `counters`.
+    pub fn counting(&self, counters: Arc<ReadCounters>) -> Arc<dyn ObjectStore> {
+        match &self.remote {
+            Some(remote) => Arc::new(remote.objects.counting(counters)),
+            None => self.objects(),
+        }
+    }
+
+    /// Where files wait for their upload; `None` if the store is not a bucket, and files are written to it at once.
+    pub fn staged(&self) -> Option<&Arc<Staged>> {
+        self.remote.as_ref()?.objects.staged.as_ref()
+    }
+
+    /// Most memory for footers and page indexes of the files, where the settings say so.
+    pub fn metadata_cache_bytes_max(&self) -> Option<usize> {
+        self.metadata_cache_bytes_max
     }
 
     /// The root folder on the local disk, if that is where the store is.
@@ -118,6 +247,28 @@ impl Store {
     /// After an error the object can be there or not.
     pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
         self.objects.put(path, bytes.into()).await.map_err(failed("write", path)).map(|_| ())
+    }
+
+    /// Writes a file that nobody else writes, in parts if it is large, and returns when it is durable.
+    ///
+    /// After an error the file can be there or not.
+    pub async fn put_file(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
+        let part_bytes = self.remote.as_ref().map_or(usize::MAX, |remote| remote.part_bytes);
+        if bytes.len() <= part_bytes {
+            return self.put(path, bytes).await;
+        }
+        let upload = self.objects.put_multipart(path).await.map_err(failed("write", path))?;
+        let mut parts = WriteMultipart::new_with_chunk_size(upload, part_bytes);
+        for start in (0..bytes.len()).step_by(part_bytes) {
+            if let Err(error) = parts.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await {
+                // Parts that stay behind are invisible, and the bucket's rules delete them.
+                let _ = parts.abort().await;
+                return Err(failed("write", path)(error));
+            }
+            parts.put(bytes.slice(start..bytes.len().min(start + part_bytes)));
+        }
+        // Finishing takes the upload back if a part of it fails.
+        parts.finish().await.map_err(failed("write", path)).map(|_| ())
     }
 
     /// Writes an object if none is there, atomically, and returns when it is durable.
@@ -218,6 +369,15 @@ impl Store {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// A client for the settings' part of a bucket.
+fn prefixed(bucket: &Bucket, settings: &Settings) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let objects = connect(bucket, &settings.store)?;
+    match bucket.prefix.as_str() {
+        "" => Ok(objects),
+        prefix => Ok(Arc::new(PrefixStore::new(objects, Path::from(prefix)))),
     }
 }
 

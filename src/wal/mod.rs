@@ -276,7 +276,7 @@ pub struct CarriedDigest {
 }
 
 /// What opening a log found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Recovery {
     /// Whether the log was created just now.
     pub created: bool,

@@ -14,7 +14,7 @@ pub(crate) fn settings(data: &Path) -> Settings {
 }
 
 fn settings_on(ip: [u8; 4], data: &Path) -> Settings {
-    let mut settings = Settings { data: data.to_owned(), ..Settings::default() };
+    let mut settings = Settings { data: data.to_owned().into(), ..Settings::default() };
     let any_port = (ip, 0).into();
     settings.server.otlp_grpc_listen = any_port;
     settings.server.otlp_http_listen = any_port;

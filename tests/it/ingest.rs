@@ -20,10 +20,10 @@ use tracehouse::{
     storage::store::Store,
 };
 
-const NOW: i64 = 1_795_239_000_000_000_000;
+pub(crate) const NOW: i64 = 1_795_239_000_000_000_000;
 
 /// Root spans with these numbers as ids, of one service.
-fn batch(numbers: std::ops::Range<u64>) -> SpanBatch {
+pub(crate) fn batch(numbers: std::ops::Range<u64>) -> SpanBatch {
     let mut builder = SpanBatchBuilder::new(&promotion::standard());
     let service = [Attribute { key: "service.name", value: Value::Str("order-service") }];
     let resource = builder.push_resource(&ResourceFields::default(), &service).unwrap();

@@ -30,6 +30,7 @@ mod receiver_http;
 mod receiver_support;
 mod slt;
 mod span_table;
+mod store;
 mod support;
 mod tempo_http;
 mod traceql;

@@ -31,7 +31,7 @@ fn folder() -> &'static Path {
 }
 
 async fn start(data: &Path) -> Server {
-    let mut settings = Settings { data: data.to_owned(), ..Settings::default() };
+    let mut settings = Settings { data: data.to_owned().into(), ..Settings::default() };
     let any = ([127, 0, 0, 1], 0).into();
     (settings.server.otlp_grpc_listen, settings.server.otlp_http_listen) = (any, any);
     (settings.server.tempo_listen, settings.server.flight_listen) = (any, any);

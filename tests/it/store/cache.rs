@@ -1,0 +1,149 @@
+//! How often a query asks the bucket: once for what it has not read before.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::join_all};
+use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
+use tracehouse::{
+    config::{ByteSize, Settings},
+    live::Live,
+    metrics::Metrics,
+    model::tenant::TenantId,
+    query::{EngineOptions, QueryEngine, QueryLimits, QueryRequest, QueryStats, SpansTable},
+    storage::store::Store,
+};
+
+use super::{House, faulty::FaultyBucket, settings};
+
+fn with_cache(folder: &Path, disk: ByteSize) -> Settings {
+    let mut settings = settings(folder);
+    settings.cache.memory_bytes_max = ByteSize::mib(16);
+    settings.cache.disk_bytes_max = disk;
+    settings
+}
+
+fn engine(house: &House, spill: &Path) -> QueryEngine {
+    let live: Arc<Live> = Arc::clone(house.ingest.live());
+    let store = house.store.clone();
+    QueryEngine::try_new(EngineOptions {
+        tables: Arc::new(move |tenant| {
+            let (live, tenant, store) = (Arc::clone(&live), tenant.clone(), store.clone());
+            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?).reading(&store)) as _) }.boxed()
+        }),
+        store: Some(house.store.clone()),
+        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
+        threads: 2,
+        spill_folder: spill.to_owned(),
+        clock: Arc::<tracehouse::clock::ManualClock>::clone(&house.clock) as _,
+        metrics: Arc::new(Metrics::new().unwrap()),
+    })
+    .unwrap()
+}
+
+async fn ask(engine: &QueryEngine, text: &str) -> (usize, QueryStats) {
+    let stream = engine.execute(QueryRequest::sql(TenantId::single(), text)).await.unwrap();
+    let (batches, stats) = stream.collect().await.unwrap();
+    (batches.iter().map(|batch| batch.num_rows()).sum(), stats)
+}
+
+const BY_ID: &str = "SELECT name FROM spans WHERE trace_id = '000000000000000000000000000004d2'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_asks_the_bucket_once_and_again_only_for_what_is_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = FaultyBucket::new(1);
+    let settings = with_cache(folder.path(), ByteSize::mib(64));
+    let house = House::open(&settings, Arc::<FaultyBucket>::clone(&bucket) as _).await.unwrap();
+    for part in 0..3 {
+        house.write(part * 1_000..part * 1_000 + 1_000).await.unwrap();
+        house.ingest.flush().await.unwrap();
+    }
+    bucket.take_reads();
+    let queries = engine(&house, folder.path());
+    let (rows, cold) = ask(&queries, BY_ID).await;
+    let sent = bucket.take_reads();
+    assert_eq!((rows, cold.store_requests), (1, sent));
+    // Small files lie in one block; the answer and the bloom filters of the others come with their footers.
+    assert_eq!(sent, 3, "{cold:?}");
+    assert!(cold.store_bytes > 0 && cold.cache_missed_blocks == 3, "{cold:?}");
+
+    let (rows, warm) = ask(&queries, BY_ID).await;
+    assert_eq!((rows, bucket.take_reads(), warm.store_requests), (1, 0, 0));
+    assert!(warm.cache_memory_blocks > 0 && warm.cache_missed_blocks == 0, "{warm:?}");
+    let (rows, other) = ask(&queries, "SELECT name FROM spans").await;
+    assert_eq!((rows, bucket.take_reads(), other.store_requests), (3_000, 0, 0));
+
+    // The next process finds the blocks on its disk. What it does not find it may ask for, but not for everything.
+    drop(queries);
+    house.ingest.shutdown().await.unwrap();
+    house.crash().await;
+    let house = House::open(&settings, Arc::<FaultyBucket>::clone(&bucket) as _).await.unwrap();
+    bucket.take_reads();
+    let queries = engine(&house, folder.path());
+    let (rows, again) = ask(&queries, BY_ID).await;
+    assert_eq!((rows, bucket.take_reads(), again.store_requests), (1, 0, 0), "{again:?}");
+    assert_eq!(again.cache_disk_blocks, 3, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_one_block_share_one_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = FaultyBucket::new(1);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let settings = with_cache(folder.path(), ByteSize::from_bytes(0));
+    let store = Store::remote(Arc::<FaultyBucket>::clone(&bucket) as _, &settings, &metrics).await.unwrap();
+    let path = ObjectPath::from("date=2026-11-21/x.parquet");
+    let bytes: Vec<u8> = (0..1_000_000u32).map(|at| (at % 251) as u8).collect();
+    store.put(&path, bytes.clone().into()).await.unwrap();
+    bucket.slow_reads(50);
+    let objects = store.objects();
+    let read = objects.get_range(&path, 200_000..200_100);
+    let first = join_all((0..32).map(|_| store.get_range(&path, 200_000..200_100))).await;
+    assert!(first.into_iter().all(|part| part.unwrap() == bytes[200_000..200_100]));
+    assert_eq!(bucket.take_reads(), 1);
+    assert_eq!(read.await.unwrap(), bytes[200_000..200_100]);
+    // Ranges far apart are asked for side by side, near ones together, known ones not at all.
+    let ranges = [100..200, 140_000..140_010, 200_000..200_100, 900_000..1_000_000];
+    let parts = objects.get_ranges(&path, &ranges).await.unwrap();
+    for (range, part) in ranges.iter().zip(parts) {
+        assert_eq!(part, bytes[range.start as usize..range.end as usize], "{range:?}");
+    }
+    assert_eq!(bucket.take_reads(), 2);
+    let text = metrics.encode(0).unwrap();
+    assert!(text.contains("tracehouse_cache_blocks_total{from=\"memory\"}"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_request_fails_all_that_wait_for_it_and_is_not_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = FaultyBucket::new(1);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let settings = with_cache(folder.path(), ByteSize::from_bytes(0));
+    let store = Store::remote(Arc::<FaultyBucket>::clone(&bucket) as _, &settings, &metrics).await.unwrap();
+    let path = ObjectPath::from("date=2026-11-21/x.parquet");
+    store.put(&path, vec![7u8; 1_000].into()).await.unwrap();
+    bucket.slow_reads(30);
+    bucket.set_down(true);
+    let reads = join_all((0..4).map(|_| store.get_range(&path, 0..10))).await;
+    assert!(reads.iter().all(Result::is_err));
+    bucket.set_down(false);
+    assert_eq!(store.get_range(&path, 0..10).await.unwrap(), vec![7u8; 10]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_read_is_sent_twice_and_seldom() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = FaultyBucket::new(1);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let mut settings = with_cache(folder.path(), ByteSize::from_bytes(0));
+    settings.store.hedge_after = "10ms".parse().unwrap();
+    let store = Store::remote(Arc::<FaultyBucket>::clone(&bucket) as _, &settings, &metrics).await.unwrap();
+    bucket.slow_reads(60);
+    for file in 0..4 {
+        let path = ObjectPath::from(format!("date=2026-11-21/{file}.parquet"));
+        store.put(&path, vec![7u8; 1_000].into()).await.unwrap();
+        assert_eq!(store.get_range(&path, 0..10).await.unwrap().len(), 10);
+    }
+    assert_eq!(bucket.take_reads(), 5, "one of the first twenty may be");
+    assert_eq!(metrics.store_hedged_reads.get(), 1);
+}
