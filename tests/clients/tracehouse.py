@@ -30,18 +30,19 @@ class Addresses:
 
 
 class Server:
-    """A running server on a data folder, with every listener on a port of its own choice."""
+    """A running server on a folder, with every listener on a port of its own choice."""
 
-    def __init__(self, data: pathlib.Path, **settings):
-        command = [os.environ["TRACEHOUSE_BINARY"], "serve", "--data", str(data)]
+    def __init__(self, folder: pathlib.Path, data=None, **settings):
+        self.binary = os.environ["TRACEHOUSE_BINARY"]
+        command = [self.binary, "serve", "--data", str(data or folder)]
         for listener in ["otlp-grpc", "otlp-http", "tempo", "flight"]:
             command += [f"--{listener}-listen", "127.0.0.1:0"]
         for key, value in settings.items():
             command += ["--set", f"{key.replace('__', '.')}={value}"]
         # A variable of the caller must not change what is tested.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TRACEHOUSE_")}
-        self.data = data
-        self.log = data.with_suffix(".log")
+        self.data = folder
+        self.log = folder.with_suffix(".log")
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True, env=environment

@@ -1,0 +1,191 @@
+"""The tables in buckets of real object stores: through kills and outages, beside a second writer, and with what is kept."""
+
+import contextlib
+import statistics
+import subprocess
+import time
+
+import adbc_driver_flightsql.dbapi as flightsql
+import buckets
+import pytest
+import requests
+from senders import python_grpc
+from tracehouse import Server
+
+WAIT_SECONDS_MAX = 60
+DELAY_SECONDS = 0.03
+
+
+@pytest.fixture(params=list(buckets.STORES))
+def bucket(request, tmp_path):
+    with buckets.STORES[request.param](tmp_path) as bucket:
+        yield bucket
+
+
+@contextlib.contextmanager
+def serving(bucket, local, **settings):
+    server = start(bucket, local, **settings)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def start(bucket, local, **settings):
+    settings = {"flush__age_max": "1h", "store__retry_timeout": "1s", **settings}
+    return Server(local, data=bucket.url, local_dir=local, **bucket.settings, **settings)
+
+
+def count(server):
+    with flightsql.connect(server.addresses.flight, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) AS spans, count(DISTINCT span_id) AS ids FROM spans")
+        [row] = cursor.fetch_arrow_table().to_pylist()
+        assert row["spans"] == row["ids"], "a span is seen twice"
+        return row["spans"]
+
+
+def metric(server, name):
+    text = requests.get(f"{server.addresses.tempo}/metrics", timeout=30).text
+    values = [float(line.split()[-1]) for line in text.splitlines() if line.startswith(name) and line[0] != "#"]
+    return sum(values)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_spans_survive_kills_and_stops(bucket, tmp_path):
+    local = tmp_path / "local"
+    with serving(bucket, local) as server:
+        sent = len(python_grpc(server.addresses, "one"))
+        assert count(server) == sent
+        server.kill()
+    with serving(bucket, local) as server:
+        assert count(server) == sent
+        server.stop()
+    assert any(".parquet" in request.path for request in bucket.front.requests if request.method == "PUT")
+    with serving(bucket, local, flush__age_max="1s") as server:
+        assert count(server) == sent
+        new = len(python_grpc(server.addresses, "two"))
+        wait_for(lambda: metric(server, "tracehouse_flush_spans_total") == new)
+        sent += new
+        server.kill()
+    # What is in the bucket needs nothing of the machine that put it there.
+    with serving(bucket, tmp_path / "elsewhere") as server:
+        assert count(server) == sent
+
+
+def test_senders_hardly_notice_that_the_bucket_is_away(bucket, tmp_path):
+    with serving(bucket, tmp_path / "local", flush__age_max="1s") as server:
+        sent = len(python_grpc(server.addresses, "before"))
+        wait_for(lambda: metric(server, "tracehouse_flush_spans_total") == sent)
+        assert count(server) == sent
+        bucket.front.is_down = True
+        sent += len(python_grpc(server.addresses, "during"))
+        wait_for(lambda: metric(server, "tracehouse_staged_files") > 0)
+        wait_for(lambda: metric(server, "tracehouse_buffer_spans") == 0)
+        # What came before is read from the cache, what came since from this machine.
+        assert count(server) == sent
+        wait_for(lambda: metric(server, "tracehouse_upload_failures_total") > 0)
+        bucket.front.is_down = False
+        wait_for(lambda: metric(server, "tracehouse_staged_files") == 0)
+        assert count(server) == sent
+        server.stop()
+
+
+def test_two_writers_share_a_table(bucket, tmp_path):
+    with serving(bucket, tmp_path / "a") as one, serving(bucket, tmp_path / "b") as other:
+        sent = 0
+        for number in range(3):
+            sent += len(python_grpc(one.addresses, f"one-{number}"))
+            sent += len(python_grpc(other.addresses, f"other-{number}"))
+        # Both flush now, at the same time.
+        for server in [one, other]:
+            server.process.terminate()
+        for server in [one, other]:
+            assert server.process.wait(WAIT_SECONDS_MAX) == 0, server.log.read_text()
+    with serving(bucket, tmp_path / "c") as server:
+        assert count(server) == sent
+
+
+def test_a_store_that_overwrites_is_refused(tmp_path):
+    with buckets.overwriting(tmp_path) as bucket:
+        with pytest.raises(AssertionError, match="does not honour conditional writes"):
+            start(bucket, tmp_path / "local")
+
+
+def test_an_unknown_bucket_is_refused(bucket, tmp_path):
+    bucket.url = bucket.url.replace(buckets.BUCKET, "nobodys")
+    with pytest.raises(AssertionError, match="cannot write .probe"):
+        start(bucket, tmp_path / "local")
+
+
+def test_warm_queries_send_no_requests(tmp_path, capsys):
+    """Cold and warm, on S3 with a delay of 30 ms for each request, and beside that on a local folder."""
+    with buckets.s3(tmp_path) as bucket:
+        bucket.front.delay_seconds = DELAY_SECONDS
+        with serving(bucket, tmp_path / "local") as server:
+            fill(server)
+            server.stop()
+        local = Server(tmp_path / "folder", flush__age_max="1h")
+        try:
+            fill(local)
+            local.stop()
+            local = Server(tmp_path / "folder", flush__age_max="1h")
+            traces = trace_ids(local)
+            beside = {name: median_seconds(local, ask, traces) for name, ask in QUERIES.items()}
+        finally:
+            local.kill()
+        for name, ask in QUERIES.items():
+            # Blocks that an earlier query left must not help.
+            with serving(bucket, tmp_path / f"cold-{name}") as server:
+                bucket.front.take_requests()
+                cold = seconds(server, ask, traces[0])
+                cold_reads = [request for request in bucket.front.take_requests() if request.reads_data_file()]
+                assert cold_reads
+                seconds(server, ask, traces[0])
+                assert [request for request in bucket.front.take_requests() if request.reads_data_file()] == []
+                warm = median_seconds(server, ask, [traces[0]] * 5)
+                with capsys.disabled():
+                    print(
+                        f"\n{name}: {len(cold_reads)} requests cold, 0 warm; time against a local folder:"
+                        f" cold {cold / beside[name]:.1f}, warm {warm / beside[name]:.2f}"
+                    )
+
+
+def by_id(server, trace):
+    return requests.get(f"{server.addresses.tempo}/api/traces/{trace}", timeout=30)
+
+
+def search(server, _):
+    query = '{ resource.service.name = "order-service" && status = error }'
+    return requests.get(f"{server.addresses.tempo}/api/search", params={"q": query}, timeout=30)
+
+
+QUERIES = {"trace by id": by_id, "search": search}
+
+
+def seconds(server, ask, trace):
+    started = time.monotonic()
+    answer = ask(server, trace)
+    assert answer.status_code == 200, answer.text
+    return time.monotonic() - started
+
+
+def median_seconds(server, ask, traces):
+    return statistics.median(seconds(server, ask, trace) for trace in traces)
+
+
+def fill(server):
+    command = [server.binary, "demo", "--endpoint", server.addresses.otlp_grpc, "--backfill", "1h"]
+    done = subprocess.run([*command, "--spans", "20000", "--seed", "7"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def trace_ids(server):
+    with flightsql.connect(server.addresses.flight, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT trace_id FROM spans ORDER BY trace_id LIMIT 5")
+        return cursor.fetch_arrow_table()["trace_id"].to_pylist()
