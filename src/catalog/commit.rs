@@ -27,9 +27,10 @@ use crate::{
         snapshot::{STATISTICS_COLUMNS_PROPERTY, Snapshot, format_column_list},
         statistics::{ColumnStatistics, FileStatistics},
     },
-    model::schema::column,
+    model::schema::{column, promoted_field},
     storage::{
         paths::{self, TableFolder},
+        trace_filters::{self, TRACES_TAG},
         writer::WrittenFile,
     },
 };
@@ -92,14 +93,26 @@ impl NewFile {
         let columns = ranges
             .map(|range| (range.column.to_owned(), ColumnStatistics::of_ints(Some((range.min, range.max)), 0)))
             .collect();
+        let checksum = format!("{:08x}", crc32c::crc32c(&file.bytes));
+        let mut tags = BTreeMap::from([(CHECKSUM_TAG.to_owned(), checksum)]);
+        tags.extend(file.traces.iter().map(|bytes| (TRACES_TAG.to_owned(), trace_filters::tag_of(bytes))));
         Self {
             path: paths::data_file(date, paths::file_id(now_unix_nano)),
             size_bytes: file.bytes.len() as u64,
             date,
             statistics: FileStatistics { rows: file.rows as u64, columns },
-            tags: BTreeMap::from([(CHECKSUM_TAG.to_owned(), format!("{:08x}", crc32c::crc32c(&file.bytes)))]),
+            tags,
         }
     }
+}
+
+/// The columns that some written files hold, for [`Commit::columns`].
+pub fn columns_of<'a>(files: impl IntoIterator<Item = &'a WrittenFile>) -> Vec<FieldRef> {
+    let promoted = files.into_iter().flat_map(|file| &file.promoted);
+    let mut columns: Vec<FieldRef> = promoted.map(|attribute| Arc::new(promoted_field(attribute))).collect();
+    columns.sort_by(|a, b| a.name().cmp(b.name()));
+    columns.dedup();
+    columns
 }
 
 /// How far an application is.

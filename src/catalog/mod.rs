@@ -24,6 +24,7 @@
 //! ```text
 //! {"add":{"path":"date=2026-11-21/<uuid>.parquet","partitionValues":{"date":"2026-11-21"},"size":..,
 //!         "modificationTime":<ms>,"dataChange":true,"stats":"<json>","tags":{..}}}
+//!         tags: "tracehouse.traces": where the filter of trace ids is in the file
 //! {"remove":{"path":..,"deletionTimestamp":<ms>,"dataChange":..,"extendedFileMetadata":true,"partitionValues":..,"size":..}}
 //! {"txn":{"appId":"<log uuid>","version":<last record>,"lastUpdated":<ms>}}
 //! {"commitInfo":{"timestamp":<ms>,"operation":"WRITE","engineInfo":"tracehouse/..","commitId":"<uuid>",..}}
@@ -52,7 +53,7 @@ mod table;
 mod tables;
 
 pub use self::{
-    commit::{CHECKSUM_TAG, Commit, CommitOutcome, NewFile, Operation, Transaction},
+    commit::{CHECKSUM_TAG, Commit, CommitOutcome, NewFile, Operation, Transaction, columns_of},
     error::CatalogError,
     settings::CatalogSettings,
     snapshot::{LiveFile, Snapshot},

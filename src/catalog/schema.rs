@@ -7,7 +7,14 @@ use arrow::datatypes::{DataType, Field};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::catalog::CatalogError;
+use crate::{
+    catalog::CatalogError,
+    model::{
+        attributes::AttributeType,
+        promotion::{PromotedAttribute, Promotion, attribute_of_column},
+    },
+    storage::promoter::Declared,
+};
 
 /// The columns of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +97,24 @@ impl TableSchema {
     /// The column of this name. Names that differ only in case name the same column.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.fields.iter().find(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The columns as a choice of promoted attributes sees them.
+    pub fn declared(&self) -> Declared {
+        let attribute = |column: &Column| {
+            let ColumnType::Primitive(name) = &column.data_type else { return None };
+            let value_type = match name.as_str() {
+                "string" => AttributeType::Str,
+                "long" => AttributeType::Int,
+                "double" => AttributeType::Float,
+                "boolean" => AttributeType::Bool,
+                _ => return None,
+            };
+            let (scope, key) = attribute_of_column(&column.name)?;
+            Some(PromotedAttribute::new(scope, key, value_type))
+        };
+        let attributes = Promotion::new(self.fields.iter().filter_map(attribute));
+        Declared { attributes, names: self.fields.iter().map(|column| column.name.to_lowercase()).collect() }
     }
 
     /// Adds a column at the end.

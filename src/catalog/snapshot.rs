@@ -17,7 +17,11 @@ use crate::{
         statistics::FileStatistics,
     },
     model::{schema::column, time::TimeRange},
-    storage::paths::TableFolder,
+    storage::{
+        paths::TableFolder,
+        promoter::Declared,
+        trace_filters::{self, FilterPlace, TRACES_TAG},
+    },
 };
 
 /// The property that lists the columns with statistics.
@@ -106,6 +110,12 @@ impl LiveFile {
         self.start_range_unix_nano().is_none_or(|(min, max)| range.overlaps(min, max))
     }
 
+    /// Where the filter of its traces is, if it has one.
+    pub fn trace_filter(&self) -> Option<FilterPlace> {
+        let bytes = trace_filters::range_of(self.tags.get(TRACES_TAG)?)?;
+        (bytes.end <= self.size_bytes).then(|| FilterPlace { file: self.location.clone(), bytes })
+    }
+
     pub(super) fn partition_values(&self) -> &BTreeMap<String, Option<String>> {
         &self.partition_values
     }
@@ -177,6 +187,12 @@ impl Snapshot {
     /// The columns that the table declares; `None` for a table that does not exist yet.
     pub fn schema(&self) -> Option<&TableSchema> {
         self.metadata.as_ref().map(|metadata| &metadata.schema)
+    }
+
+    /// The columns that the table declares, for choosing what its next files have columns for. A rewrite of files takes
+    /// [`current`](crate::storage::promoter::current) of it.
+    pub fn declared(&self) -> Declared {
+        self.schema().map(TableSchema::declared).unwrap_or_default()
     }
 
     /// The columns whose statistics every file must have; `None` for a table that does not exist yet.

@@ -36,7 +36,8 @@ pub use self::{
     secret::Secret,
     settings::{
         BufferSettings, CacheSettings, CompactionSettings, DeletionSettings, FlushSettings, IngestSettings,
-        LogSettings, QuerySettings, RetentionSettings, ServerSettings, Settings, StoreSettings, WalSettings,
+        LogSettings, PromotionSettings, QuerySettings, RetentionSettings, ServerSettings, Settings, StoreSettings,
+        WalSettings,
     },
     size::ByteSize,
     sources::{ConfigError, Effective, EffectiveEntry, Flag, Source, Sources},

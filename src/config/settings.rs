@@ -117,6 +117,8 @@ section! {
             pub buffer: BufferSettings,
             /// From the buffer to files.
             pub flush: FlushSettings,
+            /// Attributes with a column of their own.
+            pub promotion: PromotionSettings,
             /// From many small files to few large ones.
             pub compaction: CompactionSettings,
             /// When spans leave by themselves.
@@ -232,6 +234,18 @@ section! {
 }
 
 section! {
+    /// Attributes with a column of their own in files; nobody has to choose them.
+    pub struct PromotionSettings {
+        /// Most columns of attributes that a tenant's table declares by itself.
+        pub columns_max: usize = 128,
+        /// Columns, such as span.tenant.id, that an attribute gets as soon as it occurs.
+        pub allow: Vec<String> = Vec::new(),
+        /// Columns, such as span.session.token, that an attribute never gets.
+        pub deny: Vec<String> = Vec::new(),
+    }
+}
+
+section! {
     /// From many small files to few large ones.
     pub struct CompactionSettings {
         /// Whether the server merges files; without it, a process elsewhere or `tracehouse compact` has to.
@@ -280,6 +294,8 @@ section! {
     pub struct QuerySettings {
         /// Most memory of all running queries together; what can spill to disk does so before a query fails.
         pub memory_bytes_max: ByteSize = ByteSize::mib(512),
+        /// Memory for what says which files hold a trace: 2 MB for a million traces.
+        pub trace_filter_bytes_max: ByteSize = ByteSize::mib(64),
         /// Longest run of one query.
         pub timeout: HumanDuration = HumanDuration::minutes(1),
         /// Most rows in one answer.

@@ -22,7 +22,7 @@
 //! The functions know nothing of promoted columns: reading a stored batch, the scan rewrites calls of them to what that
 //! batch has ([`crate::storage::adapter`]). For this the calls have to reach the scan, hence their *placement*: a call on
 //! a column and a literal key moves towards the leaves of the plan. `attr_assemble` is what the rewriting puts in place of
-//! a whole map, and is not registered for use in SQL.
+//! a whole map; it and `item_has`, which TraceQL asks events and links with, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
 //! bytes, so that statistics and bloom filters apply.
@@ -32,6 +32,7 @@ mod attribute;
 mod entries;
 mod id_comparisons;
 mod ids;
+mod items;
 mod json;
 mod subscript;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use self::{
     attribute::{AttrFunction, AttrGet, AttrWhole},
     id_comparisons::IdComparisons,
     ids::IdFunction,
+    items::ItemHas,
     subscript::AttributeSubscripts,
 };
 

@@ -12,7 +12,7 @@ use super::{
     flush::{FlushPolicy, Flusher, FlusherParts},
     log_load::LogLoad,
     record,
-    table_writer::TableWriter,
+    table_writer::{TableWriter, TableWriterParts},
 };
 use crate::{
     catalog::{Catalog, Commit, Transaction},
@@ -78,7 +78,13 @@ impl Ingest {
                 Error::new(ErrorKind::Unavailable, message).with_source(cause)
             })?;
         }
-        let writer = TableWriter::new(Arc::clone(&live), store, Arc::clone(&clock), Arc::clone(&metrics));
+        let writer = TableWriter::new(TableWriterParts {
+            live: Arc::clone(&live),
+            store,
+            promotion: settings.promotion.clone(),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+        });
 
         let mut dedup = DedupWindow::new(settings.ingest.dedup_window.as_nanos());
         for carried in &recovery.digests {

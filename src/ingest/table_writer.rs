@@ -5,21 +5,27 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::FlushReport;
 use crate::{
-    catalog::{Commit, CommitOutcome, LiveFile, NewFile, Table, Transaction},
+    catalog::{Commit, CommitOutcome, LiveFile, NewFile, Table, Transaction, columns_of},
     clock::Clock,
+    config::PromotionSettings,
     crashpoint,
     error::{Error, ErrorKind, Result},
     live::{Live, Sealed, StagedFlush},
     metrics::Metrics,
-    model::{batch::SpanBatch, promotion::PromotedAttribute, schema::promoted_field, tenant::TenantId},
-    storage::{paths::TableFolder, remote::staged::Staged, store::Store, writer},
+    model::{batch::SpanBatch, keys, tenant::TenantId},
+    storage::{
+        paths::TableFolder,
+        promoter::{Evidence, Promoter},
+        remote::staged::Staged,
+        store::Store,
+        writer,
+    },
     wal::RecordNumber,
 };
 
@@ -28,6 +34,7 @@ use crate::{
 pub(super) struct TableWriter {
     live: Arc<Live>,
     store: Store,
+    promoter: Arc<Promoter>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     one_at_a_time: Mutex<()>,
@@ -42,9 +49,22 @@ pub(super) struct Stored {
     pub(super) report: FlushReport,
 }
 
+/// What a table writer works with.
+#[derive(Debug)]
+pub(super) struct TableWriterParts {
+    pub(super) live: Arc<Live>,
+    pub(super) store: Store,
+    /// Bounds on what gets columns.
+    pub(super) promotion: PromotionSettings,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
 impl TableWriter {
-    pub(super) fn new(live: Arc<Live>, store: Store, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        Self { live, store, clock, metrics, one_at_a_time: Mutex::new(()) }
+    pub(super) fn new(parts: TableWriterParts) -> Self {
+        let TableWriterParts { live, store, promotion, clock, metrics } = parts;
+        let promoter = Arc::new(Promoter::new(promotion));
+        Self { live, store, promoter, clock, metrics, one_at_a_time: Mutex::new(()) }
     }
 
     /// The buffers that this empties.
@@ -84,7 +104,7 @@ impl TableWriter {
     /// Writes a prefix to files on this machine, which take its place in the views.
     async fn stage(&self, tenant: &TenantId, sealed: &Sealed, staged: &Staged) -> Result<()> {
         let folder = TableFolder::of_tenant(tenant);
-        let Encoded { commit, files } = self.encode(sealed).await?;
+        let Encoded { commit, files } = self.encode(tenant, sealed).await?;
         for (path, bytes) in files {
             let put = staged.put(&folder.file(&path), bytes).await;
             put.map_err(|cause| {
@@ -109,7 +129,7 @@ impl TableWriter {
 
     async fn write(&self, tenant: &TenantId, sealed: &Sealed) -> Result<FlushReport> {
         let table = self.live.catalog().table(tenant).await?;
-        let Encoded { commit, files } = self.encode(sealed).await?;
+        let Encoded { commit, files } = self.encode(tenant, sealed).await?;
         for (path, bytes) in files {
             self.store.put_file(&table.folder().file(&path), bytes).await?;
         }
@@ -118,31 +138,35 @@ impl TableWriter {
         Ok(FlushReport::of(&commit))
     }
 
-    async fn encode(&self, sealed: &Sealed) -> Result<Encoded> {
+    async fn encode(&self, tenant: &TenantId, sealed: &Sealed) -> Result<Encoded> {
         let batches: Vec<SpanBatch> = sealed.batches.iter().map(|buffered| buffered.batch.clone()).collect();
+        // Without a look at the table nothing new may be chosen: it could contradict what is declared there.
+        let declared = self.live.catalog().table(tenant).await.ok().map(|table| table.snapshot().declared());
+        let asked = self.live.demand(tenant).take_half();
+        let (promoter, of) = (Arc::clone(&self.promoter), tenant.clone());
         let files = tokio::task::spawn_blocking(move || {
             let spans = SpanBatch::concat(&batches).map_err(|cause| failed(cause.into()))?;
             drop(batches);
-            Ok::<_, Error>(writer::write_files(&spans)?)
+            let counts = if declared.is_some() { keys::residual_counts(&spans) } else { Vec::new() };
+            let evidence = Evidence { spans: spans.num_spans(), counts: &counts, asked: &asked };
+            let promotion = promoter.choose(&of, &declared.unwrap_or_default(), &evidence);
+            let shaped = spans.promoted_as(&promotion).map_err(|cause| failed(cause.into()))?;
+            drop(spans);
+            Ok::<_, Error>(writer::write_files(&shaped)?)
         })
         .await
         .map_err(|panic| failed(panic.into()))??;
 
         let mut adds = Vec::with_capacity(files.len());
         let mut bytes = Vec::with_capacity(files.len());
-        let mut promoted: Vec<PromotedAttribute> = Vec::new();
+        let columns = columns_of(&files);
         for file in files {
             let add = NewFile::of_written(&file, self.clock.now_unix_nano());
             bytes.push((add.path.clone(), file.bytes));
             adds.push(add);
-            promoted.extend(file.promoted);
         }
         let app_id = self.live.log().to_string();
         let transaction = Transaction { app_id, version: sealed.through.get().cast_signed() };
-        let mut columns: Vec<Arc<Field>> =
-            promoted.iter().map(|attribute| Arc::new(promoted_field(attribute))).collect();
-        columns.sort_by(|a, b| a.name().cmp(b.name()));
-        columns.dedup();
         Ok(Encoded { commit: Commit::append(adds, Some(transaction), columns), files: bytes })
     }
 }

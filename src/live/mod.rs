@@ -54,6 +54,7 @@ use crate::{
     catalog::Catalog,
     error::Result,
     model::{batch::SpanBatch, tenant::TenantId},
+    storage::demand::KeyDemand,
     wal::{LogId, RecordNumber},
 };
 
@@ -63,13 +64,14 @@ pub struct Live {
     log: LogId,
     catalog: Arc<Catalog>,
     buffers: RwLock<HashMap<TenantId, Arc<Buffer>>>,
+    demands: RwLock<HashMap<TenantId, Arc<KeyDemand>>>,
     bytes: AtomicUsize,
 }
 
 impl Live {
     /// Empty buffers for the records of one log.
     pub fn new(log: LogId, catalog: Arc<Catalog>) -> Self {
-        Self { log, catalog, buffers: RwLock::default(), bytes: AtomicUsize::new(0) }
+        Self { log, catalog, buffers: RwLock::default(), demands: RwLock::default(), bytes: AtomicUsize::new(0) }
     }
 
     /// The log whose records are buffered.
@@ -150,7 +152,15 @@ impl Live {
         // The buffer first, the snapshot second; see the module's documentation.
         let (staged, batches) = self.existing(tenant).map(|buffer| buffer.contents()).unwrap_or_default();
         let snapshot = table.snapshot();
-        Ok(ReadView::new(tenant.clone(), self.log, snapshot, staged, batches))
+        Ok(ReadView::new(tenant.clone(), self.log, snapshot, staged, batches, self.demand(tenant)))
+    }
+
+    /// Which attributes of a tenant's spans queries read.
+    pub fn demand(&self, tenant: &TenantId) -> Arc<KeyDemand> {
+        if let Some(demand) = self.demands.read().get(tenant) {
+            return Arc::clone(demand);
+        }
+        Arc::clone(self.demands.write().entry(tenant.clone()).or_default())
     }
 
     /// Bytes that all buffers hold, sealed prefixes included.

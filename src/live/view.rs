@@ -6,6 +6,7 @@ use super::{BufferedBatch, StagedFlush};
 use crate::{
     catalog::{LiveFile, Snapshot},
     model::{batch::SpanBatch, tenant::TenantId},
+    storage::demand::KeyDemand,
     wal::{LogId, RecordNumber},
 };
 
@@ -18,6 +19,7 @@ pub struct ReadView {
     snapshot: Arc<Snapshot>,
     staged: Vec<Arc<StagedFlush>>,
     buffered: Vec<Arc<BufferedBatch>>,
+    demand: Arc<KeyDemand>,
 }
 
 impl ReadView {
@@ -27,6 +29,7 @@ impl ReadView {
         snapshot: Arc<Snapshot>,
         mut staged: Vec<Arc<StagedFlush>>,
         mut buffered: Vec<Arc<BufferedBatch>>,
+        demand: Arc<KeyDemand>,
     ) -> Self {
         let flushed = flushed_through(&snapshot, log);
         debug_assert!(
@@ -35,7 +38,7 @@ impl ReadView {
         );
         staged.retain(|flush| flush.through > flushed);
         buffered.retain(|batch| batch.last > flushed);
-        Self { tenant, snapshot, staged, buffered }
+        Self { tenant, snapshot, staged, buffered, demand }
     }
 
     /// Whose spans.
@@ -51,6 +54,11 @@ impl ReadView {
     /// The table.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
+    }
+
+    /// Where queries of the view leave which attributes they read.
+    pub fn demand(&self) -> &Arc<KeyDemand> {
+        &self.demand
     }
 
     /// The buffered batches, in the order of their records.

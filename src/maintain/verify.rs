@@ -28,12 +28,17 @@ use crate::{
     catalog::{CHECKSUM_TAG, Catalog, LiveFile, Snapshot},
     error::Result,
     live::Live,
-    model::{attributes::AttributeScope, schema::column, tenant::TenantId},
+    model::{
+        attributes::AttributeScope,
+        keys::{AttributeKeys, TypeSet},
+        schema::column,
+        tenant::TenantId,
+    },
     query::QueryEngine,
     storage::{
-        keys::{FileKeys, KEYS_METADATA, TypeSet},
+        footer::{KEYS_METADATA, SORT_METADATA, VERSION_METADATA},
         order::date_of,
-        writer::{FORMAT_VERSION, SORT_METADATA, VERSION_METADATA},
+        writer::FORMAT_VERSION,
     },
 };
 
@@ -218,7 +223,7 @@ impl<'a> FileCheck<'a> {
         {
             self.problems.push(format!("has layout {version:?}, this release reads up to {FORMAT_VERSION}"));
         }
-        let keys = footer.get(KEYS_METADATA).and_then(|json| FileKeys::from_json(json));
+        let keys = footer.get(KEYS_METADATA).and_then(|json| AttributeKeys::from_json(json));
         if footer.contains_key(KEYS_METADATA) && keys.is_none() {
             self.problems.push("has a list of attributes that cannot be read".to_owned());
         }
@@ -234,7 +239,7 @@ impl<'a> FileCheck<'a> {
         self.compare(footer.contains_key(SORT_METADATA));
     }
 
-    fn add(&mut self, batch: &RecordBatch, keys: Option<&FileKeys>) {
+    fn add(&mut self, batch: &RecordBatch, keys: Option<&AttributeKeys>) {
         self.rows += batch.num_rows() as u64;
         for name in [column::START_TIME, column::DURATION] {
             let Some(values) = batch.column_by_name(name).and_then(|values| values.as_primitive_opt::<Int64Type>())

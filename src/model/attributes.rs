@@ -41,6 +41,9 @@ impl AttributeScope {
     /// How many scopes there are.
     pub const COUNT: usize = 5;
 
+    /// All of them, in order.
+    pub const ALL: [Self; Self::COUNT] = [Self::Resource, Self::Scope, Self::Span, Self::Event, Self::Link];
+
     /// The name that TraceQL and promoted columns use as a prefix.
     pub fn prefix(self) -> &'static str {
         match self {
@@ -81,8 +84,7 @@ impl FromStr for AttributeScope {
     type Err = ();
 
     fn from_str(prefix: &str) -> Result<Self, ()> {
-        use AttributeScope::{Event, Link, Resource, Scope, Span};
-        [Resource, Scope, Span, Event, Link].into_iter().find(|scope| scope.prefix() == prefix).ok_or(())
+        Self::ALL.into_iter().find(|scope| scope.prefix() == prefix).ok_or(())
     }
 }
 
@@ -100,6 +102,9 @@ pub enum AttributeType {
 }
 
 impl AttributeType {
+    /// All of them, in order: at the place of their field in the value struct.
+    pub const ALL: [Self; 4] = [Self::Str, Self::Int, Self::Float, Self::Bool];
+
     /// The Arrow type of a column of such values.
     pub fn data_type(self) -> DataType {
         match self {

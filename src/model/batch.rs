@@ -4,7 +4,10 @@
 //! 400 wire bytes at about that size in memory and in the log; queries and files see the flat shape, which
 //! [`SpanBatch::flat_column`] makes column by column, only for the columns that somebody reads.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use arrow::{
     array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
@@ -14,8 +17,11 @@ use arrow::{
 };
 
 use crate::model::{
+    attributes::AttributeScope,
     gather::gather,
-    promotion::Promotion,
+    keys::AttributeKeys,
+    promotion::{PromotedAttribute, Promotion, promoted_attribute},
+    reshape::{ScopeColumns, reshape},
     schema::{CORE_COLUMNS, Table, column, promoted_field},
 };
 
@@ -56,6 +62,8 @@ pub struct SpanBatch {
     resources: RecordBatch,
     scopes: RecordBatch,
     spans: RecordBatch,
+    /// Made when it is asked for; clones and slices share it.
+    keys: Arc<OnceLock<Arc<AttributeKeys>>>,
 }
 
 impl SpanBatch {
@@ -77,13 +85,17 @@ impl SpanBatch {
                 return Err(BatchError::IndexOutOfBounds { column: name, index, rows });
             }
         }
-        Ok(Self { resources, scopes, spans })
+        Ok(Self::of_tables(resources, scopes, spans))
+    }
+
+    fn of_tables(resources: RecordBatch, scopes: RecordBatch, spans: RecordBatch) -> Self {
+        Self { resources, scopes, spans, keys: Arc::default() }
     }
 
     /// A batch without spans.
     pub fn empty() -> Self {
         let table = |table| RecordBatch::new_empty(table_schema(table, &[]));
-        Self { resources: table(Table::Resources), scopes: table(Table::Scopes), spans: table(Table::Spans) }
+        Self::of_tables(table(Table::Resources), table(Table::Scopes), table(Table::Spans))
     }
 
     /// One row per resource.
@@ -99,6 +111,13 @@ impl SpanBatch {
     /// One row per span.
     pub fn spans(&self) -> &RecordBatch {
         &self.spans
+    }
+
+    /// Which attributes are in the batch, and where. A slice has the list of what it was cut from.
+    ///
+    /// The first call looks at every attribute; the list stays with the batch.
+    pub fn keys(&self) -> Arc<AttributeKeys> {
+        Arc::clone(self.keys.get_or_init(|| Arc::new(AttributeKeys::of_batch(self))))
     }
 
     /// Number of spans.
@@ -124,7 +143,7 @@ impl SpanBatch {
 
     /// `len` spans from `offset` on, with all resources and scopes. Nothing is copied; out of range panics as in Arrow.
     pub fn slice(&self, offset: usize, len: usize) -> Self {
-        Self { resources: self.resources.clone(), scopes: self.scopes.clone(), spans: self.spans.slice(offset, len) }
+        Self { spans: self.spans.slice(offset, len), ..self.clone() }
     }
 
     /// The table that has this flat column, if the batch has it at all.
@@ -178,13 +197,31 @@ impl SpanBatch {
         RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
     }
 
-    /// One batch with the spans of all, in order. Columns that some lack are filled with NULL.
+    /// The same spans with the attributes of `target` in columns, as far as they have a value of the right type, and all
+    /// others in the maps.
+    pub fn promoted_as(&self, target: &Promotion) -> Result<Self, ArrowError> {
+        let resources = reshaped(&self.resources, AttributeScope::Resource, target)?;
+        let scopes = reshaped(&self.scopes, AttributeScope::Scope, target)?;
+        let spans = reshaped(&self.spans, AttributeScope::Span, target)?;
+        Ok(Self::of_tables(resources, scopes, spans))
+    }
+
+    /// The promoted columns that the batch has.
+    pub fn promotion(&self) -> Promotion {
+        let tables = [&self.resources, &self.scopes, &self.spans];
+        Promotion::new(tables.into_iter().flat_map(promoted_fields).filter_map(|field| promoted_attribute(field)))
+    }
+
+    /// One batch with the spans of all, in order. Columns that some lack are filled with NULL; where columns of one name
+    /// have different types, the first batch keeps its own and the values of the others go to the maps.
     pub fn concat(batches: &[Self]) -> Result<Self, BatchError> {
         match batches {
             [] => return Ok(Self::empty()),
             [one] => return Ok(one.clone()),
             _ => {}
         }
+        let batches = with_one_type_per_column(batches)?;
+        let batches = batches.as_ref();
         let resources = concat_table(&batches.iter().map(|batch| &batch.resources), Table::Resources)?;
         let scopes = concat_table(&batches.iter().map(|batch| &batch.scopes), Table::Scopes)?;
         let spans = concat_table(&batches.iter().map(|batch| &batch.spans), Table::Spans)?;
@@ -214,7 +251,7 @@ impl SpanBatch {
             })
             .collect();
         let spans = RecordBatch::try_new(spans.schema(), columns)?;
-        Ok(Self { resources, scopes, spans })
+        Ok(Self::of_tables(resources, scopes, spans))
     }
 }
 
@@ -254,6 +291,40 @@ fn promoted_fields(table: &RecordBatch) -> impl Iterator<Item = &Arc<Field>> {
             && name != column::SCOPE_INDEX
             && !CORE_COLUMNS.iter().any(|core| core.field.name() == name)
     })
+}
+
+/// The table with the attributes of its scope as `target` has them.
+fn reshaped(table: &RecordBatch, scope: AttributeScope, target: &Promotion) -> Result<RecordBatch, ArrowError> {
+    let (Some(map), Some(kind)) = (scope.map_column(), Table::of_scope(scope)) else { return Ok(table.clone()) };
+    let promoted = promoted_fields(table)
+        .filter_map(|field| Some((promoted_attribute(field)?, Arc::clone(table.column_by_name(field.name())?))))
+        .collect();
+    let columns = ScopeColumns { residual: Arc::clone(&table[map]), promoted };
+    let ScopeColumns { residual, promoted } = reshape(scope, columns, target)?;
+    let fields: Vec<_> = promoted.iter().map(|(attribute, _)| Arc::new(promoted_field(attribute))).collect();
+    let schema = table_schema(kind, &fields);
+    let core = schema.fields().len() - promoted.len();
+    let core = schema.fields()[..core].iter().map(|field| match field.name() == map {
+        true => Arc::clone(&residual),
+        false => Arc::clone(&table[field.name().as_str()]),
+    });
+    let columns = core.chain(promoted.into_iter().map(|(_, column)| column)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(table.num_rows()));
+    RecordBatch::try_new_with_options(schema, columns, &options)
+}
+
+fn with_one_type_per_column(batches: &[SpanBatch]) -> Result<Cow<'_, [SpanBatch]>, ArrowError> {
+    let sets: Vec<Promotion> = batches.iter().map(SpanBatch::promotion).collect();
+    let all = Promotion::new(sets.iter().flat_map(|set| set.attributes().iter().cloned()));
+    let agrees = |attribute: &PromotedAttribute| all.of_column(&attribute.column) == Some(attribute);
+    if sets.iter().flat_map(Promotion::attributes).all(agrees) {
+        return Ok(Cow::Borrowed(batches));
+    }
+    let batches = batches.iter().zip(sets).map(|(batch, set)| match set.attributes().iter().all(agrees) {
+        true => Ok(batch.clone()),
+        false => batch.promoted_as(&Promotion::new(set.attributes().iter().filter(|own| agrees(own)).cloned())),
+    });
+    batches.collect::<Result<_, _>>().map(Cow::Owned)
 }
 
 fn concat_table<'a>(

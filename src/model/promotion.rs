@@ -9,9 +9,12 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use arrow::datatypes::Field;
+
 use crate::model::{
     attributes::{AttributeScope, AttributeType},
     key_table::KeyTable,
+    schema::column,
 };
 
 /// One attribute with a column of its own.
@@ -36,6 +39,18 @@ impl PromotedAttribute {
             _ => Arc::from(format!("{}.{key}", scope.prefix())),
         };
         Self { scope, key: Arc::from(key), value_type, column }
+    }
+}
+
+/// Longest name of a promoted column, in bytes.
+const COLUMN_NAME_BYTES_MAX: usize = 128;
+
+impl PromotedAttribute {
+    /// Whether every reader of the table format takes the name of the column. Names differ there by more than case, so
+    /// only ASCII is taken: readers do not agree on the case of other letters.
+    pub fn has_storable_name(&self) -> bool {
+        let storable = |byte: u8| byte.is_ascii_graphic() && !b",;{}()=`\"'\\".contains(&byte);
+        !self.key.is_empty() && self.column.len() <= COLUMN_NAME_BYTES_MAX && self.column.bytes().all(storable)
     }
 }
 
@@ -87,6 +102,29 @@ impl Promotion {
     /// The promoted attribute whose column has this name.
     pub fn of_column(&self, column: &str) -> Option<&PromotedAttribute> {
         self.by_column.get(column).map(|index| &self.attributes[*index])
+    }
+}
+
+/// The attribute that a column of the flat shape stands for. `None` for a core column, and for one whose type no attribute
+/// column has.
+///
+/// The name alone decides, so that a file written under another set of promoted attributes reads right.
+pub fn promoted_attribute(field: &Field) -> Option<PromotedAttribute> {
+    let value_type = AttributeType::ALL.into_iter().find(|value_type| value_type.data_type() == *field.data_type())?;
+    let (scope, key) = attribute_of_column(field.name())?;
+    Some(PromotedAttribute::new(scope, key, value_type))
+}
+
+/// Scope and key of the attribute that a column with this name holds.
+pub(crate) fn attribute_of_column(name: &str) -> Option<(AttributeScope, &str)> {
+    match name {
+        column::SERVICE_NAME => Some((AttributeScope::Resource, "service.name")),
+        column::SERVICE_NAMESPACE => Some((AttributeScope::Resource, "service.namespace")),
+        _ => {
+            let (scope, key) = name.split_once('.')?;
+            let scope: AttributeScope = scope.parse().ok()?;
+            scope.map_column().is_some().then_some((scope, key))
+        }
     }
 }
 
@@ -154,6 +192,7 @@ pub fn standard() -> Arc<Promotion> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::schema;
 
     #[test]
     fn column_names_are_those_of_traceql_but_for_the_service() {
@@ -172,5 +211,15 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), set.attributes().len());
+    }
+
+    #[test]
+    fn every_promoted_column_is_recognised_by_its_name_and_no_core_column_is() {
+        for attribute in standard().attributes() {
+            assert_eq!(promoted_attribute(&schema::promoted_field(attribute)).as_ref(), Some(attribute));
+        }
+        for core in schema::CORE_COLUMNS.iter() {
+            assert_eq!(promoted_attribute(&core.field), None);
+        }
     }
 }

@@ -14,6 +14,8 @@ pub struct QueryLimits {
     pub query_memory_bytes_max: usize,
     /// Most bytes that one query may spill to disk at a time.
     pub query_spill_bytes_max: u64,
+    /// Most memory for the filters of trace ids of files, in bytes.
+    pub trace_filter_bytes_max: usize,
     /// Longest run of a query: waiting, planning and producing the answer. Time that the client takes to accept a
     /// batch does not count.
     pub timeout: Duration,
@@ -59,6 +61,7 @@ impl From<&QuerySettings> for QueryLimits {
             memory_bytes_max,
             query_memory_bytes_max: memory_bytes_max / 2,
             query_spill_bytes_max: 16 << 30,
+            trace_filter_bytes_max: settings.trace_filter_bytes_max.as_usize(),
             timeout: settings.timeout.get(),
             client_idle_max: Duration::from_secs(60),
             result_rows_max: settings.result_rows_max as u64,

@@ -46,7 +46,7 @@ use crate::{
         table_functions::TableFunctions,
         views::{self, View},
     },
-    storage::{scan, store::Store},
+    storage::{scan, store::Store, trace_filters::TraceFilters},
 };
 
 /// The catalogue that all tables are in.
@@ -216,7 +216,8 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
     options.explain.show_schema = false;
     // The planner's and the operators' idea of what can be NULL differ at times; answers do not depend on it.
     options.execution.skip_physical_aggregate_schema_check = true;
-    scan::session_config(SessionConfig::from(options).with_target_partitions(threads))
+    let filters = Arc::new(TraceFilters::new(limits.trace_filter_bytes_max));
+    scan::session_config(SessionConfig::from(options).with_target_partitions(threads).with_extension(filters))
 }
 
 /// A catalogue with these tables in the default schema.

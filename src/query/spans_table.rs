@@ -1,7 +1,7 @@
 //! The base table of a query: one [`ReadView`], as a table.
 //!
-//! The catalogue's statistics of files are checked here, when the query is planned, so that a file that cannot hold an
-//! answer is not even opened. Everything finer (row groups, pages, bloom filters, rows) is the scan's
+//! The catalogue's statistics of files are checked here, when the query is planned, and their filters of trace ids where the
+//! query names traces, so that a file that cannot hold an answer is not even opened. Everything finer (row groups, pages, bloom filters, rows) is the scan's
 //! ([`crate::storage::scan`]).
 
 use std::{
@@ -19,26 +19,40 @@ use datafusion::{
     },
     catalog::{Session, TableProvider},
     common::{Column, Result, ScalarValue, pruning::PruningStatistics},
-    logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
+    logical_expr::{
+        BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType, expr::InList, utils::conjunction,
+    },
     object_store::ObjectStore,
     physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::ExecutionPlan,
 };
 use futures::{
-    FutureExt,
+    FutureExt, StreamExt as _, TryStreamExt as _,
     future::{self, BoxFuture},
+    stream,
 };
 
 use crate::{
     catalog::{LiveFile, StatisticsValue},
     live::ReadView,
-    model::schema::logical_schema,
+    model::{
+        batch::SpanBatch,
+        ids::TraceId,
+        keys::AttributeKeys,
+        schema::{column, logical_schema},
+        time::TimeRange,
+    },
     storage::{
+        footer,
         remote::ReadCounters,
         scan::{self, ScanFile, ScanRequest},
         store::Store,
+        trace_filters::TraceFilters,
     },
 };
+
+/// How many footers are read at once.
+const FOOTER_READS_MAX: usize = 16;
 
 /// What `chrono` counts for 1970-01-01.
 const EPOCH_DAYS_FROM_CE: i32 = 719_163;
@@ -90,22 +104,44 @@ impl SpansTable {
         files.chain(batches).collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
+    /// Every attribute that spans in `range` can have, by scope, with its types: the lists of the files and buffered
+    /// batches that can hold such spans. Footers that were read before are in the session's cache.
+    pub async fn attribute_keys(&self, session: &dyn Session, range: TimeRange) -> Result<AttributeKeys> {
+        let files: Vec<ScanFile> =
+            self.view.files().filter(|file| file.can_hold(range)).map(|file| scan_file(file)).collect();
+        let runtime = session.runtime_env();
+        let lists = files.iter().map(|file| async move {
+            footer::read_keys(runtime, &Store::url(), file).await.map(Option::unwrap_or_default)
+        });
+        let lists: Vec<AttributeKeys> = stream::iter(lists).buffered(FOOTER_READS_MAX).try_collect().await?;
+        let overlaps = |batch: &&SpanBatch| batch.start_time_range().is_some_and(|(min, max)| range.overlaps(min, max));
+        let buffered = self.view.buffered().filter(overlaps).map(SpanBatch::keys);
+        let mut all = AttributeKeys::of_batch(&SpanBatch::empty());
+        lists.iter().for_each(|keys| all.merge(keys));
+        buffered.for_each(|keys| all.merge(&keys));
+        Ok(all)
+    }
+
     fn plan_scan(
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
-        filters: &[Expr],
+        files: &[&LiveFile],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // The scan's table has the partition column behind the columns of this one.
         let all: Vec<usize> = (0..logical_schema().fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
+        self.files_scanned.fetch_add(files.len() as u64, Ordering::Relaxed);
+        let pruned = self.view.files().count() - files.len();
+        self.files_pruned.fetch_add(pruned as u64, Ordering::Relaxed);
         let request = ScanRequest {
             store: Store::url(),
-            files: self.files_for(session, filters)?,
+            files: files.iter().map(|file| scan_file(file)).collect(),
             buffered: self.view.buffered().map(|batch| Arc::new(batch.clone())).collect(),
             projection: Some(projection),
             limit,
+            demand: Some(Arc::clone(self.view.demand())),
         };
         match &self.objects {
             Some(objects) => scan::plan_over(session, &request, Some(Arc::clone(objects))),
@@ -113,14 +149,11 @@ impl SpansTable {
         }
     }
 
-    fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<ScanFile>> {
+    /// The files that can hold rows, by the catalogue's statistics.
+    fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<&LiveFile>> {
         let files: Vec<&LiveFile> = self.view.files().map(AsRef::as_ref).collect();
         let keep = kept(session, &files, filters)?;
-        let kept: Vec<ScanFile> =
-            files.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(file, _)| scan_file(file)).collect();
-        self.files_scanned.fetch_add(kept.len() as u64, Ordering::Relaxed);
-        self.files_pruned.fetch_add((files.len() - kept.len()) as u64, Ordering::Relaxed);
-        Ok(kept)
+        Ok(files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file).collect())
     }
 }
 
@@ -154,8 +187,8 @@ impl TableProvider for SpansTable {
         Ok(scan::supports_filters(filters))
     }
 
-    // What `async_trait` would write, but for the body: planning a scan never waits, and a future that does not hold the
-    // filters spares the compiler seconds of proving that expressions can move between threads.
+    // What `async_trait` would write, but for the body: a future that does not hold the filters spares the compiler
+    // seconds of proving that expressions can move between threads. Planning waits only for filters of trace ids.
     fn scan<'a, 'b, 'c, 'd, 'future>(
         &'a self,
         session: &'b dyn Session,
@@ -170,7 +203,18 @@ impl TableProvider for SpansTable {
         'd: 'future,
         Self: 'future,
     {
-        future::ready(self.plan_scan(session, projection, filters, limit)).boxed()
+        let files = match self.files_for(session, filters) {
+            Ok(files) => files,
+            Err(error) => return future::ready(Err(error)).boxed(),
+        };
+        let Some(ids) = wanted_traces(filters) else {
+            return future::ready(self.plan_scan(session, projection, &files, limit)).boxed();
+        };
+        async move {
+            let files = with_traces(session, self.objects.as_ref(), files, &ids).await?;
+            self.plan_scan(session, projection, &files, limit)
+        }
+        .boxed()
     }
 }
 
@@ -184,6 +228,54 @@ pub(crate) fn scan_file(file: &LiveFile) -> ScanFile {
         rows: file.rows().and_then(|rows| usize::try_from(rows).ok()),
         start_time_range: file.start_range_unix_nano(),
     }
+}
+
+/// The traces that a row has to belong to, where the filters name them.
+fn wanted_traces(filters: &[Expr]) -> Option<Vec<TraceId>> {
+    filters.iter().find_map(traces_of)
+}
+
+/// The traces of which a row that passes the filter has one. Short lists come as alternatives.
+fn traces_of(filter: &Expr) -> Option<Vec<TraceId>> {
+    let id = |expr: &Expr| match expr {
+        Expr::Literal(ScalarValue::FixedSizeBinary(_, Some(bytes)), _) => {
+            <[u8; TraceId::LEN]>::try_from(bytes.as_slice()).ok().map(TraceId::from_bytes)
+        }
+        _ => None,
+    };
+    let is_trace = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == column::TRACE_ID);
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
+            Operator::Eq if is_trace(left) => Some(vec![id(right)?]),
+            Operator::Eq if is_trace(right) => Some(vec![id(left)?]),
+            Operator::And => traces_of(left).or_else(|| traces_of(right)),
+            Operator::Or => Some([traces_of(left)?, traces_of(right)?].concat()),
+            _ => None,
+        },
+        Expr::InList(InList { expr, list, negated: false }) if is_trace(expr) => list.iter().map(id).collect(),
+        _ => None,
+    }
+}
+
+/// Those of the files that can hold one of the traces.
+async fn with_traces<'a>(
+    session: &dyn Session,
+    objects: Option<&Arc<dyn ObjectStore>>,
+    files: Vec<&'a LiveFile>,
+    ids: &[TraceId],
+) -> Result<Vec<&'a LiveFile>> {
+    let Some(filters) = session.config().get_extension::<TraceFilters>() else { return Ok(files) };
+    // Opening the one file costs no more than looking into its filter.
+    if files.len() < 2 {
+        return Ok(files);
+    }
+    let places = files.iter().map(|file| file.trace_filter()).collect();
+    let store = match objects {
+        Some(objects) => Arc::clone(objects),
+        None => session.runtime_env().object_store(Store::url())?,
+    };
+    let can_hold = filters.can_hold(&store, places, ids).await;
+    Ok(files.into_iter().zip(can_hold).filter(|(_, can_hold)| *can_hold).map(|(file, _)| file).collect())
 }
 
 /// Which files can hold a row that passes all filters.

@@ -14,8 +14,9 @@
 //! | `attr_json(m, 'k')` | the same on the residual with `c` put back |
 //! | `m` itself | `attr_assemble(m, 'k', c, ...)` with every promoted column of the scope |
 //!
-//! What the residual can hold is in the footer of a file ([`crate::storage::keys`]). Without it (a buffered batch, a file
-//! that another program rewrote) it can hold everything but values of the type of `c` under `k`, which always go to `c`.
+//! What the residual can hold, a buffered batch says ([`SpanBatch::keys`](crate::model::batch::SpanBatch::keys)), and a
+//! file in its footer. Without such a list, in a file that another program rewrote, it can hold everything.
+//! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links.
 //!
 //! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes.
 //! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
@@ -40,25 +41,27 @@ use datafusion::{
 use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use crate::{
-    functions::{AttrAssemble, AttrFunction, AttrGet},
+    functions::{AttrAssemble, AttrFunction, AttrGet, ItemHas},
     model::{
         attributes::{AttributeScope, AttributeType},
-        promotion::PromotedAttribute,
+        keys::{AttributeKeys, TypeSet},
+        promotion::{PromotedAttribute, attribute_of_column, promoted_attribute},
+        schema::column,
     },
-    storage::{
-        condition::Condition,
-        keys::{FileKeys, KEYS_METADATA, TypeSet},
-        promoted::{attribute_of_column, promoted_attribute},
-    },
+    storage::{condition::Condition, demand::ScanDemand, footer},
 };
 
 /// Makes the rewriting for each file and each buffered batch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AttributeAdapterFactory;
+#[derive(Clone, Debug, Default)]
+pub struct AttributeAdapterFactory {
+    pub(crate) demand: Option<Arc<ScanDemand>>,
+}
 
 impl PhysicalExprAdapterFactory for AttributeAdapterFactory {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
-        Ok(Arc::new(AttributeAdapter::try_new(logical, physical)?))
+        let keys = footer::keys_of_schema(&physical).map(Arc::new);
+        let demand = self.demand.as_ref().map(Arc::clone);
+        Ok(Arc::new(AttributeAdapter::try_new(logical, physical, keys)?.with_demand(demand)))
     }
 }
 
@@ -67,13 +70,14 @@ impl PhysicalExprAdapterFactory for AttributeAdapterFactory {
 pub struct AttributeAdapter {
     physical: SchemaRef,
     promoted: Vec<PromotedAttribute>,
-    keys: Option<FileKeys>,
+    keys: Option<Arc<AttributeKeys>>,
+    demand: Option<Arc<ScanDemand>>,
     rest: DefaultPhysicalExprAdapter,
 }
 
 impl AttributeAdapter {
-    /// The rewriting from one schema to the other. The metadata of the physical one may hold the list of keys of a file.
-    pub fn try_new(logical: SchemaRef, physical: SchemaRef) -> Result<Self> {
+    /// The rewriting from one schema to the other, for rows with these attributes.
+    pub fn try_new(logical: SchemaRef, physical: SchemaRef, keys: Option<Arc<AttributeKeys>>) -> Result<Self> {
         let mut promoted = Vec::new();
         for field in physical.fields() {
             if attribute_of_column(field.name()).is_none() {
@@ -84,9 +88,13 @@ impl AttributeAdapter {
                 None => return exec_err!("attribute column {} has the type {}", field.name(), field.data_type()),
             }
         }
-        let keys = physical.metadata().get(KEYS_METADATA).and_then(|json| FileKeys::from_json(json));
         let rest = DefaultPhysicalExprAdapter::new(logical, Arc::clone(&physical));
-        Ok(Self { physical, promoted, keys, rest })
+        Ok(Self { physical, promoted, keys, demand: None, rest })
+    }
+
+    /// The same, telling which attributes were read.
+    pub(crate) fn with_demand(self, demand: Option<Arc<ScanDemand>>) -> Self {
+        Self { demand, ..self }
     }
 
     fn column(&self, name: &str) -> Result<Arc<dyn PhysicalExpr>> {
@@ -97,13 +105,9 @@ impl AttributeAdapter {
         self.promoted.iter().find(|attribute| attribute.scope == scope && &*attribute.key == key)
     }
 
-    /// The types that the residual map can hold under a key.
+    /// The types that the residual map, or the maps of events or links, can hold under a key.
     fn residual(&self, scope: AttributeScope, key: &str) -> TypeSet {
-        match (&self.keys, self.promoted(scope, key)) {
-            (Some(keys), _) => keys.residual(scope, key),
-            (None, Some(attribute)) => TypeSet::ALL.minus(TypeSet::of(attribute.value_type)),
-            (None, None) => TypeSet::ALL,
-        }
+        self.keys.as_ref().map_or(TypeSet::ALL, |keys| keys.residual(scope, key))
     }
 
     fn attributes(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
@@ -111,6 +115,12 @@ impl AttributeAdapter {
         expr.transform_down(|node| {
             if let Some((get, scope, key)) = get_of_column(&node) {
                 return rewritten(self.get(get, scope, &key, &node)?);
+            }
+            if let Some((scope, key)) = item_has_of_column(&node) {
+                return match self.residual(scope, &key).is_empty() {
+                    true => rewritten(lit(false)),
+                    false => Ok(Transformed::no(node)),
+                };
             }
             let column = node.downcast_ref::<Column>();
             if let Some(scope) = column.and_then(|column| AttributeScope::of_map_column(column.name())) {
@@ -129,6 +139,9 @@ impl AttributeAdapter {
         key: &str,
         call: &Arc<dyn PhysicalExpr>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
+        if let Some(demand) = &self.demand {
+            demand.note(scope, key);
+        }
         let promoted = self.promoted(scope, key);
         let on_map = |map: Arc<dyn PhysicalExpr>| {
             let key = lit(ScalarValue::from(key));
@@ -243,6 +256,19 @@ fn get_of_column(expr: &Arc<dyn PhysicalExpr>) -> Option<(AttrFunction, Attribut
     let scope = AttributeScope::of_map_column(map.downcast_ref::<Column>()?.name())?;
     let key = key.downcast_ref::<Literal>()?.value().try_as_str().flatten()?;
     Some((get, scope, key.to_owned()))
+}
+
+/// `item_has(events, 'key')` or the same of links.
+fn item_has_of_column(expr: &Arc<dyn PhysicalExpr>) -> Option<(AttributeScope, String)> {
+    let call = ScalarFunctionExpr::try_downcast_func::<ItemHas>(expr.as_ref())?;
+    let [list, key] = call.args() else { return None };
+    let scope = match list.downcast_ref::<Column>()?.name() {
+        column::EVENTS => AttributeScope::Event,
+        column::LINKS => AttributeScope::Link,
+        _ => return None,
+    };
+    let key = key.downcast_ref::<Literal>()?.value().try_as_str().flatten()?;
+    Some((scope, key.to_owned()))
 }
 
 fn map_column(scope: AttributeScope) -> Result<&'static str> {

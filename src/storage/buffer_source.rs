@@ -44,6 +44,7 @@ use crate::{
     storage::{
         adapter::AttributeAdapter,
         condition::{Condition, is_not_true},
+        demand::ScanDemand,
         order::date_of,
         scan::table_schema,
     },
@@ -59,6 +60,7 @@ pub(crate) struct BufferSource {
     /// Conjuncts in terms of the table.
     filters: Vec<Arc<dyn PhysicalExpr>>,
     fetch: Option<usize>,
+    demand: Option<Arc<ScanDemand>>,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -74,7 +76,12 @@ impl BufferSource {
         let projected_schema = Arc::new(projection.project_schema(&table_schema())?);
         let partitions = Arc::new(balanced(batches, partitions));
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Self { partitions, projection, projected_schema, filters: Vec::new(), fetch, metrics })
+        Ok(Self { partitions, projection, projected_schema, filters: Vec::new(), fetch, demand: None, metrics })
+    }
+
+    /// The same, telling which attributes were read.
+    pub(crate) fn with_demand(self, demand: Option<Arc<ScanDemand>>) -> Self {
+        Self { demand, ..self }
     }
 
     fn num_batches(&self) -> usize {
@@ -284,7 +291,8 @@ impl OpenBatch {
         let flat = batch.flat_schema();
         let physical: SchemaRef =
             Arc::new(Schema::new(flat.fields().iter().map(Arc::clone).chain([Arc::new(date)]).collect::<Vec<_>>()));
-        let adapter = AttributeAdapter::try_new(table, Arc::clone(&physical))?;
+        let adapter = AttributeAdapter::try_new(table, Arc::clone(&physical), Some(batch.keys()))?
+            .with_demand(source.demand.as_ref().map(Arc::clone));
         let simplifier = PhysicalExprSimplifier::new(&physical);
         let rewrite = |expr: Arc<dyn PhysicalExpr>| simplifier.simplify(adapter.rewrite(expr)?);
         let filter = match source.filters.is_empty() {

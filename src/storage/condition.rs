@@ -24,7 +24,7 @@ use datafusion::{
     },
 };
 
-use crate::model::attributes::AttributeScope;
+use crate::model::{attributes::AttributeScope, schema::column};
 
 /// A predicate of which NULL and false are the same.
 #[derive(Debug)]
@@ -38,7 +38,9 @@ impl Condition {
     pub(crate) fn mark(expr: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
         let contains = |found: fn(&Arc<dyn PhysicalExpr>) -> bool| expr.exists(|node| Ok(found(node))).unwrap_or(true);
         let reads_attributes = contains(|node| {
-            node.downcast_ref::<Column>().is_some_and(|column| AttributeScope::of_map_column(column.name()).is_some())
+            let Some(column) = node.downcast_ref::<Column>() else { return false };
+            let lists = [column::EVENTS, column::LINKS];
+            lists.contains(&column.name()) || AttributeScope::of_map_column(column.name()).is_some()
         });
         if !reads_attributes || contains(|node| node.is::<DynamicFilterPhysicalExpr>()) {
             return Arc::clone(expr);

@@ -1,15 +1,18 @@
 //! Spans at rest: where they lie, how they are written to Parquet, and how files and buffered batches are read as one
 //! table.
 //!
-//! In comes a [`SpanBatch`](crate::model::batch::SpanBatch): [`writer`] sorts its rows ([`order`]), drops promoted columns
-//! without a value, lists the attributes in the footer ([`keys`]) and gives the bytes of one file per UTC day; [`stitch`]
-//! makes one file of several. [`paths`] and [`store`] say where files go, [`remote`] what lies between this process and
-//! a bucket. Out goes an execution plan: [`scan`] reads any mix of such files and of batches that are in no file yet.
+//! In comes a [`SpanBatch`](crate::model::batch::SpanBatch): [`promoter`] chooses which attributes get a column, [`writer`]
+//! sorts the rows ([`order`]), drops promoted columns without a value, lists the attributes in the footer ([`footer`]) and
+//! gives the bytes of one file per UTC day; [`stitch`] makes one file of several. [`paths`] and [`store`] say where files go,
+//! [`remote`] what lies between this process and a bucket. Out goes an execution plan: [`scan`] reads any mix of such files
+//! and of batches that are in no file yet.
 //!
 //! A query is planned on logical columns, where an attribute is an entry of a map; files and batches have promoted columns
 //! of their own choice. [`adapter`] bridges the two, file by file and batch by batch, in predicates and in output columns.
 //! **Promotion never changes an answer**: any query over any division of spans into files and batches, whatever they
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
+//!
+//! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs.
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
@@ -18,15 +21,18 @@ pub mod paths;
 pub mod remote;
 pub mod store;
 
-pub mod keys;
+pub mod footer;
 pub mod order;
-pub mod promoted;
+pub mod promoter;
 pub mod stitch;
 pub mod writer;
 
 pub mod adapter;
+pub mod demand;
 pub mod scan;
+pub mod trace_filters;
 
 mod buffer_source;
 mod condition;
 mod parquet_source;
+mod trace_filter;

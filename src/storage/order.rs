@@ -58,13 +58,6 @@ pub fn days(batch: &SpanBatch) -> Vec<DayRows> {
     days.into_iter().map(|(date, rows)| DayRows { date, rows: sorted(batch, &rows) }).collect()
 }
 
-/// Number of different traces among some rows.
-pub(crate) fn trace_count(batch: &SpanBatch, rows: &[u32]) -> usize {
-    let traces = batch.spans()[column::TRACE_ID].as_fixed_size_binary();
-    // In file order a trace is one run.
-    rows.chunk_by(|a, b| traces.value(*a as usize) == traces.value(*b as usize)).count()
-}
-
 fn sorted(batch: &SpanBatch, rows: &[u32]) -> Vec<u32> {
     let spans = batch.spans();
     let traces = spans[column::TRACE_ID].as_fixed_size_binary();

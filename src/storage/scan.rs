@@ -50,11 +50,16 @@ use crate::{
         batch::SpanBatch,
         schema::{self, column},
     },
-    storage::{adapter::AttributeAdapterFactory, buffer_source::BufferSource, parquet_source::SpanFileSource},
+    storage::{
+        adapter::AttributeAdapterFactory,
+        buffer_source::BufferSource,
+        demand::{KeyDemand, ScanDemand},
+        parquet_source::SpanFileSource,
+    },
 };
 
 /// How much of a file's end is fetched at first, in bytes: the footer of a file of 100 MB fits.
-const FOOTER_BYTES_GUESS: usize = 64 * 1024;
+pub(crate) const FOOTER_BYTES_GUESS: usize = 64 * 1024;
 
 /// Longest list of values, such as trace ids, by which row groups and pages are pruned.
 const PRUNED_IDS_MAX: usize = 1_000;
@@ -84,6 +89,19 @@ pub struct ScanFile {
     pub start_time_range: Option<(i64, i64)>,
 }
 
+impl ScanFile {
+    pub(crate) fn object_meta(&self) -> ObjectMeta {
+        ObjectMeta {
+            location: self.path.clone(),
+            // Files never change, so their path is all that a cache needs.
+            last_modified: chrono::DateTime::UNIX_EPOCH,
+            size: self.size_bytes,
+            e_tag: None,
+            version: None,
+        }
+    }
+}
+
 /// What to read.
 #[derive(Clone, Debug)]
 pub struct ScanRequest<'a> {
@@ -97,6 +115,8 @@ pub struct ScanRequest<'a> {
     pub projection: Option<&'a [usize]>,
     /// At most this many rows are needed, whichever.
     pub limit: Option<usize>,
+    /// Where it is noted which attributes are read, if anywhere.
+    pub demand: Option<Arc<KeyDemand>>,
 }
 
 /// How the filters of a query can be used: all of them for skipping, none of them exactly.
@@ -139,14 +159,18 @@ pub fn plan_over(
         None => (0..table.fields().len()).collect(),
     };
     let partitions = session.config().target_partitions();
+    let demand = request.demand.as_ref().map(|demand| Arc::new(ScanDemand::new(demand)));
     let buffer = match request.buffered.iter().any(|batch| batch.num_spans() > 0) {
-        true => Some(BufferSource::try_new(&request.buffered, &projection, partitions, request.limit)?),
+        true => {
+            let buffer = BufferSource::try_new(&request.buffered, &projection, partitions, request.limit)?;
+            Some(buffer.with_demand(demand.as_ref().map(Arc::clone)))
+        }
         false => None,
     };
     let files = match objects.filter(|_| !request.files.is_empty()) {
         None if !request.files.is_empty() => return internal_err!("files can only be scanned in a store"),
         None => None,
-        Some(objects) => Some(file_source(session, request, projection.clone(), objects)?),
+        Some(objects) => Some(file_source(session, request, projection.clone(), (objects, demand))?),
     };
     let source: Arc<dyn DataSource> = match (files, buffer) {
         (Some(files), Some(buffer)) => Arc::new(SpanSource { files, buffer: Arc::new(buffer) }),
@@ -161,7 +185,7 @@ fn file_source(
     session: &dyn Session,
     request: &ScanRequest<'_>,
     projection: Vec<usize>,
-    objects: Arc<dyn ObjectStore>,
+    (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
     let readers = CachedParquetFileReaderFactory::new(objects, metadata_cache);
@@ -177,22 +201,14 @@ fn file_source(
         .with_file_groups(groups)
         .with_projection_indices(Some(projection))?
         .with_limit(request.limit)
-        .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory)))
+        .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand })))
         .build();
     Ok(Arc::new(config))
 }
 
 fn partitioned_file(file: &ScanFile) -> PartitionedFile {
-    let meta = ObjectMeta {
-        location: file.path.clone(),
-        // Files never change, so their path is all that a cache needs.
-        last_modified: chrono::DateTime::UNIX_EPOCH,
-        size: file.size_bytes,
-        e_tag: None,
-        version: None,
-    };
-    let partitioned =
-        PartitionedFile::new_from_meta(meta).with_partition_values(vec![ScalarValue::Date32(Some(file.date))]);
+    let partitioned = PartitionedFile::new_from_meta(file.object_meta())
+        .with_partition_values(vec![ScalarValue::Date32(Some(file.date))]);
     let Some((min, max)) = file.start_time_range else { return partitioned };
     let mut statistics = Statistics::new_unknown(TABLE.file_schema());
     statistics.num_rows = file.rows.map_or(Precision::Absent, Precision::Exact);

@@ -10,13 +10,17 @@
 //!                                                        2       2      2               (NULLs)
 //! ```
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use arrow::{array::new_null_array, datatypes::Schema};
+use arrow::{
+    array::{Array, AsArray, new_null_array},
+    datatypes::Schema,
+};
 use bytes::Bytes;
 use parquet::{
     arrow::{
-        ArrowWriter,
+        ArrowWriter, ProjectionMask,
+        arrow_reader::ParquetRecordBatchReaderBuilder,
         arrow_writer::{ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves},
     },
     basic::{Compression, ZstdLevel},
@@ -32,13 +36,15 @@ use parquet::{
 
 use crate::{
     model::{
+        keys::AttributeKeys,
         promotion::PromotedAttribute,
-        schema::{CORE_COLUMNS, promoted_field},
+        schema::{CORE_COLUMNS, column, promoted_field},
     },
     storage::{
-        keys::{FileKeys, KEYS_METADATA},
+        footer::{SORT_METADATA, VERSION_METADATA},
         order::SORT_ORDER,
-        writer::{ColumnRange, FORMAT_VERSION, SORT_METADATA, VERSION_METADATA, WriteError, WrittenFile},
+        trace_filter::TraceFilterBuilder,
+        writer::{ColumnRange, FORMAT_VERSION, WriteError, WrittenFile, end_of_file},
     },
 };
 
@@ -55,7 +61,8 @@ pub fn stitch(mut parts: Vec<WrittenFile>) -> Result<WrittenFile, WriteError> {
     let Some(first) = parts.first() else { return Err(general("no parts to stitch")) };
     let date = first.date;
     let promoted = promoted_of(&parts)?;
-    let keys = parts.iter().skip(1).fold(first.keys.clone(), |all, part| all.union(&part.keys));
+    let mut keys = first.keys.clone();
+    parts.iter().skip(1).for_each(|part| keys.merge(&part.keys));
     let ranges = ranges_of(&parts);
     let rows = parts.iter().map(|part| part.rows).sum();
 
@@ -65,7 +72,8 @@ pub fn stitch(mut parts: Vec<WrittenFile>) -> Result<WrittenFile, WriteError> {
         // The part's bytes go when its groups have been copied.
         out.append(&part.bytes)?;
     }
-    Ok(WrittenFile { bytes: out.finish(&keys)?, rows, date, ranges, promoted, keys })
+    let (bytes, traces) = out.finish(&keys)?;
+    Ok(WrittenFile { bytes, rows, date, ranges, promoted, keys, traces })
 }
 
 fn promoted_of(parts: &[WrittenFile]) -> Result<Vec<PromotedAttribute>, WriteError> {
@@ -101,6 +109,7 @@ struct Output {
     file: SerializedFileWriter<Vec<u8>>,
     factory: ArrowRowGroupWriterFactory,
     groups: usize,
+    traces: TraceFilterBuilder,
 }
 
 impl Output {
@@ -115,10 +124,11 @@ impl Output {
         let options = ArrowWriterOptions::new().with_properties(properties);
         let writer = ArrowWriter::try_new_with_options(Vec::with_capacity(bytes_max), Arc::clone(&schema), options)?;
         let (file, factory) = writer.into_serialized_writer()?;
-        Ok(Self { schema, file, factory, groups: 0 })
+        Ok(Self { schema, file, factory, groups: 0, traces: TraceFilterBuilder::default() })
     }
 
     fn append(&mut self, bytes: &Bytes) -> Result<(), WriteError> {
+        self.add_traces(bytes)?;
         let metadata =
             ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required).parse_and_finish(bytes)?;
         for (index, group) in metadata.row_groups().iter().enumerate() {
@@ -147,15 +157,24 @@ impl Output {
         Ok(())
     }
 
-    fn finish(mut self, keys: &FileKeys) -> Result<Bytes, WriteError> {
-        for (key, value) in [
-            (VERSION_METADATA, FORMAT_VERSION.to_string()),
-            (SORT_METADATA, SORT_ORDER.to_owned()),
-            (KEYS_METADATA, keys.to_json()),
-        ] {
+    fn add_traces(&mut self, bytes: &Bytes) -> Result<(), WriteError> {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?;
+        let ids = ProjectionMask::columns(builder.parquet_schema(), [column::TRACE_ID]);
+        for rows in builder.with_projection(ids).build()? {
+            let rows = rows?;
+            let ids =
+                rows.column(0).as_fixed_size_binary_opt().ok_or_else(|| general("trace ids have another type"))?;
+            (0..ids.len()).for_each(|row| self.traces.add(ids.value(row)));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, keys: &AttributeKeys) -> Result<(Bytes, Option<Range<u64>>), WriteError> {
+        for (key, value) in [(VERSION_METADATA, FORMAT_VERSION.to_string()), (SORT_METADATA, SORT_ORDER.to_owned())] {
             self.file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
-        Ok(Bytes::from(self.file.into_inner()?))
+        let traces = end_of_file(&mut self.file, self.traces, keys)?;
+        Ok((Bytes::from(self.file.into_inner()?), traces))
     }
 }
 

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 
 use arrow::util::pretty::pretty_format_batches;
-use datafusion::prelude::SessionContext;
+use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 use object_store::{ObjectStore, memory::InMemory};
-use tracehouse::model::{
-    batch::SpanBatch,
-    builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
-    ids::{SpanId, TraceId},
-    promotion::standard,
+use tracehouse::{
+    functions::ItemHas,
+    model::{
+        batch::SpanBatch,
+        builder::{Attribute, EventFields, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
+        ids::{SpanId, TraceId},
+        promotion::standard,
+    },
 };
 
 use crate::span_table::{StoredTable, context, store_url, write};
@@ -47,7 +50,10 @@ fn batch(first: u64, extra: &str) -> SpanBatch {
             Attribute { key: "user.id", value: Value::Str(&user) },
             Attribute { key: extra, value: Value::Int(n as i64) },
         ];
-        builder.push_span((resource, scope), &span, &attributes, [].into_iter(), [].into_iter()).unwrap();
+        let on_event = [Attribute { key: extra, value: Value::Str("x") }];
+        let event = EventFields { time_unix_nano: n, name: "e", attributes: &on_event, dropped_attributes_count: 0 };
+        let events = (n == first).then_some(event).into_iter();
+        builder.push_span((resource, scope), &span, &attributes, events, [].into_iter()).unwrap();
     }
     builder.finish().unwrap()
 }
@@ -67,6 +73,7 @@ async fn files() -> SessionContext {
     files.extend(write(store.as_ref(), "second", &batch(SPANS, "only.second")).await);
     let context = context(1, 8192);
     context.register_object_store(store_url().as_ref(), store);
+    context.register_udf(ScalarUDF::from(ItemHas::default()));
     context.register_table("t", Arc::new(StoredTable { files, buffered: Vec::new() })).unwrap();
     context
 }
@@ -140,6 +147,14 @@ async fn a_file_without_the_key_is_skipped() {
     // Of another type than any that occurs.
     let wrong_type = "attr_bool(span_attributes, 'only.first')";
     check(wrong_type, Expected { rows: 0, row_groups: [0, 0], page_rows: "0" }).await;
+}
+
+#[tokio::test]
+async fn a_file_whose_events_lack_the_key_is_skipped() {
+    check("item_has(events, 'only.first')", Expected { rows: 1, row_groups: [1, 1], page_rows: "0" }).await;
+    check("item_has(links, 'only.first')", Expected { rows: 0, row_groups: [0, 0], page_rows: "0" }).await;
+    let anywhere = "item_has(events, 'only.second') AND attr_exists(span_attributes, 'only.first')";
+    check(anywhere, Expected { rows: 0, row_groups: [0, 0], page_rows: "0" }).await;
 }
 
 #[tokio::test]

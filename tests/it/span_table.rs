@@ -17,7 +17,7 @@ use tracehouse::{
     model::batch::SpanBatch,
     storage::{
         scan::{self, ScanFile, ScanRequest, table_schema},
-        writer::write_files,
+        writer::{WrittenFile, write_files},
     },
 };
 
@@ -51,6 +51,7 @@ impl TableProvider for StoredTable {
             buffered: self.buffered.clone(),
             projection: projection.map(Vec::as_slice),
             limit,
+            demand: None,
         };
         scan::plan(session, &request)
     }
@@ -77,11 +78,16 @@ pub(crate) fn context(partitions: usize, batch_rows: usize) -> SessionContext {
 pub(crate) async fn write(store: &dyn ObjectStore, folder: &str, batch: &SpanBatch) -> Vec<ScanFile> {
     let mut files = Vec::new();
     for file in write_files(batch).unwrap() {
-        let path = Path::from(format!("{folder}/date={}.parquet", file.date));
-        let size_bytes = file.bytes.len() as u64;
-        store.put(&path, file.bytes.into()).await.unwrap();
-        let start_time_range = Some((file.ranges[0].min, file.ranges[0].max));
-        files.push(ScanFile { path, size_bytes, date: file.date, rows: Some(file.rows), start_time_range });
+        files.push(put(store, folder, file).await);
     }
     files
+}
+
+/// Puts a file into a folder of a store.
+pub(crate) async fn put(store: &dyn ObjectStore, folder: &str, file: WrittenFile) -> ScanFile {
+    let path = Path::from(format!("{folder}/date={}.parquet", file.date));
+    let size_bytes = file.bytes.len() as u64;
+    store.put(&path, file.bytes.into()).await.unwrap();
+    let start_time_range = Some((file.ranges[0].min, file.ranges[0].max));
+    ScanFile { path, size_bytes, date: file.date, rows: Some(file.rows), start_time_range }
 }

@@ -14,9 +14,9 @@ use crate::{
     error::{Error, ErrorKind, Result},
     model::{
         batch::{SpanBatch, table_schema},
+        promotion::promoted_attribute,
         schema::{CORE_COLUMNS, Table, column},
     },
-    storage::promoted::promoted_attribute,
 };
 
 /// Different spans with one id and start that each further one is compared with. More of them are broken or hostile, and

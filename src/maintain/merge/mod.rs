@@ -37,7 +37,7 @@ use crate::{
         order::DayRows,
         stitch::stitch,
         store::Store,
-        writer::{self, ROW_GROUP_ROWS_MAX, WrittenFile},
+        writer::{self, ROW_GROUP_ROWS_MAX, WriteError, WrittenFile},
     },
 };
 
@@ -126,5 +126,7 @@ async fn plan(inputs: &[Input]) -> Result<Runs> {
 fn write(batch: &crate::model::batch::SpanBatch) -> Result<Option<WrittenFile>> {
     let Some((first, _)) = batch.start_time_range() else { return Ok(None) };
     let day = DayRows { date: crate::storage::order::date_of(first), rows: (0..batch.num_spans() as u32).collect() };
-    Ok(Some(writer::write_file(batch, &day)?))
+    // What some inputs have in a column and others in their maps is in the column from now on.
+    let batch = batch.promoted_as(&batch.promotion()).map_err(WriteError::from)?;
+    Ok(Some(writer::write_file(&batch, &day)?))
 }

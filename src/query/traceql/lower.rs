@@ -16,7 +16,7 @@ use crate::{
     traceql::{
         ast::{Attribute, ComparisonOp, FieldName, Intrinsic, Scope},
         literal::Literal,
-        plan::{Condition, Pattern, Value},
+        plan::{Condition, Dynamic, Pattern, Value},
     },
 };
 
@@ -71,8 +71,35 @@ fn list_filter(condition: &Condition) -> Expr {
             let without = direct.and(Expr::Not(Box::new(in_lists.clone())));
             without.or(in_lists.and(matches::call(condition)))
         }
-        None => matches::call(condition),
+        None => needed_items(condition).into_iter().fold(matches::call(condition), |all, needed| needed.and(all)),
     }
+}
+
+/// What has to hold for a condition on events and links besides itself: that they have the keys without which it is
+/// false. Files without such a key are not read.
+fn needed_items(condition: &Condition) -> Vec<Expr> {
+    let parts = match condition {
+        Condition::And(parts) => parts.as_slice(),
+        single => std::slice::from_ref(single),
+    };
+    parts.iter().filter_map(needed_item).collect()
+}
+
+fn needed_item(condition: &Condition) -> Option<Expr> {
+    let mut lists = Vec::new();
+    condition.for_each_field(&mut |name| {
+        lists.push(match name {
+            FieldName::Attribute(Attribute { scope: Scope::Event, key, .. }) => Some((column::EVENTS, key.clone())),
+            FieldName::Attribute(Attribute { scope: Scope::Link, key, .. }) => Some((column::LINKS, key.clone())),
+            _ => None,
+        });
+    });
+    let lists: Vec<(&str, String)> = lists.into_iter().collect::<Option<_>>()?;
+    let without = |is_root| condition.holds(&|_| Dynamic::Missing, is_root);
+    if without(true) || without(false) {
+        return None;
+    }
+    lists.iter().map(|(list, key)| nested::exists(list, key)).reduce(Expr::or)
 }
 
 /// The condition without regard to events and links, if DataFusion's operators can express it.

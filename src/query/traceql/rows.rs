@@ -146,10 +146,6 @@ impl<'a> Lists<'a> {
         Ok(Self { list, items, attributes, keys, values: Values::try_new(values.columns())? })
     }
 
-    pub(in crate::query) fn num_rows(self) -> usize {
-        self.list.len()
-    }
-
     /// The items of a row, as positions among all items.
     pub(in crate::query) fn items(self, row: usize) -> std::ops::Range<usize> {
         if self.list.is_null(row) {

@@ -1,0 +1,174 @@
+//! Spans to Parquet.
+//!
+//! ```text
+//! rows     those of one UTC day, in the order of `order`
+//! columns  model::schema's core columns, then the promoted columns that hold a value, by name; `date` is not among them
+//! groups   131,072 rows; pages up to 8,192 rows; page index for all of them
+//! codec    zstd 1
+//! ids      plain, without dictionary
+//! blooms   in each row group: trace_id, and promoted texts of which most differ
+//! start    delta; duration: byte stream split; other columns: dictionary
+//! stats    row groups and pages of scalar columns; none on the leaves of maps and lists, nor on span ids, where
+//!          they never prune, nor on columns of doubles with a NaN, where they would prune too much
+//! traces   behind the row groups, a filter of their ids: `trace_filter`
+//! footer   version, sort order, attributes: `footer`
+//! ```
+//!
+//! A file is written once and never changed; whoever lists it in the table owns its deletion. A torn file has no footer and
+//! is in no table.
+
+mod gather;
+mod layout;
+
+use arrow::{
+    array::{AsArray, UInt32Array},
+    error::ArrowError,
+};
+use bytes::Bytes;
+use parquet::{
+    arrow::{
+        ArrowWriter,
+        arrow_writer::{ArrowWriterOptions, compute_leaves},
+    },
+    errors::ParquetError,
+    file::{metadata::KeyValue, writer::SerializedFileWriter},
+};
+use std::{io::Write, ops::Range, sync::Arc};
+
+use self::{
+    gather::Gather,
+    layout::{Layout, file_schema},
+};
+use crate::{
+    model::{
+        batch::SpanBatch,
+        keys::{AttributeKeys, KeyCollectors},
+        promotion::PromotedAttribute,
+        schema::column,
+    },
+    storage::{
+        footer::KEYS_METADATA,
+        order::{self, DayRows},
+        trace_filter::TraceFilterBuilder,
+    },
+};
+
+/// The number of the layout above.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Rows of a row group.
+pub const ROW_GROUP_ROWS_MAX: usize = 131_072;
+
+/// The columns of which a file's statistics are recorded: exactly these, for every file.
+pub const STATS_COLUMNS: [&str; 2] = [column::START_TIME, column::DURATION];
+
+/// Why spans could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Gathering rows failed.
+    #[error("cannot gather the rows of a file: {0}")]
+    Gather(#[from] ArrowError),
+    /// Encoding failed.
+    #[error("cannot encode a parquet file: {0}")]
+    Encode(#[from] ParquetError),
+}
+
+impl From<WriteError> for crate::error::Error {
+    fn from(error: WriteError) -> Self {
+        Self::new(crate::error::ErrorKind::Internal, error.to_string()).with_source(error)
+    }
+}
+
+/// The range of values of a column in a file; none of [`STATS_COLUMNS`] is ever NULL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnRange {
+    /// The column.
+    pub column: &'static str,
+    /// The smallest value.
+    pub min: i64,
+    /// The largest value.
+    pub max: i64,
+}
+
+/// A file, complete and in memory.
+#[derive(Clone, Debug)]
+pub struct WrittenFile {
+    /// Its content.
+    pub bytes: Bytes,
+    /// Number of spans.
+    pub rows: usize,
+    /// Its partition: days since the Unix epoch.
+    pub date: i32,
+    /// Ranges of [`STATS_COLUMNS`], in that order.
+    pub ranges: Vec<ColumnRange>,
+    /// The promoted columns that it has.
+    pub promoted: Vec<PromotedAttribute>,
+    /// The attributes that it holds.
+    pub keys: AttributeKeys,
+    /// Where in it the filter of its traces is, for [`TRACES_TAG`](crate::storage::trace_filters::TRACES_TAG).
+    pub traces: Option<Range<u64>>,
+}
+
+/// Writes one file for each day on which spans of the batch start.
+pub fn write_files(batch: &SpanBatch) -> Result<Vec<WrittenFile>, WriteError> {
+    order::days(batch).iter().map(|day| write_file(batch, day)).collect()
+}
+
+/// Writes the file of one day; `day` comes from [`order::days`] of the same batch.
+pub fn write_file(batch: &SpanBatch, day: &DayRows) -> Result<WrittenFile, WriteError> {
+    let rows = UInt32Array::from(day.rows.clone());
+    let gather = Gather::new(batch, &rows)?;
+    let promoted = gather.promoted()?;
+    let mut collectors = KeyCollectors::default();
+    collectors.add_batch(batch, &day.rows);
+    let keys = collectors.finish();
+    let schema = file_schema(&promoted);
+    let with_bloom = gather.with_many_values(&promoted);
+    let layout = Layout {
+        promoted: &promoted,
+        with_nan: &gather.with_nan(&promoted),
+        with_bloom: &with_bloom,
+        group_rows_max: rows.len(),
+    };
+    let options = ArrowWriterOptions::new().with_properties(layout.properties()?);
+    let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options)?;
+    let (mut file, factory) = writer.into_serialized_writer()?;
+    for (index, start) in (0..rows.len()).step_by(ROW_GROUP_ROWS_MAX).enumerate() {
+        let group_rows = rows.slice(start, ROW_GROUP_ROWS_MAX.min(rows.len() - start));
+        let gather = Gather::new(batch, &group_rows)?;
+        let mut columns = factory.create_column_writers(index)?.into_iter();
+        let mut group = file.next_row_group()?;
+        // Column by column, so that one gathered column at a time is in memory.
+        for field in schema.fields() {
+            let values = gather.column(field.name())?;
+            for leaf in compute_leaves(field, &values)? {
+                let Some(mut writer) = columns.next() else {
+                    return Err(ParquetError::General("more leaves than columns".into()).into());
+                };
+                writer.write(&leaf)?;
+                writer.close()?.append_to_row_group(&mut group)?;
+            }
+        }
+        group.close()?;
+    }
+    let mut traces = TraceFilterBuilder::default();
+    let ids = batch.spans()[column::TRACE_ID].as_fixed_size_binary();
+    day.rows.iter().for_each(|row| traces.add(ids.value(*row as usize)));
+    let traces = end_of_file(&mut file, traces, &keys)?;
+    let bytes = Bytes::from(file.into_inner()?);
+    let ranges = STATS_COLUMNS.iter().map(|column| gather.range(column)).collect::<Result<_, _>>()?;
+    Ok(WrittenFile { bytes, rows: rows.len(), date: day.date, ranges, promoted, keys, traces })
+}
+
+/// Writes what comes behind the row groups, the footer apart. Returns where the filter of traces is.
+pub(super) fn end_of_file<W: Write + Send>(
+    file: &mut SerializedFileWriter<W>,
+    traces: TraceFilterBuilder,
+    keys: &AttributeKeys,
+) -> Result<Option<Range<u64>>, WriteError> {
+    file.append_key_value_metadata(KeyValue::new(KEYS_METADATA.to_owned(), keys.to_json()));
+    let Some(filter) = traces.finish() else { return Ok(None) };
+    let start = file.bytes_written() as u64;
+    file.write_all(&filter).map_err(|cause| ParquetError::External(Box::new(cause)))?;
+    Ok(Some(start..start + filter.len() as u64))
+}
