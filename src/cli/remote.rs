@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use url::Url;
 
 use super::ask::Answer;
-use crate::query::{Explain, QueryKind, TraceQlQuery};
+use crate::query::{Explain, MetricsQuery, QueryKind, TraceQlQuery};
 
 /// How long a server has to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,6 +47,12 @@ impl Remote {
                 }
                 format!("{}{}", search.explain.map(Explain::words).unwrap_or_default(), search.text)
             }
+            QueryKind::Metrics(metrics) => {
+                for (name, value) in metrics_headers(&metrics) {
+                    self.client.set_header(name, value);
+                }
+                format!("{}{}", metrics.explain.map(Explain::words).unwrap_or_default(), metrics.text)
+            }
             QueryKind::TraceById(_) => bail!("a server is asked for a trace by SQL"),
         };
         let info = self.client.execute(text, None).await.map_err(server_error)?;
@@ -75,6 +81,15 @@ fn search_headers(search: &TraceQlQuery) -> Vec<(&'static str, String)> {
     ];
     headers.extend(search.limit.map(|limit| ("x-tracehouse-limit", limit.to_string())));
     headers.extend(search.spans_per_trace.map(|spans| ("x-tracehouse-spans-per-trace", spans.to_string())));
+    headers
+}
+
+/// The same for time series.
+fn metrics_headers(metrics: &MetricsQuery) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("x-tracehouse-language", "traceql".to_owned())];
+    headers.extend(metrics.start_unix_nano.map(|start| ("x-tracehouse-start", start.to_string())));
+    headers.extend(metrics.end_unix_nano.map(|end| ("x-tracehouse-end", end.to_string())));
+    headers.extend(metrics.step_nano.map(|step| ("x-tracehouse-step", step.to_string())));
     headers
 }
 

@@ -12,7 +12,8 @@ use crate::{
     clock::{Clock, SystemClock},
     config::HumanDuration,
     model::time::TimeRange,
-    query::{Explain, QueryKind, TraceQlQuery},
+    query::{Explain, MetricsQuery, QueryKind, TraceQlQuery},
+    traceql,
 };
 
 /// Arguments of `tracehouse traceql`.
@@ -21,7 +22,8 @@ pub(super) struct TraceqlArgs {
     /// The query; - reads it from standard input.
     #[arg(value_name = "TRACEQL")]
     query: String,
-    /// Searches from this long ago until now, such as 1h; without it and --start, all time.
+    /// Looks from this long ago until now, such as 1h; without it and --start, a search is over all time and metrics
+    /// are over the last hour.
     #[arg(long, value_name = "TIME", conflicts_with_all = ["start", "end"])]
     since: Option<HumanDuration>,
     /// First moment, such as 2026-01-31T12:00:00Z.
@@ -36,7 +38,10 @@ pub(super) struct TraceqlArgs {
     /// Most spans that are shown per trace; without it, the server's default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     spans_per_trace: Option<u32>,
-    /// Answers with the plan of the search.
+    /// Time between samples of metrics, such as 30s; without it, about 240 samples are shown.
+    #[arg(long, value_name = "TIME")]
+    step: Option<HumanDuration>,
+    /// Answers with the plan of the query.
     #[arg(long)]
     explain: bool,
     /// Runs the search, and answers with the plan and what each operator did.
@@ -49,8 +54,31 @@ pub(super) struct TraceqlArgs {
 }
 
 pub(super) fn run(args: &TraceqlArgs) -> anyhow::Result<()> {
-    let query = search(args, query_text(&args.query)?, SystemClock.now_unix_nano());
-    ask(&args.target, QueryKind::TraceQl(query), &args.output)
+    let (text, now) = (query_text(&args.query)?, SystemClock.now_unix_nano());
+    let query = match traceql::is_metrics(&text) {
+        true => QueryKind::Metrics(metrics(args, text, now)),
+        false => QueryKind::TraceQl(search(args, text, now)),
+    };
+    ask(&args.target, query, &args.output)
+}
+
+fn explain(args: &TraceqlArgs) -> Option<Explain> {
+    match (args.explain, args.analyze) {
+        (_, true) => Some(Explain::Analyze),
+        (true, false) => Some(Explain::Plan),
+        (false, false) => None,
+    }
+}
+
+fn metrics(args: &TraceqlArgs, text: String, now_unix_nano: i64) -> MetricsQuery {
+    let since = args.since.map(|since| now_unix_nano.saturating_sub(since.as_nanos()));
+    MetricsQuery {
+        start_unix_nano: args.start.or(since),
+        end_unix_nano: args.end,
+        step_nano: args.step.map(|step| step.as_nanos()),
+        explain: explain(args),
+        ..MetricsQuery::new(text)
+    }
 }
 
 fn search(args: &TraceqlArgs, text: String, now_unix_nano: i64) -> TraceQlQuery {
@@ -59,17 +87,12 @@ fn search(args: &TraceqlArgs, text: String, now_unix_nano: i64) -> TraceQlQuery 
         Some(since) => TimeRange::new(now_unix_nano.saturating_sub(since.as_nanos()), i64::MAX),
         None => TimeRange::new(args.start.unwrap_or(i64::MIN), args.end.unwrap_or(i64::MAX)),
     };
-    let explain = match (args.explain, args.analyze) {
-        (_, true) => Some(Explain::Analyze),
-        (true, false) => Some(Explain::Plan),
-        (false, false) => None,
-    };
     let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     TraceQlQuery {
         range,
         limit: args.limit.map(number),
         spans_per_trace: args.spans_per_trace.map(number),
-        explain,
+        explain: explain(args),
         ..TraceQlQuery::new(text)
     }
 }

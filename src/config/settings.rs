@@ -316,6 +316,16 @@ section! {
         pub search_spans_default: usize = 3,
         /// Most spans shown per trace in a search answer.
         pub search_spans_max: usize = 100,
+        /// Most samples of one series in a TraceQL metrics answer: range by step.
+        pub metrics_intervals_max: usize = 10_000,
+        /// Most series in a TraceQL metrics answer; more are cut off and the answer is marked partial.
+        pub metrics_series_max: usize = 10_000,
+        /// Most samples of all series of a TraceQL metrics function together: series by intervals.
+        pub metrics_samples_max: usize = 10_000_000,
+        /// Most exemplars in a TraceQL metrics answer.
+        pub metrics_exemplars_max: usize = 100,
+        /// How long before now TraceQL metrics end; 0s counts every acknowledged span.
+        pub metrics_end_cutoff: HumanDuration = HumanDuration::seconds(0),
     }
 }
 

@@ -26,7 +26,8 @@ use crate::{
         failure,
         limits::QueryLimits,
         memory::{ProcessMemory, QueryPool},
-        request::{AnswerForm, Explain, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+        metrics::{self, MetricsRun},
+        request::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
         run::{Account, Planned, Run, Work},
         sandbox::{self, CheckedStatement},
         search::{
@@ -252,6 +253,14 @@ impl Parts {
             let work = Work::Search(Box::new(rounds));
             return Ok(Planned { work, base, session, pool, schema, form, collapse: None });
         }
+        if let QueryKind::Metrics(query) = &request.kind
+            && query.explain.is_none()
+        {
+            let metrics = self.metrics(query, &base, &session, form)?;
+            let schema = in_form(&metrics::answer_schema(form), form);
+            let work = Work::Metrics(Box::new(metrics));
+            return Ok(Planned { work, base, session, pool, schema, form, collapse: None });
+        }
         let logical = self.logical(request, &base, &session).await?;
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
         let schema = in_form(optimized.schema().as_arrow(), form);
@@ -272,6 +281,11 @@ impl Parts {
             QueryKind::TraceQl(query) if query.explain.is_none() => {
                 self.search(query)?;
                 let schema = in_form(&search::answer_schema(), request.form);
+                return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
+            }
+            QueryKind::Metrics(query) if query.explain.is_none() => {
+                self.metrics(query, &base, &session, request.form)?;
+                let schema = in_form(&metrics::answer_schema(request.form), request.form);
                 return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
             }
             _ => self.logical(request, &base, &session).await?,
@@ -298,6 +312,12 @@ impl Parts {
                 bind(plan, query)
             }
             QueryKind::TraceById(query) => trace::plan(query, base).map_err(|error| failure::from_datafusion(&error)),
+            QueryKind::Metrics(query) => {
+                let metrics = self.metrics(query, base, session, request.form)?;
+                metrics
+                    .explained(query.explain.unwrap_or(Explain::Plan))
+                    .map_err(|error| failure::from_datafusion(&error))
+            }
             // Running a search is more than one plan; the first stands for them.
             QueryKind::TraceQl(query) => {
                 let search = self.search(query)?;
@@ -309,6 +329,19 @@ impl Parts {
                     .map_err(|error| failure::from_datafusion(&error))
             }
         }
+    }
+
+    /// Checks a TraceQL metrics query.
+    fn metrics(
+        &self,
+        query: &MetricsQuery,
+        base: &Arc<dyn TableProvider>,
+        session: &SessionState,
+        form: AnswerForm,
+    ) -> Result<MetricsRun> {
+        sandbox::check_text_length(&query.text, &self.limits)?;
+        let now = self.clock.now_unix_nano();
+        MetricsRun::try_new(query, now, &self.limits, Arc::clone(base), session.clone(), form)
     }
 
     /// Checks and lowers a TraceQL search.

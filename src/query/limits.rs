@@ -46,6 +46,16 @@ pub struct QueryLimits {
     pub search_spans_default: usize,
     /// Most spans shown per trace in a search answer.
     pub search_spans_max: usize,
+    /// Most samples of a series.
+    pub metrics_intervals_max: usize,
+    /// Most series in a metrics answer.
+    pub metrics_series_max: usize,
+    /// Most samples of all series of a metrics function together.
+    pub metrics_samples_max: usize,
+    /// Most exemplars in a metrics answer.
+    pub metrics_exemplars_max: usize,
+    /// How long before now metrics end, in nanoseconds; 0 for no such cut.
+    pub metrics_end_cutoff_nano: i64,
 }
 
 impl Default for QueryLimits {
@@ -76,6 +86,11 @@ impl From<&QuerySettings> for QueryLimits {
             search_limit_max: settings.search_limit_max,
             search_spans_default: settings.search_spans_default,
             search_spans_max: settings.search_spans_max,
+            metrics_intervals_max: settings.metrics_intervals_max,
+            metrics_series_max: settings.metrics_series_max,
+            metrics_samples_max: settings.metrics_samples_max,
+            metrics_exemplars_max: settings.metrics_exemplars_max,
+            metrics_end_cutoff_nano: settings.metrics_end_cutoff.as_nanos(),
         }
     }
 }

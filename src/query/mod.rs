@@ -1,12 +1,13 @@
 //! The query engine: requests come in, streams of Arrow batches go out.
 //!
 //! Every front end builds a [`QueryRequest`] and renders the [`QueryStream`] that [`QueryEngine::execute`] answers with;
-//! none of them plans. A request is SQL, TraceQL or a trace id, for one tenant, under limits:
+//! none of them plans. A request is SQL, TraceQL, TraceQL metrics or a trace id, for one tenant, under limits:
 //!
 //! ```text
 //!  QueryRequest -> admission -> one base table (the tenant's data at one moment)
 //!     Sql       -> sandbox: one read-only statement -> DataFusion's planner over views
 //!     TraceQl   -> parse, check, lower              -> a plan on the base table
+//!     Metrics   -> parse, check, lower              -> plans on the base table, series out of their rows
 //!     TraceById                                     -> a plan on the base table
 //!  plan -> optimize -> run on threads of its own -> batches, limits, statistics -> QueryStream
 //! ```
@@ -30,6 +31,7 @@ mod views;
 
 mod functions;
 mod matching;
+mod metrics;
 mod search;
 mod spansets;
 mod table_functions;
@@ -48,7 +50,10 @@ pub use self::{
     engine::{BaseTables, EngineOptions, Prepared, QueryEngine},
     limits::QueryLimits,
     matching::SpanFilter,
-    request::{AnswerForm, Explain, LimitOverrides, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
+    request::{
+        AnswerForm, Explain, LimitOverrides, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery,
+        TraceQlQuery,
+    },
     spans_table::SpansTable,
     stats::QueryStats,
     stream::QueryStream,

@@ -26,7 +26,7 @@ impl QueryRequest {
     pub fn new(tenant: TenantId, kind: QueryKind) -> Self {
         let form = match kind {
             QueryKind::Sql(_) => AnswerForm::Plain,
-            QueryKind::TraceQl(_) | QueryKind::TraceById(_) => AnswerForm::Typed,
+            QueryKind::TraceQl(_) | QueryKind::Metrics(_) | QueryKind::TraceById(_) => AnswerForm::Typed,
         };
         Self { tenant, kind, form, limits: LimitOverrides::default() }
     }
@@ -53,6 +53,8 @@ pub enum QueryKind {
     Sql(SqlQuery),
     /// A TraceQL search.
     TraceQl(TraceQlQuery),
+    /// Time series by TraceQL.
+    Metrics(MetricsQuery),
     /// All spans of one trace.
     TraceById(TraceByIdQuery),
 }
@@ -63,6 +65,7 @@ impl QueryKind {
         match self {
             QueryKind::Sql(_) => "sql",
             QueryKind::TraceQl(_) => "traceql",
+            QueryKind::Metrics(_) => "traceql_metrics",
             QueryKind::TraceById(_) => "trace_by_id",
         }
     }
@@ -128,6 +131,43 @@ impl TraceQlQuery {
     /// A search of all time under the engine's defaults.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), range: TimeRange::ALL, limit: None, spans_per_trace: None, explain: None }
+    }
+}
+
+/// Time series by TraceQL: what its metrics functions give for a range, or for one moment.
+#[derive(Clone, Debug)]
+pub struct MetricsQuery {
+    /// The query.
+    pub text: String,
+    /// Start of the range in Unix nanoseconds; spans at it do not count. `None` is an hour before the end.
+    pub start_unix_nano: Option<i64>,
+    /// End of the range in Unix nanoseconds; spans at it count. `None` is now.
+    pub end_unix_nano: Option<i64>,
+    /// Nanoseconds between samples; `None` or 0 chooses by the range.
+    pub step_nano: Option<i64>,
+    /// One sample over the whole range instead of one per step.
+    pub instant: bool,
+    /// Most exemplars; `None` takes the engine's limit. What the query says of it itself counts more.
+    pub exemplars: Option<usize>,
+    /// Most series; `None` or 0 takes the engine's limit.
+    pub series_max: Option<usize>,
+    /// Answer with the plan of the first function over spans instead of the series.
+    pub explain: Option<Explain>,
+}
+
+impl MetricsQuery {
+    /// The series of the last hour under the engine's defaults.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            start_unix_nano: None,
+            end_unix_nano: None,
+            step_nano: None,
+            instant: false,
+            exemplars: None,
+            series_max: None,
+            explain: None,
+        }
     }
 }
 

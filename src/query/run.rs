@@ -22,6 +22,7 @@ use crate::{
     query::{
         failure,
         memory::QueryPool,
+        metrics::MetricsRun,
         request::{AnswerForm, QueryRequest},
         search::rounds::{RanPlans, Rounds},
         spans_table::SpansTable,
@@ -48,11 +49,13 @@ pub(crate) enum Work {
     Plan(Arc<dyn ExecutionPlan>),
     /// A search, which plans as it goes.
     Search(Box<Rounds>),
+    /// Time series, from several plans.
+    Metrics(Box<MetricsRun>),
 }
 
 impl Planned {
     /// The answer's batches. Operators start when the first is asked for.
-    fn batches(self, ran: RanPlans) -> impl Stream<Item = Result<RecordBatch>> {
+    fn batches(self, ran: RanPlans, stats: SharedStats) -> impl Stream<Item = Result<RecordBatch>> {
         let Self { work, session, schema, form, mut collapse, .. } = self;
         let batches = match work {
             Work::Plan(physical) => {
@@ -63,6 +66,7 @@ impl Planned {
                 }
             }
             Work::Search(rounds) => futures::stream::once(rounds.run(ran)).boxed(),
+            Work::Metrics(metrics) => metrics.run(ran, stats).boxed(),
         };
         batches.map(move |batch| {
             let mut batch = batch.map_err(|error| failure::from_datafusion(&error))?;
@@ -93,7 +97,7 @@ impl Run {
         let (ran, pool, base) = (RanPlans::default(), Arc::clone(&plan.pool), Arc::clone(&plan.base));
         let plans = Arc::clone(&ran);
         let (stats, last_words) = (producer.stats(), producer.last_words());
-        let started = account.started;
+        let (started, figures) = (account.started, stats.clone());
         let at_end = |stats: &SharedStats| {
             stats.update(|stats| {
                 for plan in plans.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -110,7 +114,8 @@ impl Run {
                 stats.finished = true;
             });
         };
-        let driven = AssertUnwindSafe(producer.drive(async move { plan.batches(ran) }.flatten_stream(), at_end));
+        let driven =
+            AssertUnwindSafe(producer.drive(async move { plan.batches(ran, figures) }.flatten_stream(), at_end));
         let failed = match driven.catch_unwind().await {
             Ok(outcome) => outcome.err(),
             Err(_) => {

@@ -20,6 +20,8 @@ use crate::storage::remote::ReadCounters;
 pub struct QueryStats {
     /// Whether the run has ended, so that nothing here changes any more.
     pub finished: bool,
+    /// Why the answer is not all that was asked for, where a limit cut it.
+    pub partial: Option<String>,
     /// Rows in the answer so far.
     pub rows: u64,
     /// Bytes of Arrow data in the answer so far.

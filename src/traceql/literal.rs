@@ -150,8 +150,8 @@ pub(super) fn parse_number(token: &str) -> Result<Literal, String> {
     parse_duration(token).map(Literal::Duration)
 }
 
-/// Reads `1h30m`, `1.5s`, `1d12h`.
-fn parse_duration(token: &str) -> Result<i64, String> {
+/// Reads `1h30m`, `1.5s`, `1d12h` as nanoseconds. The error says what is wrong with it.
+pub fn parse_duration(token: &str) -> Result<i64, String> {
     let malformed = || format!("{token} is neither a number nor a duration");
     let too_long = || format!("duration {token} is out of range");
     let mut rest = token;

@@ -35,6 +35,11 @@ pub fn search(text: &str) -> Result<plan::Search, TraceQlError> {
     plan::plan(&compile(text)?).map_err(|error| error.in_text(text))
 }
 
+/// Whether a text is a query for time series, not for traces.
+pub fn is_metrics(text: &str) -> bool {
+    parse(text).is_ok_and(|query| matches!(query.body, ast::Body::Metrics(_)))
+}
+
 /// Parses and checks a query: what comes back is valid TraceQL.
 pub fn compile(text: &str) -> Result<ast::Query, TraceQlError> {
     let query = parse(text)?;

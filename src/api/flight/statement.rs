@@ -9,6 +9,7 @@
 //!    5 end       sint64   TraceQL: Unix nanoseconds, first instant outside
 //!    6 limit     uint64   TraceQL: most traces, 0 for the default
 //!    7 spans     uint64   TraceQL: most spans per trace, 0 for the default
+//!    8 step      sint64   TraceQL metrics: nanoseconds between samples, 0 to choose by the range
 //! ```
 //!
 //! Binding gives the client a new handle that replaces the old one. A handle is not a secret and gives no rights: it is
@@ -32,16 +33,18 @@ use tonic::{Status, metadata::MetadataMap};
 
 use crate::{
     model::{tenant::TenantId, time::TimeRange},
-    query::{AnswerForm, Explain, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+    query::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+    traceql,
 };
 
 /// Header that says which language a statement is in: `sql` (the default) or `traceql`.
 const LANGUAGE_HEADER: &str = "x-tracehouse-language";
-/// Headers of TraceQL searches: the range in Unix nanoseconds, and the limits.
+/// Headers of TraceQL: the range in Unix nanoseconds, the limits, and for metrics the nanoseconds between samples.
 const START_HEADER: &str = "x-tracehouse-start";
 const END_HEADER: &str = "x-tracehouse-end";
 const LIMIT_HEADER: &str = "x-tracehouse-limit";
 const SPANS_HEADER: &str = "x-tracehouse-spans-per-trace";
+const STEP_HEADER: &str = "x-tracehouse-step";
 
 const SQL: i32 = 0;
 const TRACEQL: i32 = 1;
@@ -63,6 +66,8 @@ pub(super) struct Statement {
     limit: u64,
     #[prost(uint64, tag = "7")]
     spans: u64,
+    #[prost(sint64, tag = "8")]
+    step: i64,
 }
 
 impl Statement {
@@ -83,6 +88,7 @@ impl Statement {
             end: number(headers, END_HEADER)?.unwrap_or(i64::MAX),
             limit: number(headers, LIMIT_HEADER)?.unwrap_or_default(),
             spans: number(headers, SPANS_HEADER)?.unwrap_or_default(),
+            step: number(headers, STEP_HEADER)?.unwrap_or_default(),
         })
     }
 
@@ -124,6 +130,18 @@ impl Statement {
         let tenant = TenantId::single();
         if self.language == TRACEQL {
             let (explain, text) = Explain::split(&self.text);
+            if traceql::is_metrics(text) {
+                let query = MetricsQuery {
+                    start_unix_nano: Some(self.start).filter(|start| *start != i64::MIN),
+                    end_unix_nano: Some(self.end).filter(|end| *end != i64::MAX),
+                    step_nano: Some(self.step).filter(|step| *step != 0),
+                    explain,
+                    ..MetricsQuery::new(text)
+                };
+                let mut request = QueryRequest::new(tenant, QueryKind::Metrics(query));
+                request.form = AnswerForm::Plain;
+                return Ok(request);
+            }
             let positive = |number: u64| usize::try_from(number).ok().filter(|number| *number > 0);
             let query = TraceQlQuery {
                 text: text.to_owned(),

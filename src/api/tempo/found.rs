@@ -165,7 +165,7 @@ fn read_span(spans: &StructArray, row: usize) -> Option<FoundSpan> {
     })
 }
 
-fn read_value(values: &StructArray, index: usize) -> Option<Shown> {
+pub(super) fn read_value(values: &StructArray, index: usize) -> Option<Shown> {
     let text = |field: usize| values.column(field).as_string_opt::<i32>().filter(|column| column.is_valid(index));
     if let Some(column) = text(VALUE_STR).or_else(|| text(VALUE_JSON)) {
         return Some(Shown::Text(column.value(index).to_owned()));

@@ -4,9 +4,12 @@
 //! with an empty result that looks like an answer.
 
 mod found;
+mod metrics;
 mod params;
 mod search;
 mod search_json;
+mod series;
+mod series_json;
 mod status;
 mod trace;
 
@@ -29,13 +32,11 @@ use crate::{
 };
 
 /// Routes of Tempo that exist there and are not built here.
-const NOT_BUILT: [&str; 8] = [
+const NOT_BUILT: [&str; 6] = [
     "/api/search/tags",
     "/api/v2/search/tags",
     "/api/search/tag/{*rest}",
     "/api/v2/search/tag/{*rest}",
-    "/api/metrics/query_range",
-    "/api/metrics/query",
     "/api/v2/traces/diff",
     "/api/mcp",
 ];
@@ -65,7 +66,9 @@ pub fn router(state: TempoState) -> Router {
         .route("/api/status/buildinfo", get(status::build_info))
         .route("/api/traces/{id}", get(trace::v1))
         .route("/api/v2/traces/{id}", get(trace::v2))
-        .route("/api/search", get(search::search));
+        .route("/api/search", get(search::search))
+        .route("/api/metrics/query_range", get(metrics::range))
+        .route("/api/metrics/query", get(metrics::instant));
     for path in NOT_BUILT {
         router = router.route(path, axum::routing::any(not_built));
     }

@@ -75,14 +75,16 @@ struct Span {
     attributes: Vec<KeyValue>,
 }
 
+/// An attribute or label.
 #[derive(Clone, Serialize)]
-struct KeyValue {
-    key: String,
-    value: AnyValue,
+pub(super) struct KeyValue {
+    pub(super) key: String,
+    pub(super) value: AnyValue,
 }
 
+/// Its value, as OTLP has it.
 #[derive(Clone, Serialize)]
-enum AnyValue {
+pub(super) enum AnyValue {
     #[serde(rename = "stringValue")]
     Text(String),
     #[serde(rename = "intValue", serialize_with = "as_text")]
@@ -242,11 +244,11 @@ fn unify(traces: &mut [FoundTrace]) {
     }
 }
 
-fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&value.to_string())
 }
 

@@ -3,8 +3,6 @@
 //! One filter is a filtered scan, in which copies of a span are rows like any other. Everything else is decided on whole
 //! traces by [`crate::query::spansets`], and each span of the result is there once.
 
-#![expect(dead_code, reason = "metrics are the first to count spans")]
-
 use std::sync::Arc;
 
 use arrow::datatypes::Field;

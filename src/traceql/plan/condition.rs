@@ -336,7 +336,7 @@ impl Value {
 
 impl FieldExpr {
     /// Calls `visit` with every field of the expression, from left to right.
-    pub(super) fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
+    pub fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
         match &self.kind {
             FieldKind::Literal(_) => {}
             FieldKind::Field(name) => visit(name),

@@ -2,6 +2,7 @@
 
 pub(crate) mod data;
 mod engine;
+mod metrics;
 mod sandbox;
 mod search;
 mod spansets;

@@ -1,0 +1,82 @@
+//! Rows of a metrics answer as series.
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, RecordBatch, StructArray},
+    datatypes::{Float64Type, Int64Type},
+};
+
+use super::found::{Shown, read_value};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A label: its key and its value, which keeps its type.
+pub(super) type Label = (String, Shown);
+
+/// One series of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FoundSeries {
+    /// What tells it from others, in order.
+    pub(super) labels: Vec<Label>,
+    /// Its samples by time.
+    pub(super) samples: Vec<Sample>,
+    /// Spans that stand for its values.
+    pub(super) exemplars: Vec<Exemplar>,
+}
+
+/// A value at a moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sample {
+    /// When, in Unix milliseconds.
+    pub(super) unix_milli: i64,
+    /// The value.
+    pub(super) value: f64,
+}
+
+/// A span that stands for a value of a series.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Exemplar {
+    /// Where it is shown.
+    pub(super) sample: Sample,
+    /// Its trace and what the query mentions of it.
+    pub(super) labels: Vec<Label>,
+}
+
+impl FoundSeries {
+    /// The series of a batch of [a metrics answer](crate::query), in its order.
+    pub(super) fn read(batch: &RecordBatch) -> Result<Vec<Self>> {
+        let rows = StructArray::from(batch.clone());
+        (0..rows.len()).map(|row| read_series(&rows, row).ok_or_else(unexpected)).collect()
+    }
+}
+
+fn unexpected() -> Error {
+    Error::new(ErrorKind::Internal, "the answer of a metrics query has unexpected columns")
+}
+
+fn read_series(rows: &StructArray, row: usize) -> Option<FoundSeries> {
+    let items = |name: &str| Some(rows.column_by_name(name)?.as_list_opt::<i32>()?.value(row));
+    let (samples, exemplars) = (items("samples")?, items("exemplars")?);
+    let exemplars = exemplars.as_struct_opt()?;
+    let labels_of_exemplars = exemplars.column_by_name("labels")?;
+    let shown = read_samples(exemplars)?;
+    let exemplar =
+        |(row, sample): (usize, Sample)| Some(Exemplar { sample, labels: read_labels(labels_of_exemplars, row)? });
+    Some(FoundSeries {
+        labels: read_labels(rows.column_by_name("labels")?, row)?,
+        samples: read_samples(samples.as_struct_opt()?)?,
+        exemplars: shown.into_iter().enumerate().map(exemplar).collect::<Option<_>>()?,
+    })
+}
+
+fn read_samples(items: &StructArray) -> Option<Vec<Sample>> {
+    let times = items.column_by_name("time_unix_nano")?.as_primitive_opt::<Int64Type>()?;
+    let values = items.column_by_name("value")?.as_primitive_opt::<Float64Type>()?;
+    let sample = |(nanos, value): (&i64, &f64)| Sample { unix_milli: nanos / 1_000_000, value: *value };
+    Some(times.values().iter().zip(values.values()).map(sample).collect())
+}
+
+fn read_labels(labels: &ArrayRef, row: usize) -> Option<Vec<Label>> {
+    let entries = labels.as_map_opt()?.value(row);
+    let keys = entries.column(0).as_string_opt::<i32>()?;
+    let values = entries.column(1).as_struct_opt()?;
+    (0..keys.len()).map(|index| Some((keys.value(index).to_owned(), read_value(values, index)?))).collect()
+}

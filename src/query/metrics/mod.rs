@@ -1,0 +1,38 @@
+//! TraceQL metrics: time series out of spans.
+//!
+//! ```text
+//!  text -> Compiled: leaves (pipeline, function, labels) under arithmetic, ranking and comparisons
+//!  leaf -> one aggregation by interval and labels -> groups -> series        [`leaf`]
+//!  series of all leaves -> arithmetic, topk, > 10 -> sorted, cut to the limit -> rows
+//! ```
+//!
+//! Which interval a span is in, and which intervals there are, is [`interval`]'s; what tells series apart, and their
+//! order, is [`label`]'s. The aggregations are plans like any other: pushed down, spilling, accounted for. What comes out of
+//! them (groups, then series) is held in memory, within the query's memory and under limits on intervals, samples and
+//! series. Answers are exact; hints that ask for samples of the spans are ignored.
+//!
+//! In the typed form an answer has one row per series:
+//!
+//! | column | type | |
+//! |---|---|---|
+//! | `labels` | attribute map | in order |
+//! | `samples` | list of struct | `time_unix_nano` (right edge of the interval), `value`; those that are missing are left out |
+//! | `exemplars` | list of struct | `time_unix_nano` (start of the span), `value`, `labels` (attribute map) |
+//!
+//! In the plain form it has one row per sample: `labels`, `time`, `value`. Series that a limit cut off are told of by
+//! [`QueryStats::partial`](crate::query::QueryStats).
+
+mod answer;
+mod compare;
+mod compile;
+mod exemplars;
+mod fields;
+mod interval;
+mod label;
+mod leaf;
+mod log2;
+mod run;
+mod series;
+mod sum;
+
+pub(crate) use self::{answer::answer_schema, run::MetricsRun};

@@ -1,0 +1,215 @@
+//! Running a metrics query: its leaves one after the other, then what is computed from them.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+};
+
+use datafusion::{
+    arrow::array::RecordBatch,
+    catalog::TableProvider,
+    common::{Result as DfResult, runtime::SpawnedTask},
+    error::DataFusionError,
+    execution::{
+        SessionState,
+        memory_pool::{MemoryConsumer, MemoryReservation},
+    },
+    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    physical_plan::{ExecutionPlan, execute_stream, execute_stream_partitioned},
+};
+use futures::{Stream, StreamExt, TryStreamExt};
+
+use super::{
+    answer,
+    compare::{self, Tally},
+    compile::{Compiled, Function, Leaf},
+    exemplars,
+    interval::Intervals,
+    label::compare_labels,
+    leaf::{Groups, Scope},
+    series::{Series, SeriesSet},
+};
+use crate::{
+    error::{Error, Result},
+    query::{
+        limits::QueryLimits,
+        request::{AnswerForm, Explain, MetricsQuery},
+        search::rounds::RanPlans,
+        stats::SharedStats,
+    },
+};
+
+/// A metrics query that is ready to run.
+#[derive(Clone, Debug)]
+pub(crate) struct MetricsRun {
+    compiled: Compiled,
+    intervals: Intervals,
+    limits: Limits,
+    base: Arc<dyn TableProvider>,
+    session: SessionState,
+    form: AnswerForm,
+}
+
+/// The limits of one run.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    extent_nano: i64,
+    series_max: usize,
+    samples_max: usize,
+    exemplars_max: usize,
+}
+
+impl MetricsRun {
+    /// Reads and checks a query.
+    ///
+    /// # Errors
+    /// The query or its range makes no sense, or asks for what is not built.
+    pub(crate) fn try_new(
+        query: &MetricsQuery,
+        now_unix_nano: i64,
+        limits: &QueryLimits,
+        base: Arc<dyn TableProvider>,
+        session: SessionState,
+        form: AnswerForm,
+    ) -> Result<Self> {
+        let compiled = Compiled::of(&query.text)?;
+        let intervals = Intervals::of(query, now_unix_nano, limits)?;
+        let asked_series = query.series_max.filter(|most| *most > 0).unwrap_or(usize::MAX);
+        let asked_exemplars = compiled.exemplars.or(query.exemplars).unwrap_or(usize::MAX);
+        let limits = Limits {
+            extent_nano: limits.trace_extent_max_nano,
+            series_max: limits.metrics_series_max.min(asked_series),
+            samples_max: limits.metrics_samples_max,
+            exemplars_max: match query.instant || !compiled.is_one_leaf() {
+                true => 0,
+                false => asked_exemplars.min(limits.metrics_exemplars_max),
+            },
+        };
+        Ok(Self { compiled, intervals, limits, base, session, form })
+    }
+
+    /// The plan of the first function over spans, explained.
+    pub(crate) fn explained(&self, explain: Explain) -> DfResult<LogicalPlan> {
+        match self.compiled.leaves.first() {
+            Some(leaf) => {
+                LogicalPlanBuilder::from(self.plan(leaf)?).explain(false, explain == Explain::Analyze)?.build()
+            }
+            None => LogicalPlanBuilder::empty(false).build(),
+        }
+    }
+
+    /// The rows of the answer.
+    pub(crate) fn run(self, ran: RanPlans, stats: SharedStats) -> impl Stream<Item = DfResult<RecordBatch>> {
+        let (intervals, form) = (self.intervals, self.form);
+        futures::stream::once(async move {
+            let series = self.series(&ran, &stats).await?;
+            Ok::<_, DataFusionError>(futures::stream::iter(answer::batches(series, intervals, form)))
+        })
+        .try_flatten()
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        Scope { base: &self.base, intervals: self.intervals, extent_nano: self.limits.extent_nano }
+    }
+
+    /// The plan of what a leaf computes over spans.
+    fn plan(&self, leaf: &Leaf) -> DfResult<LogicalPlan> {
+        match leaf.function {
+            Function::Compare { .. } => compare::plan(leaf, self.scope()),
+            _ => leaf.plan(self.scope(), self.limits.exemplars_max > 0),
+        }
+    }
+
+    async fn series(&self, ran: &RanPlans, stats: &SharedStats) -> DfResult<Vec<Series>> {
+        let mut leaves = Vec::with_capacity(self.compiled.leaves.len());
+        let mut last = None;
+        for leaf in &self.compiled.leaves {
+            if let Function::Compare { top, .. } = leaf.function {
+                leaves.push(self.compare(leaf, top, ran).await?);
+                continue;
+            }
+            let groups = self.groups(leaf, ran).await?;
+            leaves.push(groups.series(leaf, self.intervals, self.limits.samples_max).map_err(external)?);
+            last = Some((leaf, groups));
+        }
+        let mut series = self.compiled.finish(leaves).series;
+        series.sort_by(|a, b| compare_labels(&a.labels, &b.labels));
+        let most = self.limits.series_max;
+        if series.len() > most {
+            series.truncate(most);
+            stats.update(|stats| {
+                stats.partial =
+                    Some(format!("Response exceeds maximum series limit of {most}, a partial response is returned"));
+            });
+        }
+        if let Some((leaf, groups)) = last.filter(|_| self.limits.exemplars_max > 0) {
+            self.add_exemplars(leaf, groups, &mut series, ran).await?;
+        }
+        Ok(series)
+    }
+
+    async fn groups(&self, leaf: &Leaf, ran: &RanPlans) -> DfResult<Groups> {
+        let mut groups = Groups::new(self.reservation("series"));
+        let physical = self.physical(&self.plan(leaf)?, ran).await?;
+        let mut batches = execute_stream(physical, self.session.task_ctx())?;
+        while let Some(batch) = batches.next().await {
+            groups.add(leaf, &batch?)?;
+        }
+        Ok(groups)
+    }
+
+    async fn compare(&self, leaf: &Leaf, top: usize, ran: &RanPlans) -> DfResult<SeriesSet> {
+        let physical = self.physical(&self.plan(leaf)?, ran).await?;
+        let mut parts = Vec::new();
+        for mut batches in execute_stream_partitioned(physical, self.session.task_ctx())? {
+            let mut tally = Tally::new(self.reservation("compare"));
+            parts.push(SpawnedTask::spawn(async move {
+                while let Some(batch) = batches.next().await {
+                    tally.add(&batch?)?;
+                }
+                Ok::<_, DataFusionError>(tally)
+            }));
+        }
+        let mut whole = Tally::new(self.reservation("compare"));
+        for part in parts {
+            whole.merge(part.join().await.map_err(|lost| DataFusionError::ExecutionJoin(Box::new(lost)))??);
+        }
+        whole.series(top, self.intervals, self.limits.samples_max).map_err(external)
+    }
+
+    async fn add_exemplars(
+        &self,
+        leaf: &Leaf,
+        mut groups: Groups,
+        series: &mut [Series],
+        ran: &RanPlans,
+    ) -> DfResult<()> {
+        let chosen = exemplars::choose(leaf, series, &groups, self.intervals, self.limits.exemplars_max);
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        let physical = self.physical(&exemplars::plan(leaf, self.scope(), &chosen)?, ran).await?;
+        let mut batches = execute_stream(physical, self.session.task_ctx())?;
+        let (wanted, mut fetched) = (HashSet::from_iter(chosen.iter().copied()), exemplars::Fetched::new());
+        while let Some(batch) = batches.next().await {
+            exemplars::add(&mut fetched, leaf, &mut groups, &wanted, &batch?)?;
+        }
+        exemplars::attach(leaf, series, self.intervals, &chosen, fetched);
+        Ok(())
+    }
+
+    fn reservation(&self, name: &str) -> MemoryReservation {
+        MemoryConsumer::new(name).register(&self.session.runtime_env().memory_pool)
+    }
+
+    async fn physical(&self, logical: &LogicalPlan, ran: &RanPlans) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let optimized = self.session.optimize(logical)?;
+        let physical = self.session.query_planner().create_physical_plan(&optimized, &self.session).await?;
+        ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
+        Ok(physical)
+    }
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
