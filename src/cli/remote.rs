@@ -53,7 +53,9 @@ impl Remote {
                 }
                 format!("{}{}", metrics.explain.map(Explain::words).unwrap_or_default(), metrics.text)
             }
-            QueryKind::TraceById(_) => bail!("a server is asked for a trace by SQL"),
+            QueryKind::TraceById(_) | QueryKind::TagNames(_) | QueryKind::TagValues(_) => {
+                bail!("a server is asked for traces and attributes by SQL")
+            }
         };
         let info = self.client.execute(text, None).await.map_err(server_error)?;
         self.fetch(info)

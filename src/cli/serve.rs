@@ -60,7 +60,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 
 /// Where everything listens and what to try next.
 fn greeting(settings: &Settings, addresses: Addresses) -> String {
-    let Addresses { otlp_grpc, otlp_http, tempo, flight } = addresses;
+    let Addresses { otlp_grpc, otlp_http, tempo, flight, .. } = addresses;
     let defaults = ServerSettings::default();
     // With the default ports the clients' defaults fit, and the examples are shorter.
     let server_flag =
@@ -95,13 +95,15 @@ mod tests {
     #[test]
     fn the_greeting_shows_commands_that_reach_this_server() {
         let settings = Settings::default();
-        let ServerSettings { otlp_grpc_listen, otlp_http_listen, tempo_listen, flight_listen, .. } = settings.server;
-        let usual = Addresses {
-            otlp_grpc: otlp_grpc_listen,
-            otlp_http: otlp_http_listen,
-            tempo: tempo_listen,
-            flight: flight_listen,
-        };
+        let ServerSettings {
+            otlp_grpc_listen: otlp_grpc,
+            otlp_http_listen: otlp_http,
+            tempo_listen: tempo,
+            tempo_grpc_listen: tempo_grpc,
+            flight_listen: flight,
+            ..
+        } = settings.server;
+        let usual = Addresses { otlp_grpc, otlp_http, tempo, tempo_grpc, flight };
         let text = greeting(&settings, usual);
         assert!(text.contains("  tracehouse demo\n"), "{text}");
         assert!(text.contains("  tracehouse traceql '{ status = error }'\n"), "{text}");

@@ -35,6 +35,9 @@ pub(super) struct ServerFlags {
     /// Address of the Tempo API, /ready and /metrics (server.tempo_listen).
     #[arg(long, value_name = "ADDRESS")]
     tempo_listen: Option<String>,
+    /// Address of the Tempo API over gRPC alone (server.tempo_grpc_listen).
+    #[arg(long, value_name = "ADDRESS")]
+    tempo_grpc_listen: Option<String>,
     /// Address of Flight SQL (server.flight_listen).
     #[arg(long, value_name = "ADDRESS")]
     flight_listen: Option<String>,
@@ -70,6 +73,7 @@ impl ServerFlags {
             ("--otlp-grpc-listen", "server.otlp_grpc_listen", &self.otlp_grpc_listen),
             ("--otlp-http-listen", "server.otlp_http_listen", &self.otlp_http_listen),
             ("--tempo-listen", "server.tempo_listen", &self.tempo_listen),
+            ("--tempo-grpc-listen", "server.tempo_grpc_listen", &self.tempo_grpc_listen),
             ("--flight-listen", "server.flight_listen", &self.flight_listen),
             ("--log-level", "log.level", &self.log_level),
             ("--log-format", "log.format", &self.log_format),
@@ -118,7 +122,8 @@ mod tests {
             otlp_grpc_listen: text("127.0.0.1:1"),
             otlp_http_listen: text("127.0.0.1:2"),
             tempo_listen: text("127.0.0.1:3"),
-            flight_listen: text("0.0.0.0:4"),
+            tempo_grpc_listen: text("127.0.0.1:4"),
+            flight_listen: text("0.0.0.0:5"),
             insecure: true,
             log_level: text("warn"),
             log_format: text("json"),

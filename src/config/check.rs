@@ -81,6 +81,7 @@ fn stays_on_loopback(settings: &Settings, source_of: &impl Fn(&str) -> Source) -
         ("server.otlp_grpc_listen", server.otlp_grpc_listen),
         ("server.otlp_http_listen", server.otlp_http_listen),
         ("server.tempo_listen", server.tempo_listen),
+        ("server.tempo_grpc_listen", server.tempo_grpc_listen),
         ("server.flight_listen", server.flight_listen),
     ];
     for (key, address) in listeners {
@@ -135,6 +136,7 @@ fn not_zero(settings: &Settings) -> Result<(), String> {
         ("flush.bytes_max", flush.bytes_max),
         ("query.memory_bytes_max", query.memory_bytes_max),
         ("query.result_bytes_max", query.result_bytes_max),
+        ("query.trace_bytes_max", query.trace_bytes_max),
         ("query.expression_bytes_max", query.expression_bytes_max),
     ];
     let counts = [
@@ -145,6 +147,7 @@ fn not_zero(settings: &Settings) -> Result<(), String> {
         ("query.concurrency_max", query.concurrency_max),
         ("query.search_limit_default", query.search_limit_default),
         ("store.reads_max", store.reads_max),
+        ("query.tag_values_max", query.tag_values_max),
     ];
     let durations = [
         ("flush.age_max", flush.age_max),

@@ -145,6 +145,13 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Every key with its value as a file would give it; secrets are not in it.
+    pub fn shown(&self) -> Vec<(String, String)> {
+        self.entries("").into_iter().map(|entry| (entry.key, entry.value.to_string())).collect()
+    }
+}
+
 section! {
     /// Listeners and the life of the process.
     pub struct ServerSettings {
@@ -152,8 +159,10 @@ section! {
         pub otlp_grpc_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 4317)),
         /// Address of the OTLP/HTTP receiver (protobuf and JSON on /v1/traces); port 0 picks a free one.
         pub otlp_http_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 4318)),
-        /// Address of the Tempo HTTP API, /ready and /metrics; port 0 picks a free one.
+        /// Address of the Tempo API over HTTP and gRPC, /ready and /metrics; port 0 picks a free one.
         pub tempo_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 3200)),
+        /// Address of the Tempo API over gRPC alone; port 0 picks a free one.
+        pub tempo_grpc_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9095)),
         /// Address of Flight SQL; port 0 picks a free one.
         pub flight_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 32010)),
         /// Allows listening beyond loopback without authentication: whoever reaches a port can write, read and delete.
@@ -302,6 +311,8 @@ section! {
         pub result_rows_max: usize = 10_000_000,
         /// Most bytes of Arrow data in one answer.
         pub result_bytes_max: ByteSize = ByteSize::gib(4),
+        /// Most bytes of Arrow data of one trace in Tempo's API; a larger one is answered in part, and says so.
+        pub trace_bytes_max: ByteSize = ByteSize::mib(256),
         /// Most queries that run at once; further ones are told to retry.
         pub concurrency_max: usize = 16,
         /// Longest text of a query.
@@ -326,6 +337,8 @@ section! {
         pub metrics_exemplars_max: usize = 100,
         /// How long before now TraceQL metrics end; 0s counts every acknowledged span.
         pub metrics_end_cutoff: HumanDuration = HumanDuration::seconds(0),
+        /// Most values of one attribute in an answer about tags.
+        pub tag_values_max: usize = 10_000,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  protobuf -> wire, any_value -> decode \                       encode -> TracesData -> protobuf
-//!                                         > assemble -> Batch       ^                 -> tempo_json
+//!                                         > assemble -> Batch       ^                 -> tempo_json, tempo_llm
 //!  JSON -> json_reader ---------> json   /   (rules)                |
 //!                                                        logical rows of a trace
 //! ```
@@ -38,6 +38,7 @@ pub mod json_value;
 pub mod rpc_status;
 pub mod rules;
 pub mod tempo_json;
+pub mod tempo_llm;
 mod wire;
 
 pub use assemble::Decoded;

@@ -27,8 +27,10 @@ use crate::{
         limits::QueryLimits,
         memory::{ProcessMemory, QueryPool},
         metrics::{self, MetricsRun},
-        request::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
-        run::{Account, Planned, Run, Work},
+        request::{
+            AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery,
+        },
+        run::{Account, Planned, Run, Shape, Work},
         sandbox::{self, CheckedStatement},
         search::{
             self, Search,
@@ -37,7 +39,9 @@ use crate::{
         session::{SessionTemplate, SpillSettings},
         stats::{QueryStats, SharedStats},
         stream::{self, QueryStream, timed_out},
-        trace, wire,
+        tags,
+        trace::{self, TraceById},
+        wire,
     },
     storage::store::Store,
     traceql,
@@ -251,7 +255,7 @@ impl Parts {
             let schema = in_form(&search::answer_schema(), form);
             let rounds = Rounds { search, base: Arc::clone(&base), session: session.clone() };
             let work = Work::Search(Box::new(rounds));
-            return Ok(Planned { work, base, session, pool, schema, form, collapse: None });
+            return Ok(Planned { work, base, session, pool, schema, form, shape: Shape::Same });
         }
         if let QueryKind::Metrics(query) = &request.kind
             && query.explain.is_none()
@@ -259,18 +263,18 @@ impl Parts {
             let metrics = self.metrics(query, &base, &session, form)?;
             let schema = in_form(&metrics::answer_schema(form), form);
             let work = Work::Metrics(Box::new(metrics));
-            return Ok(Planned { work, base, session, pool, schema, form, collapse: None });
+            return Ok(Planned { work, base, session, pool, schema, form, shape: Shape::Same });
         }
         let logical = self.logical(request, &base, &session).await?;
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
         let schema = in_form(optimized.schema().as_arrow(), form);
+        let (shape, schema) = shaped(&request.kind, schema);
         let physical = session
             .query_planner()
             .create_physical_plan(&optimized, &session)
             .await
             .map_err(|error| failure::from_datafusion(&error))?;
-        let collapse = matches!(request.kind, QueryKind::TraceById(_)).then(trace::Collapse::default);
-        Ok(Planned { work: Work::Plan(physical), base, session, pool, schema, form, collapse })
+        Ok(Planned { work: Work::Plan(physical), base, session, pool, schema, form, shape })
     }
 
     async fn prepare(&self, request: &QueryRequest) -> Result<Prepared> {
@@ -297,7 +301,8 @@ impl Parts {
             Err(_) if !parameters.fields().is_empty() => logical,
             Err(error) => return Err(failure::from_datafusion(&error)),
         };
-        Ok(Prepared { schema: in_form(optimized.schema().as_arrow(), request.form), parameters })
+        let (_, schema) = shaped(&request.kind, in_form(optimized.schema().as_arrow(), request.form));
+        Ok(Prepared { schema, parameters })
     }
 
     async fn logical(
@@ -311,12 +316,21 @@ impl Parts {
                 let plan = self.sql(query, session).await?;
                 bind(plan, query)
             }
-            QueryKind::TraceById(query) => trace::plan(query, base).map_err(|error| failure::from_datafusion(&error)),
             QueryKind::Metrics(query) => {
                 let metrics = self.metrics(query, base, session, request.form)?;
                 metrics
                     .explained(query.explain.unwrap_or(Explain::Plan))
                     .map_err(|error| failure::from_datafusion(&error))
+            }
+            QueryKind::TraceById(query) => {
+                let query = self.trace_by_id(query)?;
+                query.plan(base).map_err(|error| failure::from_datafusion(&error))
+            }
+            QueryKind::TagNames(query) => {
+                tags::names::plan(query, base).map_err(|error| failure::from_datafusion(&error))
+            }
+            QueryKind::TagValues(query) => {
+                tags::values::plan(query, base).map_err(|error| failure::from_datafusion(&error))
             }
             // Running a search is more than one plan; the first stands for them.
             QueryKind::TraceQl(query) => {
@@ -344,6 +358,13 @@ impl Parts {
         MetricsRun::try_new(query, now, &self.limits, Arc::clone(base), session.clone(), form)
     }
 
+    fn trace_by_id(&self, query: &TraceByIdQuery) -> Result<TraceById> {
+        if let Some(filter) = &query.filter {
+            sandbox::check_text_length(&filter.text, &self.limits)?;
+        }
+        TraceById::compile(query)
+    }
+
     /// Checks and lowers a TraceQL search.
     fn search(&self, query: &TraceQlQuery) -> Result<Search> {
         sandbox::check_text_length(&query.text, &self.limits)?;
@@ -365,6 +386,8 @@ impl Parts {
             extent_nano: limits.trace_extent_max_nano,
             limit,
             spans_per_set: spans_per_trace,
+            duration: query.duration,
+            after: query.after,
         })
     }
 
@@ -389,6 +412,20 @@ fn in_form(schema: &Schema, form: AnswerForm) -> SchemaRef {
     match form {
         AnswerForm::Plain => wire::wire_schema(schema),
         AnswerForm::Typed => Arc::new(schema.clone()),
+    }
+}
+
+/// What becomes of the rows of a plan with `schema`, and the schema that they have then.
+fn shaped(kind: &QueryKind, schema: SchemaRef) -> (Shape, SchemaRef) {
+    match kind {
+        QueryKind::TraceById(query) => {
+            let shape = trace::Shape::new(query);
+            let schema = shape.schema(&schema);
+            (Shape::Trace(shape), schema)
+        }
+        QueryKind::TagNames(_) => (Shape::Same, tags::names::answer_schema()),
+        QueryKind::TagValues(query) => (Shape::Values(tags::values::Shape::new(query)), tags::values::answer_schema()),
+        QueryKind::Sql(_) | QueryKind::TraceQl(_) | QueryKind::Metrics(_) => (Shape::Same, schema),
     }
 }
 

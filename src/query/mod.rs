@@ -9,6 +9,7 @@
 //!     TraceQl   -> parse, check, lower              -> a plan on the base table
 //!     Metrics   -> parse, check, lower              -> plans on the base table, series out of their rows
 //!     TraceById                                     -> a plan on the base table
+//!     TagNames, TagValues                           -> a plan on the base table, or lists of keys
 //!  plan -> optimize -> run on threads of its own -> batches, limits, statistics -> QueryStream
 //! ```
 //!
@@ -35,6 +36,7 @@ mod metrics;
 mod search;
 mod spansets;
 mod table_functions;
+mod tags;
 mod trace;
 pub mod traceql;
 
@@ -51,8 +53,8 @@ pub use self::{
     limits::QueryLimits,
     matching::SpanFilter,
     request::{
-        AnswerForm, Explain, LimitOverrides, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery,
-        TraceQlQuery,
+        AnswerForm, DurationBounds, Explain, Generations, LimitOverrides, MetricsQuery, QueryKind, QueryRequest,
+        SqlQuery, TagNamesQuery, TagValuesQuery, TraceByIdQuery, TraceCursor, TraceFilter, TraceQlQuery,
     },
     spans_table::SpansTable,
     stats::QueryStats,

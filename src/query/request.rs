@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use datafusion::scalar::ScalarValue;
 
-use crate::model::{ids::TraceId, tenant::TenantId, time::TimeRange};
+use crate::{
+    model::{attributes::AttributeScope, ids::TraceId, tenant::TenantId, time::TimeRange},
+    traceql::ast::FieldName,
+};
 
 /// One question to the engine.
 #[derive(Clone, Debug)]
@@ -26,7 +29,11 @@ impl QueryRequest {
     pub fn new(tenant: TenantId, kind: QueryKind) -> Self {
         let form = match kind {
             QueryKind::Sql(_) => AnswerForm::Plain,
-            QueryKind::TraceQl(_) | QueryKind::Metrics(_) | QueryKind::TraceById(_) => AnswerForm::Typed,
+            QueryKind::TraceQl(_)
+            | QueryKind::Metrics(_)
+            | QueryKind::TraceById(_)
+            | QueryKind::TagNames(_)
+            | QueryKind::TagValues(_) => AnswerForm::Typed,
         };
         Self { tenant, kind, form, limits: LimitOverrides::default() }
     }
@@ -57,6 +64,10 @@ pub enum QueryKind {
     Metrics(MetricsQuery),
     /// All spans of one trace.
     TraceById(TraceByIdQuery),
+    /// Names of attributes: rows of `scope` and `name`.
+    TagNames(TagNamesQuery),
+    /// Values of an attribute: rows of `type` and `value`.
+    TagValues(TagValuesQuery),
 }
 
 impl QueryKind {
@@ -67,6 +78,8 @@ impl QueryKind {
             QueryKind::TraceQl(_) => "traceql",
             QueryKind::Metrics(_) => "traceql_metrics",
             QueryKind::TraceById(_) => "trace_by_id",
+            QueryKind::TagNames(_) => "tag_names",
+            QueryKind::TagValues(_) => "tag_values",
         }
     }
 }
@@ -91,6 +104,10 @@ pub struct TraceQlQuery {
     pub limit: Option<usize>,
     /// Most spans shown per trace; `None` takes the engine's default.
     pub spans_per_trace: Option<usize>,
+    /// How long a trace is, from the first start to the last end of its spans.
+    pub duration: DurationBounds,
+    /// Only traces that come after this one in the order of answers: the next page.
+    pub after: Option<TraceCursor>,
     /// Answer with the plan instead.
     pub explain: Option<Explain>,
 }
@@ -130,7 +147,15 @@ impl Explain {
 impl TraceQlQuery {
     /// A search of all time under the engine's defaults.
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), range: TimeRange::ALL, limit: None, spans_per_trace: None, explain: None }
+        Self {
+            text: text.into(),
+            range: TimeRange::ALL,
+            limit: None,
+            spans_per_trace: None,
+            duration: DurationBounds::default(),
+            after: None,
+            explain: None,
+        }
     }
 }
 
@@ -171,13 +196,77 @@ impl MetricsQuery {
     }
 }
 
-/// All spans of one trace.
-#[derive(Clone, Copy, Debug)]
+/// Bounds of a duration; both are inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurationBounds {
+    /// Least, in nanoseconds.
+    pub min_nano: Option<i64>,
+    /// Most, in nanoseconds.
+    pub max_nano: Option<i64>,
+}
+
+/// The place of a trace in the answers of searches, which come by start from late to early, then by trace id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceCursor {
+    /// Start of the trace in Unix nanoseconds.
+    pub start_unix_nano: i64,
+    /// Its id.
+    pub trace_id: TraceId,
+}
+
+/// All spans of one trace, or those of them that a filter keeps.
+#[derive(Clone, Debug)]
 pub struct TraceByIdQuery {
     /// The trace.
     pub trace_id: TraceId,
     /// Where its spans may start, if the client is sure of it. The answer without it is the same, later.
     pub hint: Option<TimeRange>,
+    /// Which spans the answer has; all of them without it.
+    pub filter: Option<TraceFilter>,
+}
+
+/// A part of a trace: the spans that match, and some around them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceFilter {
+    /// One spanset filter: `{ ... }`.
+    pub text: String,
+    /// Generations above a matching span that are kept.
+    pub ancestors: Generations,
+    /// Generations below a matching span that are kept.
+    pub descendants: Generations,
+}
+
+/// How far from a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generations {
+    /// Up to so many; 0 is none.
+    UpTo(u32),
+    /// All of them.
+    All,
+}
+
+/// Names of the attributes that spans have.
+#[derive(Clone, Debug)]
+pub struct TagNamesQuery {
+    /// Where the spans start.
+    pub range: TimeRange,
+    /// TraceQL that the spans match, read leniently.
+    pub filter: Option<String>,
+    /// The only scope that is asked for.
+    pub scope: Option<AttributeScope>,
+}
+
+/// Values of one attribute or intrinsic.
+#[derive(Clone, Debug)]
+pub struct TagValuesQuery {
+    /// Of what.
+    pub field: FieldName,
+    /// Where the spans start.
+    pub range: TimeRange,
+    /// TraceQL that the spans match, read leniently.
+    pub filter: Option<String>,
+    /// Most values in the answer.
+    pub limit: usize,
 }
 
 /// Limits that one request may lower.

@@ -28,7 +28,7 @@ use crate::{
         spans_table::SpansTable,
         stats::{QueryStats, SharedStats, add_plan_metrics},
         stream::Producer,
-        trace, wire,
+        tags, trace, wire,
     },
 };
 
@@ -40,7 +40,17 @@ pub(crate) struct Planned {
     pub(crate) pool: Arc<QueryPool>,
     pub(crate) schema: SchemaRef,
     pub(crate) form: AnswerForm,
-    pub(crate) collapse: Option<trace::Collapse>,
+    pub(crate) shape: Shape,
+}
+
+/// What becomes of the work's rows before they are the answer.
+pub(crate) enum Shape {
+    /// Nothing.
+    Same,
+    /// One trace, or a part of it.
+    Trace(trace::Shape),
+    /// Values of a field.
+    Values(tags::values::Shape),
 }
 
 /// What there is to run.
@@ -56,7 +66,7 @@ pub(crate) enum Work {
 impl Planned {
     /// The answer's batches. Operators start when the first is asked for.
     fn batches(self, ran: RanPlans, stats: SharedStats) -> impl Stream<Item = Result<RecordBatch>> {
-        let Self { work, session, schema, form, mut collapse, .. } = self;
+        let Self { work, session, schema, form, shape, .. } = self;
         let batches = match work {
             Work::Plan(physical) => {
                 ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
@@ -68,11 +78,13 @@ impl Planned {
             Work::Search(rounds) => futures::stream::once(rounds.run(ran)).boxed(),
             Work::Metrics(metrics) => metrics.run(ran, stats).boxed(),
         };
+        let batches = match shape {
+            Shape::Same => batches,
+            Shape::Trace(shape) => shape.apply(batches, &session.runtime_env().memory_pool),
+            Shape::Values(shape) => shape.apply(batches),
+        };
         batches.map(move |batch| {
-            let mut batch = batch.map_err(|error| failure::from_datafusion(&error))?;
-            if let Some(collapse) = &mut collapse {
-                batch = collapse.next(&batch).map_err(|error| failure::internal(&error))?;
-            }
+            let batch = batch.map_err(|error| failure::from_datafusion(&error))?;
             match form {
                 AnswerForm::Plain => {
                     wire::to_wire(&batch, &schema).map_err(|error| failure::from_datafusion(&error.into()))

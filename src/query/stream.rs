@@ -143,7 +143,14 @@ impl Producer {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        self.count(&batch)?;
+        let (batch, limit) = self.count(&batch);
+        if batch.num_rows() > 0 {
+            self.hand_over(batch).await?;
+        }
+        limit.map_or(Ok(()), Err)
+    }
+
+    async fn hand_over(&mut self, batch: RecordBatch) -> Result<()> {
         let waiting = Instant::now();
         let idle = self.limits.client_idle_max;
         match tokio::time::timeout(idle, self.batches.send(Ok(batch))).await {
@@ -157,26 +164,34 @@ impl Producer {
         Ok(())
     }
 
-    fn count(&self, batch: &RecordBatch) -> Result<()> {
-        let mut total = (0, 0);
-        self.stats.update(|stats| {
-            stats.rows += batch.num_rows() as u64;
-            stats.result_bytes += slice_bytes(batch);
-            total = (stats.rows, stats.result_bytes);
-        });
-        let (rows, bytes) = total;
+    /// The rows that still fit into the answer, and the limit that keeps the others out.
+    fn count(&self, batch: &RecordBatch) -> (RecordBatch, Option<Error>) {
         let RunLimits { result_rows_max, result_bytes_max, .. } = self.limits;
-        if rows > result_rows_max {
-            return Err(too_large(format!(
+        let (rows, bytes) = (batch.num_rows() as u64, slice_bytes(batch));
+        let so_far = self.stats.get();
+        let rows_left = result_rows_max.saturating_sub(so_far.rows);
+        let bytes_left = result_bytes_max.saturating_sub(so_far.result_bytes);
+        let (rows_fit, limit) = if rows > rows_left {
+            let limit = format!(
                 "the answer has more rows than the limit query.result_rows_max = {result_rows_max}; add a LIMIT or a filter"
-            )));
-        }
-        if bytes > result_bytes_max {
-            return Err(too_large(format!(
+            );
+            (rows_left, Some(too_large(limit)))
+        } else if bytes > bytes_left {
+            let limit = format!(
                 "the answer has more bytes than the limit query.result_bytes_max = {result_bytes_max}; select fewer columns or rows"
-            )));
-        }
-        Ok(())
+            );
+            // As many as fit if all of them were of one size.
+            (bytes_left.saturating_mul(rows) / bytes.max(1), Some(too_large(limit)))
+        } else {
+            (rows, None)
+        };
+        let fit = usize::try_from(rows_fit.min(rows)).unwrap_or_default();
+        let batch = batch.slice(0, fit);
+        self.stats.update(|stats| {
+            stats.rows += fit as u64;
+            stats.result_bytes += slice_bytes(&batch);
+        });
+        (batch, limit)
     }
 }
 

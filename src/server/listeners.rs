@@ -16,8 +16,10 @@ pub struct Addresses {
     pub otlp_grpc: SocketAddr,
     /// OTLP over HTTP.
     pub otlp_http: SocketAddr,
-    /// The Tempo HTTP API, `/ready` and `/metrics`.
+    /// The Tempo API over HTTP and gRPC, `/ready` and `/metrics`.
     pub tempo: SocketAddr,
+    /// The Tempo API over gRPC alone.
+    pub tempo_grpc: SocketAddr,
     /// Flight SQL.
     pub flight: SocketAddr,
 }
@@ -28,6 +30,7 @@ pub(super) struct Listeners {
     pub(super) otlp_grpc: Listener,
     pub(super) otlp_http: Listener,
     pub(super) tempo: Listener,
+    pub(super) tempo_grpc: Listener,
     pub(super) flight: Listener,
 }
 
@@ -47,6 +50,7 @@ impl Listeners {
             otlp_grpc: bind("OTLP/gRPC", "server.otlp_grpc_listen", settings.otlp_grpc_listen).await?,
             otlp_http: bind("OTLP/HTTP", "server.otlp_http_listen", settings.otlp_http_listen).await?,
             tempo: bind("the Tempo API", "server.tempo_listen", settings.tempo_listen).await?,
+            tempo_grpc: bind("the Tempo API/gRPC", "server.tempo_grpc_listen", settings.tempo_grpc_listen).await?,
             flight: bind("Flight SQL", "server.flight_listen", settings.flight_listen).await?,
         })
     }
@@ -56,6 +60,7 @@ impl Listeners {
             otlp_grpc: self.otlp_grpc.address,
             otlp_http: self.otlp_http.address,
             tempo: self.tempo.address,
+            tempo_grpc: self.tempo_grpc.address,
             flight: self.flight.address,
         }
     }

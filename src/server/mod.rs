@@ -92,6 +92,7 @@ impl Server {
             otlp_grpc = %addresses.otlp_grpc,
             otlp_http = %addresses.otlp_http,
             tempo = %addresses.tempo,
+            tempo_grpc = %addresses.tempo_grpc,
             flight = %addresses.flight,
             data = %settings.data,
             "ready"
@@ -122,9 +123,14 @@ impl Server {
 }
 
 fn serve(listeners: Listeners, slots: &routes::Slots, connections: &Connections) {
-    let Listeners { otlp_grpc, otlp_http, tempo, flight } = listeners;
-    let pairs: [(_, &RouteSlot); 4] =
-        [(otlp_grpc, &slots.otlp_grpc), (otlp_http, &slots.otlp_http), (tempo, &slots.tempo), (flight, &slots.flight)];
+    let Listeners { otlp_grpc, otlp_http, tempo, tempo_grpc, flight } = listeners;
+    let pairs: [(_, &RouteSlot); 5] = [
+        (otlp_grpc, &slots.otlp_grpc),
+        (otlp_http, &slots.otlp_http),
+        (tempo, &slots.tempo),
+        (tempo_grpc, &slots.tempo_grpc),
+        (flight, &slots.flight),
+    ];
     for (listener, slot) in pairs {
         connections.spawn_accept(listener, slot.clone());
     }

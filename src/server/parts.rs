@@ -63,11 +63,18 @@ impl Parts {
         let (deleter, for_deletion) = (Arc::clone(maintenance.deleter()), Arc::clone(&ingest));
         let deletion = Deletion { deleter, ingest: for_deletion, clock: Arc::clone(&clock) };
         let query = Arc::new(settings.query.clone());
-        let tempo = tempo::TempoState { engine: Arc::clone(&engine), settings: query, clock: Arc::clone(&clock) };
+        let tempo = tempo::TempoState {
+            engine: Arc::clone(&engine),
+            settings: query,
+            clock: Arc::clone(&clock),
+            config: Arc::clone(&settings),
+            ingest: Arc::clone(&ingest),
+        };
         let receiver = receiver::Receiver::new(Arc::clone(&ingest), &settings.ingest, clock, metrics);
         let routes = Routes {
             otlp_grpc: receiver.grpc_router(),
             otlp_http: receiver.http_router(),
+            tempo_grpc: tempo::grpc_router(tempo.clone()),
             tempo: tempo::router(tempo).merge(deletion.router()),
             flight: GrpcRoutes::new(flight::grpc_service(engine)).into_axum_router(),
         };

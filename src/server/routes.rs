@@ -22,6 +22,7 @@ pub(super) struct Routes {
     pub(super) otlp_grpc: Router,
     pub(super) otlp_http: Router,
     pub(super) tempo: Router,
+    pub(super) tempo_grpc: Router,
     pub(super) flight: Router,
 }
 
@@ -31,6 +32,7 @@ pub(super) struct Slots {
     pub(super) otlp_grpc: RouteSlot,
     pub(super) otlp_http: RouteSlot,
     pub(super) tempo: RouteSlot,
+    pub(super) tempo_grpc: RouteSlot,
     pub(super) flight: RouteSlot,
 }
 
@@ -41,6 +43,7 @@ impl Slots {
             otlp_grpc: RouteSlot::new(Router::new().fallback(starting_grpc)),
             otlp_http: RouteSlot::new(Router::new().fallback(starting_http)),
             tempo: RouteSlot::new(Arc::clone(admin).router().fallback(starting_http)),
+            tempo_grpc: RouteSlot::new(Router::new().fallback(starting_grpc)),
             flight: RouteSlot::new(Router::new().fallback(starting_grpc)),
         }
     }
@@ -50,6 +53,7 @@ impl Slots {
         self.otlp_grpc.set(routes.otlp_grpc);
         self.otlp_http.set(routes.otlp_http);
         self.tempo.set(Arc::clone(admin).router().merge(routes.tempo));
+        self.tempo_grpc.set(routes.tempo_grpc);
         self.flight.set(routes.flight);
     }
 }

@@ -35,7 +35,7 @@ class Server:
     def __init__(self, folder: pathlib.Path, data=None, **settings):
         self.binary = os.environ["TRACEHOUSE_BINARY"]
         command = [self.binary, "serve", "--data", str(data or folder)]
-        for listener in ["otlp-grpc", "otlp-http", "tempo", "flight"]:
+        for listener in ["otlp-grpc", "otlp-http", "tempo", "tempo-grpc", "flight"]:
             command += [f"--{listener}-listen", "127.0.0.1:0"]
         for key, value in settings.items():
             command += ["--set", f"{key.replace('__', '.')}={value}"]

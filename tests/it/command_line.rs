@@ -34,7 +34,9 @@ struct Listening {
 fn serve(folder: &Path, ip: &str, more: &[&str]) -> (Child, Listening) {
     let address = format!("{ip}:0");
     let mut arguments = vec!["serve"];
-    for listen in ["--otlp-grpc-listen", "--otlp-http-listen", "--tempo-listen", "--flight-listen"] {
+    for listen in
+        ["--otlp-grpc-listen", "--otlp-http-listen", "--tempo-listen", "--tempo-grpc-listen", "--flight-listen"]
+    {
         arguments.extend([listen, &address]);
     }
     arguments.extend(more);

@@ -19,6 +19,7 @@ fn settings_on(ip: [u8; 4], data: &Path) -> Settings {
     settings.server.otlp_grpc_listen = any_port;
     settings.server.otlp_http_listen = any_port;
     settings.server.tempo_listen = any_port;
+    settings.server.tempo_grpc_listen = any_port;
     settings.server.flight_listen = any_port;
     settings
 }

@@ -1,12 +1,20 @@
 //! The Tempo routes, by cases in `tests/http/tempo.json`, on spans in memory, in files, and after a crash.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
 use serde::Deserialize;
 use serde_json::Value;
-use tracehouse::{clock::SystemClock, config::Settings, server::Server};
+use tracehouse::{
+    api::tempo::tempopb::{
+        SearchResponse, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsResponse, SearchTagsV2Response,
+    },
+    config::ByteSize,
+    server::Server,
+};
+
+use crate::{frame, tempo_strict};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +29,9 @@ struct Case {
     json: Option<Value>,
     #[serde(default)]
     mask: Vec<String>,
+    /// Headers of the answer; without it, that of JSON is looked at.
+    #[serde(default)]
+    headers: std::collections::BTreeMap<String, String>,
     text: Option<String>,
     text_starts: Option<String>,
     text_contains: Option<String>,
@@ -31,14 +42,11 @@ fn folder() -> &'static Path {
 }
 
 async fn start(data: &Path) -> Server {
-    let mut settings = Settings { data: data.to_owned().into(), ..Settings::default() };
-    let any = ([127, 0, 0, 1], 0).into();
-    (settings.server.otlp_grpc_listen, settings.server.otlp_http_listen) = (any, any);
-    (settings.server.tempo_listen, settings.server.flight_listen) = (any, any);
-    Server::start(&settings, Arc::new(SystemClock)).await.unwrap()
+    frame::start(&frame::settings(data)).await
 }
 
-async fn send(server: &Server) {
+/// Sends the spans of `tests/http/spans.json`.
+pub(crate) async fn send(server: &Server) {
     let url = format!("http://{}/v1/traces", server.addresses().otlp_http);
     let request = reqwest::Client::new().post(url).header("content-type", "application/json");
     let response = request.body(fs::read(folder().join("spans.json")).unwrap()).send().await.unwrap();
@@ -59,11 +67,17 @@ async fn run(server: &Server, case: &Case, state: &str) {
     }
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    let content_type = response.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
+    let headers = response.headers().clone();
     let body = response.text().await.unwrap();
     assert_eq!(status, case.status, "{context}: {body}");
+    let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+    for (name, expected) in &case.headers {
+        assert_eq!(header(name), Some(expected.as_str()), "{context}: {name}");
+    }
     if let Some(expected) = &case.json {
-        assert_eq!(content_type.as_deref(), Some("application/json"), "{context}");
+        if !case.headers.contains_key("content-type") {
+            assert_eq!(header("content-type"), Some("application/json"), "{context}");
+        }
         let (mut found, mut expected) = (serde_json::from_str::<Value>(&body).unwrap(), expected.clone());
         for pointer in &case.mask {
             for side in [&mut found, &mut expected] {
@@ -71,6 +85,10 @@ async fn run(server: &Server, case: &Case, state: &str) {
             }
         }
         assert_eq!(found, expected, "{context}");
+    }
+    if status == 200 && header("content-type") == Some("application/json") {
+        let checked = tempo_strict::check(case.get.split('?').next().unwrap(), &body);
+        assert_eq!(checked, Ok(()), "{context}");
     }
     if let Some(expected) = &case.text {
         assert_eq!(&body, expected, "{context}");
@@ -111,6 +129,18 @@ async fn check_protobuf(server: &Server, state: &str) {
     expected.extend_from_slice(&[0x12, 0]);
     assert_eq!(v2, expected, "{state}");
     assert_eq!(get("/api/v2/traces/abab").await, [0x0a, 0, 0x12, 0].as_slice(), "{state}");
+
+    let found = SearchResponse::decode(get("/api/search?q=%7B%20status%20%3D%20error%20%7D").await).unwrap();
+    let [trace] = found.traces.as_slice() else { panic!("{state}: {found:?}") };
+    assert_eq!((trace.trace_id.as_str(), trace.span_sets[0].matched), ("710ec6be421f317a63a021cfac429c21", 2));
+    let names = SearchTagsResponse::decode(get("/api/search/tags?scope=event").await).unwrap();
+    assert_eq!(names.tag_names, ["exception.message"], "{state}");
+    let names = SearchTagsV2Response::decode(get("/api/v2/search/tags?scope=event").await).unwrap();
+    assert_eq!(names.scopes[0].tags, ["exception.message"], "{state}");
+    let values = SearchTagValuesResponse::decode(get("/api/search/tag/service.name/values").await).unwrap();
+    assert_eq!(values.tag_values, ["checkout", "frontend-web"], "{state}");
+    let values = SearchTagValuesV2Response::decode(get("/api/v2/search/tag/span.app.vip/values").await).unwrap();
+    assert_eq!((values.tag_values[0].r#type.as_str(), values.tag_values[0].value.as_str()), ("bool", "false"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,4 +161,27 @@ async fn check(server: &Server, state: &str) {
         run(server, &case, state).await;
     }
     check_protobuf(server, state).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_above_the_limit_is_refused_by_the_first_version_and_cut_by_the_second() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = frame::settings(data.path());
+    settings.query.trace_bytes_max = ByteSize::from_bytes(600);
+    let server = frame::start(&settings).await;
+    send(&server).await;
+    let get = async |version: &str| {
+        let id = "710ec6be421f317a63a021cfac429c21";
+        let response = frame::get(&server, &format!("{version}/traces/{id}")).await;
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let refused = (422, "trace exceeds max size (max bytes: 600; query.trace_bytes_max)".to_owned());
+    assert_eq!(get("/api").await, refused);
+    let (status, body) = get("/api/v2").await;
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, answer["status"].as_str()), (200, Some("PARTIAL")), "{body}");
+    let message = "Trace exceeds maximum size of 600 bytes, a partial trace is returned";
+    assert_eq!(answer["message"].as_str(), Some(message), "{body}");
+    assert!(body.matches("startTimeUnixNano").count() < 3, "{body}");
+    server.stop().await.unwrap();
 }

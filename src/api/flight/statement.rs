@@ -144,11 +144,11 @@ impl Statement {
             }
             let positive = |number: u64| usize::try_from(number).ok().filter(|number| *number > 0);
             let query = TraceQlQuery {
-                text: text.to_owned(),
                 range: TimeRange::new(self.start, self.end),
                 limit: positive(self.limit),
                 spans_per_trace: positive(self.spans),
                 explain,
+                ..TraceQlQuery::new(text)
             };
             let mut request = QueryRequest::new(tenant, QueryKind::TraceQl(query));
             request.form = AnswerForm::Plain;

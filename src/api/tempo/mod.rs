@@ -1,9 +1,12 @@
-//! Tempo's HTTP API, as Grafana's data source, Perses, Kiali and `tempo-cli` call it.
+//! Tempo's API, as Grafana's data source, Perses, Kiali and `tempo-cli` call it.
 //!
-//! Errors are plain text, as in Tempo. Routes of Tempo that are not built answer 400 and say so; they never answer
+//! The same port answers Grafana's streaming calls ([`grpc`]). Errors are plain text, as in Tempo. Routes of Tempo that are not built answer 400 and say so; they never answer
 //! with an empty result that looks like an answer.
 
 mod found;
+mod grpc;
+mod legacy;
+mod messages;
 mod metrics;
 mod params;
 mod search;
@@ -11,7 +14,10 @@ mod search_json;
 mod series;
 mod series_json;
 mod status;
+mod tags;
+pub mod tempopb;
 mod trace;
+mod values;
 
 use std::sync::Arc;
 
@@ -22,23 +28,48 @@ use axum::{
     routing::get,
 };
 use http::{HeaderValue, StatusCode, header};
+use tonic::{server::NamedService, service::Routes};
+use tower_http::compression::CompressionLayer;
+
+use self::tempopb::streaming_querier_server::StreamingQuerierServer;
 
 use crate::{
     clock::Clock,
-    config::QuerySettings,
+    config::{QuerySettings, Settings},
     error::{Error, ErrorKind},
+    ingest::Ingest,
     model::tenant::TenantId,
     query::QueryEngine,
 };
 
 /// Routes of Tempo that exist there and are not built here.
-const NOT_BUILT: [&str; 6] = [
+const NOT_BUILT: [&str; 2] = ["/api/v2/traces/diff", "/api/mcp"];
+
+/// The routes that are there, for `/status/endpoints`.
+const ROUTES: [&str; 23] = [
+    "/api/echo",
+    "/api/metrics/query",
+    "/api/metrics/query_range",
+    "/api/search",
+    "/api/search/tag/{name}/values",
     "/api/search/tags",
+    "/api/status/buildinfo",
+    "/api/traces/{id}",
+    "/api/v2/search/tag/{identifier}/values",
     "/api/v2/search/tags",
-    "/api/search/tag/{*rest}",
-    "/api/v2/search/tag/{*rest}",
-    "/api/v2/traces/diff",
-    "/api/mcp",
+    "/api/v2/traces/{id}",
+    "/flush",
+    "/metrics",
+    "/ready",
+    "/status",
+    "/status/config",
+    "/status/endpoints",
+    "/status/overrides",
+    "/status/runtime_config",
+    "/status/services",
+    "/status/usage-stats",
+    "/status/version",
+    "/tempopb.StreamingQuerier/{method}",
 ];
 
 /// What the routes need.
@@ -50,6 +81,10 @@ pub struct TempoState {
     pub settings: Arc<QuerySettings>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// All settings, for those who ask how this process was started.
+    pub config: Arc<Settings>,
+    /// What is flushed on request.
+    pub ingest: Arc<Ingest>,
 }
 
 impl TempoState {
@@ -64,15 +99,36 @@ pub fn router(state: TempoState) -> Router {
     let mut router = Router::new()
         .route("/api/echo", get(status::echo))
         .route("/api/status/buildinfo", get(status::build_info))
+        .route("/status", get(status::all))
+        .route("/status/version", get(status::version))
+        .route("/status/services", get(status::services))
+        .route("/status/endpoints", get(status::endpoints))
+        .route("/status/config", get(status::config))
+        .route("/status/runtime_config", get(status::nothing_at_runtime))
+        .route("/status/overrides", get(status::nothing_at_runtime))
+        .route("/status/usage-stats", get(status::usage))
+        .route("/flush", get(status::flush).post(status::flush))
         .route("/api/traces/{id}", get(trace::v1))
         .route("/api/v2/traces/{id}", get(trace::v2))
         .route("/api/search", get(search::search))
         .route("/api/metrics/query_range", get(metrics::range))
-        .route("/api/metrics/query", get(metrics::instant));
+        .route("/api/metrics/query", get(metrics::instant))
+        .route("/api/search/tags", get(tags::v1))
+        .route("/api/v2/search/tags", get(tags::v2))
+        .route("/api/search/tag/{*rest}", get(values::v1))
+        .route("/api/v2/search/tag/{*rest}", get(values::v2));
     for path in NOT_BUILT {
         router = router.route(path, axum::routing::any(not_built));
     }
-    router.fallback(not_found).with_state(state)
+    // Compression comes before the gRPC routes, which have their own.
+    let router = router.layer(CompressionLayer::new());
+    let grpc = format!("/{}/{{method}}", <StreamingQuerierServer<grpc::Querier> as NamedService>::NAME);
+    router.route_service(&grpc, grpc::service(state.clone())).fallback(not_found).with_state(state)
+}
+
+/// The routes of the API over gRPC alone.
+pub fn grpc_router(state: TempoState) -> Router {
+    Routes::new(grpc::service(state)).into_axum_router()
 }
 
 async fn not_built(request: Request) -> Response {
@@ -104,5 +160,10 @@ fn body(content_type: &'static str, bytes: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, content_type)], bytes).into_response()
 }
 
+fn protobuf(message: &impl prost::Message) -> Response {
+    body(PROTOBUF, message.encode_to_vec())
+}
+
 const JSON: &str = "application/json";
 const PROTOBUF: &str = "application/protobuf";
+const LLM: &str = "application/vnd.grafana.llm+json";

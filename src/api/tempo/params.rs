@@ -1,10 +1,10 @@
 //! Query parameters of the Tempo routes: what is accepted, the defaults, and Tempo's words for what is not.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     config::{HumanDuration, QuerySettings},
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     model::{ids::TraceId, time::TimeRange},
 };
 
@@ -84,6 +84,42 @@ impl Params {
         }
     }
 
+    /// A duration as Go writes it, in nanoseconds: `1.5s`, `1m30s`, `0`.
+    pub(super) fn duration_nano(&self, name: &str) -> Result<Option<i64>> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match go_duration_nano(text) {
+            Some(nanos) => Ok(Some(nanos)),
+            None => Err(Error::invalid(format!("invalid {name}: {text:?} is not a duration such as 100ms or 1m30s"))),
+        }
+    }
+
+    /// The parameters that are none of `known` and not empty.
+    pub(super) fn others(&self, known: &[&str]) -> BTreeMap<String, String> {
+        let others = self.0.iter().filter(|(name, value)| !known.contains(&name.as_str()) && !value.is_empty());
+        others.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// A parameter that is a count; zero stands for none.
+    pub(super) fn count(&self, name: &str) -> Result<Option<usize>> {
+        match self.get(name).map(str::parse::<usize>) {
+            None | Some(Ok(0)) => Ok(None),
+            Some(Ok(count)) => Ok(Some(count)),
+            Some(Err(_)) => Err(Error::invalid(format!("invalid {name}: must be a non-negative number"))),
+        }
+    }
+
+    /// A parameter that is `true` or `false`; false without it.
+    pub(super) fn flag(&self, name: &str) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(text) => match text.to_ascii_lowercase().as_str() {
+                "true" | "t" | "1" => Ok(true),
+                "false" | "f" | "0" => Ok(false),
+                _ => Err(Error::invalid(format!("invalid {name}: {text:?} is none of true, false"))),
+            },
+        }
+    }
+
     /// Refuses parameters that ask for something that is not built, so that they are not ignored in silence.
     pub(super) fn refuse(&self, what: &str, names: &[&str]) -> Result<()> {
         match names.iter().find(|name| self.get(name).is_some()) {
@@ -96,6 +132,27 @@ impl Params {
 /// The trace id in a URL path.
 pub(super) fn trace_id(text: &str) -> Result<TraceId> {
     text.parse().map_err(|cause: crate::model::ids::IdError| Error::invalid(cause.to_string()))
+}
+
+/// Units of durations in Go, the longer of two with one beginning first.
+const UNITS: [(&str, f64); 8] =
+    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
+
+fn go_duration_nano(text: &str) -> Option<i64> {
+    let mut rest = text;
+    let mut nanos = 0.0;
+    if rest == "0" {
+        return Some(0);
+    }
+    while !rest.is_empty() {
+        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(number_end);
+        let (unit, size) = UNITS.iter().find(|(unit, _)| tail.starts_with(unit))?;
+        nanos += number.parse::<f64>().ok()? * size;
+        rest = &tail[unit.len()..];
+    }
+    // The cast saturates.
+    (!text.is_empty()).then_some(nanos.round() as i64)
 }
 
 /// What the `Accept` header asks for. As Tempo does, it is searched for a known type, and JSON is the default.
@@ -119,16 +176,6 @@ impl Format {
             Format::Json
         } else {
             Format::Llm
-        }
-    }
-
-    /// The same, where the format for language models is not built.
-    pub(super) fn of_built(headers: &http::HeaderMap) -> Result<Self> {
-        match Self::of(headers) {
-            Format::Llm => {
-                Err(Error::new(ErrorKind::Unsupported, "not supported yet: the format application/vnd.grafana.llm"))
-            }
-            built => Ok(built),
         }
     }
 }
@@ -169,6 +216,23 @@ mod tests {
         let spss = |query| Params::of(Some(query)).spans_per_spanset(&settings);
         assert_eq!(spss("spss=0").unwrap(), 3);
         assert_eq!(refused(spss("spss=1000")), "spans per span set exceeds 100. received 1000");
+    }
+
+    #[test]
+    fn durations_are_those_of_go() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("0s", 0),
+            ("100ms", 100_000_000),
+            ("1.5s", 1_500_000_000),
+            ("1m30s", 90 * SECOND_NANO),
+            ("7µs", 7_000),
+        ] {
+            assert_eq!(go_duration_nano(text), Some(nanos), "{text}");
+        }
+        for text in ["", "5", "s", "1 s", "-1s", "1x", "1.2.3s"] {
+            assert_eq!(go_duration_nano(text), None, "{text}");
+        }
     }
 
     #[test]

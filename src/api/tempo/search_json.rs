@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::found::{FoundSet, FoundSpan, FoundTrace, ServiceStats, Shown};
 
 /// What Tempo shows when no root span is known.
-const ROOT_UNKNOWN: &str = "<root span not yet received>";
+pub(super) const ROOT_UNKNOWN: &str = "<root span not yet received>";
 
 /// What the search read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,8 +21,17 @@ pub(super) struct SearchStats {
     pub(super) inspected_bytes: u64,
     /// Files of the table.
     pub(super) files: u64,
-    /// Their size in bytes.
-    pub(super) file_bytes: u64,
+    /// Spans read from files and from memory.
+    pub(super) inspected_spans: u64,
+}
+
+/// Whether the answer has spans besides traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spansets {
+    /// Those that the query matched.
+    Shown,
+    /// None, as in answers to searches by tags.
+    Left,
 }
 
 #[derive(Serialize)]
@@ -114,28 +123,33 @@ struct Metrics {
     completed_jobs: u32,
     total_jobs: u32,
     #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
-    total_block_bytes: u64,
+    inspected_spans: u64,
 }
 
 /// The body of an answer.
-pub(super) fn render(mut traces: Vec<FoundTrace>, stats: SearchStats) -> serde_json::Result<Vec<u8>> {
+pub(super) fn render(
+    mut traces: Vec<FoundTrace>,
+    spansets: Spansets,
+    stats: SearchStats,
+) -> serde_json::Result<Vec<u8>> {
     unify(&mut traces);
     let response = Response {
-        traces: traces.into_iter().map(Trace::from).collect(),
+        traces: traces.into_iter().map(|found| Trace::of(found, spansets)).collect(),
         metrics: Metrics {
             inspected_bytes: stats.inspected_bytes,
             total_blocks: stats.files,
             completed_jobs: 1,
             total_jobs: 1,
-            total_block_bytes: stats.file_bytes,
+            inspected_spans: stats.inspected_spans,
         },
     };
     serde_json::to_vec(&response)
 }
 
-impl From<FoundTrace> for Trace {
-    fn from(found: FoundTrace) -> Self {
-        let span_sets: Vec<SpanSet> = found.sets.into_iter().map(SpanSet::from).collect();
+impl Trace {
+    fn of(found: FoundTrace, spansets: Spansets) -> Self {
+        let sets = if spansets == Spansets::Shown { found.sets } else { Vec::new() };
+        let span_sets: Vec<SpanSet> = sets.into_iter().map(SpanSet::from).collect();
         Self {
             trace_id: found.trace_id.to_string().trim_start_matches('0').to_owned(),
             root_service_name: match (&found.root_name, found.root_service_name) {
@@ -294,7 +308,7 @@ mod tests {
     }
 
     fn rendered(traces: Vec<FoundTrace>) -> Value {
-        serde_json::from_slice(&render(traces, SearchStats::default()).unwrap()).unwrap()
+        serde_json::from_slice(&render(traces, Spansets::Shown, SearchStats::default()).unwrap()).unwrap()
     }
 
     #[test]
@@ -376,6 +390,14 @@ mod tests {
             {"spans": [], "matched": 1, "attributes": attributes("b", "1")},
         ]);
         assert_eq!((&trace["spanSets"], &trace["spanSet"]), (&sets, &sets[0]));
+    }
+
+    #[test]
+    fn an_answer_to_tags_has_no_spans() {
+        let json = render(vec![trace(&[])], Spansets::Left, SearchStats::default()).unwrap();
+        let answer: Value = serde_json::from_slice(&json).unwrap();
+        let trace = answer["traces"][0].as_object().unwrap();
+        assert!(!trace.contains_key("spanSet") && !trace.contains_key("spanSets"), "{trace:?}");
     }
 
     #[test]

@@ -1,35 +1,42 @@
 //! `/api/traces/{id}` and `/api/v2/traces/{id}`.
 //!
 //! Grafana reads protobuf and follows pointers without looking: resource, scope, status and, in v2, the trace itself
-//! must be there, if empty. An unknown trace is 404 without body in v1 and an empty trace in v2.
+//! must be there, if empty. An unknown trace is 404 without body in v1 and an empty trace in v2; one above the size limit
+//! is 422 in v1 and a part of it in v2, marked as such.
 
 use axum::{
     extract::{Path, RawQuery, State},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use http::{HeaderMap, StatusCode};
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
 
 use super::{
-    JSON, PROTOBUF, TempoState, body,
+    JSON, LLM, PROTOBUF, TempoState, body,
     params::{Format, Params, trace_id},
     refusal, text,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    model::time::TimeRange,
     otlp::{
         encode,
         tempo_json::{self, ListName},
+        tempo_llm,
     },
-    query::{QueryKind, QueryRequest, TraceByIdQuery},
+    query::{Generations, LimitOverrides, QueryKind, QueryRequest, TraceByIdQuery, TraceFilter},
 };
 
-/// Parameters of v2 that cut a trace down.
-const FILTERS: [&str; 5] = ["q", "keep_hierarchy", "match_depth", "ancestor_depth", "span_pruning"];
+/// Parameters of v2 that summarise repeated spans.
+const NOT_BUILT: [&str; 1] = ["span_pruning"];
 
 /// Where Tempo can be told to look; here all of it is one place.
 const MODES: [&str; 4] = ["all", "ingesters", "blocks", "external"];
+
+/// `PartialStatus` of an answer that lacks something.
+const PARTIAL: i32 = 1;
 
 /// `tempopb.TraceByIDResponse`.
 #[derive(Clone, PartialEq, Message)]
@@ -46,20 +53,27 @@ struct TraceByIdResponse {
     message: String,
 }
 
+/// What was found of a trace.
+struct Found {
+    trace: TracesData,
+    /// The limit in bytes that keeps the rest out.
+    cut_at_bytes: Option<u64>,
+}
+
 pub(super) async fn v1(
     State(state): State<TempoState>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let trace = match find(&state, &id, query.as_deref(), &[]).await {
-        Ok(trace) if trace.resource_spans.is_empty() => return StatusCode::NOT_FOUND.into_response(),
-        Ok(trace) => trace,
-        // Tempo's status for a trace above its size limit.
-        Err(error) if error.kind() == ErrorKind::TooLarge => {
-            let message = format!("trace exceeds max size: {}", error.message());
+    let params = Params::of(query.as_deref());
+    let trace = match find(&state, &id, &params, None).await {
+        Ok(Found { cut_at_bytes: Some(limit), .. }) => {
+            let message = format!("trace exceeds max size (max bytes: {limit}; query.trace_bytes_max)");
             return text(StatusCode::UNPROCESSABLE_ENTITY, message);
         }
+        Ok(found) if found.trace.resource_spans.is_empty() => return StatusCode::NOT_FOUND.into_response(),
+        Ok(found) => found.trace,
         Err(error) => return refusal(&error),
     };
     match Format::of(&headers) {
@@ -78,36 +92,98 @@ pub(super) async fn v2(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let found = match Format::of_built(&headers) {
-        Ok(format) => find(&state, &id, query.as_deref(), &FILTERS).await.map(|trace| (format, trace)),
-        Err(error) => Err(error),
+    let params = Params::of(query.as_deref());
+    let found = async {
+        params.refuse("trace by id", &NOT_BUILT)?;
+        let filter = filter(&params)?;
+        Ok((filter.is_some(), find(&state, &id, &params, filter).await?))
     };
-    match found {
-        Ok((Format::Protobuf, trace)) => {
-            let (trace, metrics) = (Some(trace), Some(()));
-            let response = TraceByIdResponse { trace, metrics, status: 0, message: String::new() };
+    let (is_filtered, Found { trace, cut_at_bytes }) = match found.await {
+        Ok(found) => found,
+        Err(error) => return refusal(&error),
+    };
+    let mut reasons = Vec::new();
+    if let Some(limit) = cut_at_bytes {
+        reasons.push(format!("Trace exceeds maximum size of {limit} bytes, a partial trace is returned"));
+    }
+    if is_filtered {
+        reasons.push("Trace filtered, only a subset of spans matching the filter is returned".to_owned());
+    }
+    let message = reasons.join("; ");
+    match Format::of(&headers) {
+        Format::Protobuf => {
+            let status = if message.is_empty() { 0 } else { PARTIAL };
+            let response = TraceByIdResponse { trace: Some(trace), metrics: Some(()), status, message };
             body(PROTOBUF, response.encode_to_vec())
         }
-        Ok((_, trace)) => {
+        Format::Json => {
             let mut json = String::from("{\"trace\":");
             tempo_json::push_trace(&mut json, &trace, ListName::ResourceSpans);
-            json.push_str(",\"metrics\":{}}");
+            json.push_str(",\"metrics\":{}");
+            json.push_str(&partial_members(&message));
+            json.push('}');
             body(JSON, json.into_bytes())
         }
-        Err(error) => refusal(&error),
+        Format::Llm => {
+            let json = format!("{{\"trace\":{}{}}}", tempo_llm::trace(&trace), partial_members(&message));
+            body(LLM, json.into_bytes())
+        }
     }
 }
 
-async fn find(state: &TempoState, id: &str, query: Option<&str>, not_built: &[&str]) -> Result<TracesData> {
-    let params = Params::of(query);
-    params.refuse("trace by id", not_built)?;
+/// The members of a JSON answer that say why it is not complete, with a comma in front; nothing if it is.
+fn partial_members(message: &str) -> String {
+    match message {
+        "" => String::new(),
+        _ => format!(",\"status\":\"PARTIAL\",\"message\":{}", serde_json::Value::from(message)),
+    }
+}
+
+/// `q` and what is kept around its matches.
+fn filter(params: &Params) -> Result<Option<TraceFilter>> {
+    let keep_hierarchy = params.flag("keep_hierarchy")?;
+    let descendants = generations(params, "match_depth", 0)?;
+    let ancestors = generations(params, "ancestor_depth", -1)?;
+    let Some(text) = params.get("q") else { return Ok(None) };
+    let ancestors = if keep_hierarchy { ancestors } else { Generations::UpTo(0) };
+    Ok(Some(TraceFilter { text: text.to_owned(), ancestors, descendants }))
+}
+
+fn generations(params: &Params, name: &str, default: i64) -> Result<Generations> {
+    let depth = match params.get(name).map(str::parse::<i64>) {
+        None => default,
+        Some(Ok(depth)) => depth,
+        Some(Err(_)) => return Err(Error::invalid(format!("invalid {name}: must be a whole number of at least -1"))),
+    };
+    match (depth, u32::try_from(depth)) {
+        (-1, _) => Ok(Generations::All),
+        (_, Ok(depth)) => Ok(Generations::UpTo(depth)),
+        _ => Err(Error::invalid(format!("invalid {name}: {depth} is none of -1 (all), 0, 1, ..."))),
+    }
+}
+
+async fn find(state: &TempoState, id: &str, params: &Params, filter: Option<TraceFilter>) -> Result<Found> {
     if let Some(mode) = params.get("mode").filter(|mode| !MODES.contains(mode)) {
         return Err(Error::invalid(format!("invalid mode: {mode:?} is none of {}", MODES.join(", "))));
     }
-    // The range says where other stores should look. The answer is the whole trace, so it is only checked.
-    params.time_range(state.clock.now_unix_nano())?;
-    let query = TraceByIdQuery { trace_id: trace_id(id)?, hint: None };
-    let request = QueryRequest::new(state.tenant(), QueryKind::TraceById(query));
-    let (batches, _) = state.engine.execute(request).await?.collect().await?;
-    Ok(encode::encode(&batches)?)
+    // The range says where to look. The answer is the whole trace, which may reach out of it.
+    let range = params.time_range(state.clock.now_unix_nano())?;
+    let hint = (range != TimeRange::ALL).then(|| range.widened(state.settings.trace_extent_max.as_nanos()));
+    let query = TraceByIdQuery { trace_id: trace_id(id)?, hint, filter };
+    let limit = state.settings.trace_bytes_max.bytes();
+    let mut request = QueryRequest::new(state.tenant(), QueryKind::TraceById(query));
+    request.limits = LimitOverrides { result_bytes_max: Some(limit), ..LimitOverrides::default() };
+    let mut stream = state.engine.execute(request).await?;
+    let (mut batches, mut cut_at_bytes) = (Vec::new(), None);
+    while let Some(batch) = stream.next().await {
+        match batch {
+            Ok(batch) => batches.push(batch),
+            Err(error) if error.kind() == ErrorKind::TooLarge => {
+                cut_at_bytes = Some(limit);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Found { trace: encode::encode(&batches)?, cut_at_bytes })
 }

@@ -47,6 +47,7 @@ pub(crate) use self::schema::answer_schema;
 use crate::{
     model::{ids::TraceId, schema::column, time::TimeRange},
     query::{
+        request::{DurationBounds, TraceCursor},
         session::scan_base,
         spansets::{Output, Program, Witness, trace_eval, witnesses},
     },
@@ -66,6 +67,10 @@ pub(crate) struct Search {
     pub(crate) limit: usize,
     /// Most spans shown per spanset, at least one.
     pub(crate) spans_per_set: usize,
+    /// How long its traces are.
+    pub(crate) duration: DurationBounds,
+    /// The last trace of the page before.
+    pub(crate) after: Option<TraceCursor>,
 }
 
 impl Search {
@@ -220,5 +225,22 @@ fn answer(
 ) -> Result<LogicalPlan> {
     let found = evaluated(program, base, search.range.widened(search.extent_nano), candidates)?;
     let latest = [col(column::START_TIME).sort(false, false), col(column::TRACE_ID).sort(true, false)];
-    LogicalPlanBuilder::from(found).sort_with_limit(latest, Some(search.limit))?.build()
+    let mut found = LogicalPlanBuilder::from(found);
+    if let Some(wanted) = conjunction(wanted(search)) {
+        found = found.filter(wanted)?;
+    }
+    found.sort_with_limit(latest, Some(search.limit))?.build()
+}
+
+/// What the facts of a trace have to be: those of the page and the duration that are asked for.
+fn wanted(search: &Search) -> Vec<Expr> {
+    let mut wanted = Vec::new();
+    wanted.extend(search.duration.min_nano.map(|min| col(column::DURATION).gt_eq(lit(min))));
+    wanted.extend(search.duration.max_nano.map(|max| col(column::DURATION).lt_eq(lit(max))));
+    wanted.extend(search.after.map(|TraceCursor { start_unix_nano, trace_id }| {
+        let id = ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(trace_id.as_bytes().to_vec()));
+        let together = col(column::START_TIME).eq(lit(start_unix_nano)).and(col(column::TRACE_ID).gt(lit(id)));
+        col(column::START_TIME).lt(lit(start_unix_nano)).or(together)
+    }));
+    wanted
 }

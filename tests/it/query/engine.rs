@@ -138,7 +138,7 @@ async fn parameters_are_bound_by_position_and_typed_by_their_place() {
 #[tokio::test]
 async fn a_trace_has_each_span_once_by_start() {
     let engine = small_engine();
-    let query = TraceByIdQuery { trace_id: "1".parse::<TraceId>().unwrap(), hint: None };
+    let query = TraceByIdQuery { trace_id: "1".parse::<TraceId>().unwrap(), hint: None, filter: None };
     let stream = engine.execute(QueryRequest::new(TenantId::single(), QueryKind::TraceById(query))).await.unwrap();
     assert_eq!(stream.schema(), tracehouse::model::schema::logical_schema());
     let (batches, stats) = stream.collect().await.unwrap();

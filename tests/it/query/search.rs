@@ -14,7 +14,10 @@ use proptest::prelude::*;
 use tracehouse::{
     error::Error,
     model::{tenant::TenantId, time::TimeRange},
-    query::{AnswerForm, Explain, QueryEngine, QueryKind, QueryLimits, QueryRequest, TraceQlQuery},
+    query::{
+        AnswerForm, DurationBounds, Explain, QueryEngine, QueryKind, QueryLimits, QueryRequest, TraceCursor,
+        TraceQlQuery,
+    },
 };
 
 use crate::query::data::{START, engine, of_json, plain_span, small_engine, tables};
@@ -213,4 +216,37 @@ async fn traces_that_begin_long_before_their_first_match_are_ordered_by_their_be
     let batches = search(&engine, query, AnswerForm::Plain).await.unwrap();
     let traces: Vec<u32> = rows_of(&batches).into_iter().map(|row| row.0).collect();
     assert_eq!(traces, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn pages_together_are_the_whole_answer_and_durations_are_those_of_traces() {
+    let mut lines = Vec::new();
+    for trace in 1..=40u32 {
+        // Some traces begin together; each lasts as many nanoseconds as its number, and ten.
+        let start = i64::from(trace / 3) * 100;
+        lines.push(plain_span(trace, 1, true, start, "shop", true));
+        lines.push(plain_span(trace, 2, false, start + i64::from(trace), "shop", false));
+    }
+    let engine = engine(tables(vec![of_json(&lines.join("\n"))]), QueryLimits::default(), &std::env::temp_dir());
+    let traces = async |query: TraceQlQuery| {
+        let batches = search(&engine, query, AnswerForm::Plain).await.unwrap();
+        rows_of(&batches).into_iter().map(|row| (row.0, row.1)).collect::<Vec<(u32, i64)>>()
+    };
+    let query = TraceQlQuery { limit: Some(100), ..TraceQlQuery::new("{ status = error }") };
+    let whole = traces(query.clone()).await;
+    assert_eq!(whole.len(), 40);
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let page = traces(TraceQlQuery { limit: Some(7), after, ..query.clone() }).await;
+        let Some((trace, start)) = page.last() else { break };
+        let trace_id = format!("{trace:x}").parse().unwrap();
+        after = Some(TraceCursor { start_unix_nano: START + start, trace_id });
+        pages.extend(page);
+    }
+    assert_eq!(pages, whole);
+
+    let duration = DurationBounds { min_nano: Some(20), max_nano: Some(22) };
+    let mut found: Vec<u32> = traces(TraceQlQuery { duration, ..query }).await.into_iter().map(|row| row.0).collect();
+    found.sort_unstable();
+    assert_eq!(found, [10, 11, 12]);
 }

@@ -112,7 +112,7 @@ impl Drop for Server {
 /// What makes the program serve `folder` on ports that the system chooses.
 pub(crate) fn arguments(folder: &Path, settings: &[&str]) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec!["serve".into(), "--data".into(), folder.into()];
-    let listeners = ["otlp_grpc", "otlp_http", "tempo", "flight"];
+    let listeners = ["otlp_grpc", "otlp_http", "tempo", "tempo_grpc", "flight"];
     let listeners = listeners.map(|listener| format!("server.{listener}_listen=127.0.0.1:0"));
     for setting in listeners.iter().map(String::as_str).chain(settings.iter().copied()) {
         arguments.extend(["--set".into(), setting.into()]);

@@ -1,0 +1,53 @@
+//! Which attributes there are, and which values one has: what editors complete.
+//!
+//! ```text
+//!  TagNamesQuery  -> names in the lists of keys of files and buffered batches, without a scan;
+//!                    with a filter: keys of the spans that match     -> scope, name
+//!  TagValuesQuery -> distinct values of one field of the spans that match, at most so many -> type, value
+//! ```
+//!
+//! Names without a filter are those of every file and batch with a span in the range, so a name can be there whose own
+//! spans lie next to the range in the same file. With a filter they are exact.
+//!
+//! Answers are in order: names by scope and name, values by type and value. Filters come from half-written queries, so
+//! they are read leniently ([`lenient`]); what cannot be read does not filter.
+
+pub(crate) mod lenient;
+pub(crate) mod names;
+pub(crate) mod values;
+
+use datafusion::{
+    common::Result,
+    functions::core::expr_fn::get_field,
+    logical_expr::{Expr, LogicalPlanBuilder, col, lit},
+};
+
+use crate::{functions::scalar_function, model::attributes::AttributeScope, model::schema::column};
+
+/// The attribute map of each row in a column, for a scope. Events and links give a row each.
+fn maps(spans: LogicalPlanBuilder, scope: AttributeScope) -> Result<(LogicalPlanBuilder, Expr)> {
+    let list = match scope {
+        AttributeScope::Event => column::EVENTS,
+        AttributeScope::Link => column::LINKS,
+        AttributeScope::Resource => return Ok((spans, col(column::RESOURCE_ATTRIBUTES))),
+        AttributeScope::Scope => return Ok((spans, col(column::SCOPE_ATTRIBUTES))),
+        AttributeScope::Span => return Ok((spans, col(column::SPAN_ATTRIBUTES))),
+    };
+    Ok((items(spans, list)?, get_field(col(list), "attributes")))
+}
+
+/// One row per event or link.
+fn items(spans: LogicalPlanBuilder, list: &str) -> Result<LogicalPlanBuilder> {
+    spans.project([col(list)])?.unnest_column(list)
+}
+
+fn call(function: &str, args: Vec<Expr>) -> Result<Expr> {
+    match scalar_function(function) {
+        Some(function) => Ok(function.call(args)),
+        None => datafusion::common::internal_err!("{function} is not there"),
+    }
+}
+
+fn text(value: &str) -> Expr {
+    lit(value)
+}

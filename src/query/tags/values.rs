@@ -1,0 +1,255 @@
+//! Values of one field.
+
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, AsArray, RecordBatch, StringArray},
+        datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef},
+    },
+    catalog::TableProvider,
+    common::{Result, ScalarValue},
+    functions::core::expr_fn::get_field,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit, utils::conjunction},
+};
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
+
+use super::{call, items, lenient, maps};
+use crate::{
+    functions::AttrFunction,
+    model::{attributes::AttributeScope, schema::column},
+    query::{request::TagValuesQuery, search::starts_in, session::scan_base},
+    traceql::{
+        ast::{Attribute, FieldName, Intrinsic, Scope},
+        literal::{Kind, Status},
+    },
+};
+
+/// Distinct values that are looked at before the answer is cut to what is asked for. A field with more of them, which
+/// nobody picks from a list, is answered with some.
+const DISTINCT_MAX: usize = 100_000;
+
+/// Columns of the plan, in the order in which types come.
+const TYPES: [(AttrFunction, &str); 4] = [
+    (AttrFunction::Str, "string"),
+    (AttrFunction::Int, "int"),
+    (AttrFunction::Float, "float"),
+    (AttrFunction::Bool, "bool"),
+];
+
+/// The columns of an answer.
+pub(crate) fn answer_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("type", DataType::Utf8, false), Field::new("value", DataType::Utf8, false)]))
+}
+
+/// The plan: distinct values, in the column of their type.
+pub(crate) fn plan(query: &TagValuesQuery, base: &Arc<dyn TableProvider>) -> Result<LogicalPlan> {
+    let filter = starts_in(query.range).into_iter().chain(lenient::condition(query.filter.as_deref()));
+    let filter: Vec<Expr> = filter.collect();
+    let branches = match &query.field {
+        FieldName::Intrinsic(intrinsic) => of_intrinsic(*intrinsic, &filter, base)?.into_iter().collect(),
+        FieldName::Attribute(attribute) => scopes(attribute)
+            .iter()
+            .map(|scope| of_attribute(*scope, &attribute.key, &filter, base))
+            .collect::<Result<Vec<_>>>()?,
+    };
+    let mut union: Option<LogicalPlanBuilder> = None;
+    for branch in branches {
+        union = Some(match union {
+            Some(union) => union.union(branch.build()?)?,
+            None => branch,
+        });
+    }
+    match union {
+        Some(union) => union.distinct()?.limit(0, Some(DISTINCT_MAX.max(query.limit)))?.build(),
+        None => LogicalPlanBuilder::empty(false).build(),
+    }
+}
+
+/// Where an attribute is looked for.
+fn scopes(attribute: &Attribute) -> &'static [AttributeScope] {
+    match attribute.scope {
+        Scope::Any => &AttributeScope::ALL,
+        Scope::Span => &[AttributeScope::Span],
+        Scope::Resource => &[AttributeScope::Resource],
+        Scope::Instrumentation => &[AttributeScope::Scope],
+        Scope::Event => &[AttributeScope::Event],
+        Scope::Link => &[AttributeScope::Link],
+    }
+}
+
+fn of_attribute(
+    scope: AttributeScope,
+    key: &str,
+    filter: &[Expr],
+    base: &Arc<dyn TableProvider>,
+) -> Result<LogicalPlanBuilder> {
+    let get = |function: AttrFunction, map: &Expr| call(function.name(), vec![map.clone(), lit(key)]);
+    let mut filter = filter.to_vec();
+    if !matches!(scope, AttributeScope::Event | AttributeScope::Link) {
+        let (_, map) = maps(scan_base(base)?, scope)?;
+        filter.push(get(AttrFunction::Exists, &map)?);
+    }
+    let (rows, map) = maps(filtered(filter, base)?, scope)?;
+    let columns = TYPES.iter().map(|(function, name)| Ok(get(*function, &map)?.alias(*name)));
+    let rows = rows.project(columns.collect::<Result<Vec<_>>>()?)?;
+    match TYPES.iter().map(|(_, name)| col(*name).is_not_null()).reduce(Expr::or) {
+        Some(some) => rows.filter(some),
+        None => Ok(rows),
+    }
+}
+
+fn filtered(filter: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
+    let spans = scan_base(base)?;
+    match conjunction(filter) {
+        Some(filter) => spans.filter(filter),
+        None => Ok(spans),
+    }
+}
+
+/// The texts of an intrinsic; nothing for those that are numbers or ids, which nobody picks from a list.
+fn of_intrinsic(
+    intrinsic: Intrinsic,
+    filter: &[Expr],
+    base: &Arc<dyn TableProvider>,
+) -> Result<Option<LogicalPlanBuilder>> {
+    let mut filter = filter.to_vec();
+    if matches!(intrinsic, Intrinsic::RootName | Intrinsic::RootServiceName) {
+        filter.push(col(column::PARENT_SPAN_ID).is_null());
+    }
+    let spans = filtered(filter, base)?;
+    let (rows, text) = match intrinsic {
+        Intrinsic::Name | Intrinsic::RootName => (spans, col(column::NAME)),
+        Intrinsic::RootServiceName => {
+            let args = vec![col(column::RESOURCE_ATTRIBUTES), lit("service.name")];
+            (spans, call(AttrFunction::Str.name(), args)?)
+        }
+        Intrinsic::StatusMessage => (spans, col(column::STATUS_MESSAGE)),
+        Intrinsic::InstrumentationName => (spans, col(column::SCOPE_NAME)),
+        Intrinsic::InstrumentationVersion => (spans, col(column::SCOPE_VERSION)),
+        Intrinsic::EventName => (items(spans, column::EVENTS)?, get_field(col(column::EVENTS), "name")),
+        _ => return Ok(None),
+    };
+    let mut columns = Vec::new();
+    for (function, name) in TYPES {
+        columns.push(match function {
+            AttrFunction::Str => text.clone().alias(name),
+            other => lit(ScalarValue::try_from(&other.return_type())?).alias(name),
+        });
+    }
+    Ok(Some(rows.project(columns)?.filter(col(TYPES[0].1).is_not_null())?))
+}
+
+/// The words of an intrinsic that has few and fixed ones.
+fn keywords(field: &FieldName) -> Vec<&'static str> {
+    match field {
+        FieldName::Intrinsic(Intrinsic::Status) => Status::ALL.map(Status::name).to_vec(),
+        FieldName::Intrinsic(Intrinsic::Kind) => Kind::ALL.map(Kind::name).to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// A value, ordered as answers are.
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Text(String),
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+}
+
+impl Eq for Value {}
+
+impl PartialOrd for Value {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Value {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Value::Text(a), Value::Text(b)) => a.cmp(b),
+            (Value::Int(a), Value::Int(b)) => a.cmp(b),
+            (Value::Float(a), Value::Float(b)) => a.total_cmp(b),
+            (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+            _ => self.rank().cmp(&other.rank()),
+        }
+    }
+}
+
+impl Value {
+    fn rank(&self) -> usize {
+        match self {
+            Value::Text(_) => 0,
+            Value::Int(_) => 1,
+            Value::Float(_) => 2,
+            Value::Bool(_) => 3,
+        }
+    }
+
+    /// The type and the text of an answer.
+    fn shown(&self) -> (&'static str, String) {
+        let text = match self {
+            Value::Text(text) => text.clone(),
+            Value::Int(int) => int.to_string(),
+            Value::Float(float) => float.to_string(),
+            Value::Bool(truth) => truth.to_string(),
+        };
+        (TYPES[self.rank()].1, text)
+    }
+}
+
+/// The way from the plan's rows to the answer's.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    keywords: Vec<&'static str>,
+    limit: usize,
+}
+
+impl Shape {
+    /// The way for a query.
+    pub(crate) fn new(query: &TagValuesQuery) -> Self {
+        Self { keywords: keywords(&query.field), limit: query.limit }
+    }
+
+    /// The answer's batch for the batches of the plan, which together are bounded.
+    pub(crate) fn apply<'a>(
+        self,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send + 'a,
+    ) -> BoxStream<'a, Result<RecordBatch>> {
+        futures::stream::once(async move {
+            let values: BTreeSet<Value> = batches
+                .map_ok(|batch| values_of(&batch))
+                .try_fold(BTreeSet::new(), async |mut all, values| {
+                    all.extend(values);
+                    Ok(all)
+                })
+                .await?;
+            let keywords = self.keywords.iter().map(|word| ("keyword", (*word).to_owned()));
+            let shown = keywords.chain(values.iter().map(Value::shown)).take(self.limit);
+            let (types, texts): (Vec<&str>, Vec<String>) = shown.unzip();
+            let columns: [ArrayRef; 2] = [Arc::new(StringArray::from(types)), Arc::new(StringArray::from(texts))];
+            Ok(RecordBatch::try_new(answer_schema(), columns.to_vec())?)
+        })
+        .boxed()
+    }
+}
+
+fn values_of(batch: &RecordBatch) -> Vec<Value> {
+    let mut values = Vec::with_capacity(batch.num_rows());
+    let column = |index: usize| batch.column_by_name(TYPES[index].1);
+    if let Some(texts) = column(0).and_then(|column| column.as_string_opt::<i32>()) {
+        values.extend(texts.iter().flatten().map(|text| Value::Text(text.to_owned())));
+    }
+    if let Some(ints) = column(1).and_then(|column| column.as_primitive_opt::<Int64Type>()) {
+        values.extend(ints.iter().flatten().map(Value::Int));
+    }
+    if let Some(floats) = column(2).and_then(|column| column.as_primitive_opt::<Float64Type>()) {
+        values.extend(floats.iter().flatten().map(Value::Float));
+    }
+    if let Some(truths) = column(3).and_then(|column| column.as_boolean_opt()) {
+        values.extend(truths.iter().flatten().map(Value::Bool));
+    }
+    values
+}

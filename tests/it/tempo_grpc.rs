@@ -1,0 +1,176 @@
+//! `tempopb.StreamingQuerier`, asked by a client that was generated from the same file.
+
+use std::fmt::Write;
+
+use prost::Message;
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tracehouse::{
+    api::tempo::tempopb::{
+        QueryInstantRequest, QueryRangeRequest, SearchRequest, SearchResponse, SearchTagValuesRequest,
+        SearchTagsRequest, streaming_querier_client::StreamingQuerierClient,
+    },
+    server::Server,
+};
+
+use crate::{frame, tempo_http};
+
+type Client = StreamingQuerierClient<Channel>;
+
+async fn client(address: std::net::SocketAddr) -> Client {
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    StreamingQuerierClient::new(channel)
+}
+
+async fn all<M: Message>(answer: Result<tonic::Response<Streaming<M>>, Status>) -> Result<Vec<M>, Status> {
+    let (mut stream, mut messages) = (answer?.into_inner(), Vec::new());
+    while let Some(message) = stream.message().await? {
+        assert!(message.encoded_len() < 1 << 20);
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
+async fn search(client: &mut Client, request: SearchRequest) -> Result<Vec<SearchResponse>, Status> {
+    all(client.search(Request::new(request)).await).await
+}
+
+fn ids(messages: &[SearchResponse]) -> Vec<String> {
+    messages.iter().flat_map(|message| &message.traces).map(|trace| trace.trace_id.clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_answers_on_the_port_of_http_and_on_its_own() {
+    let data = tempfile::tempdir().unwrap();
+    let server = frame::start(&frame::settings(data.path())).await;
+    tempo_http::send(&server).await;
+    for address in [server.addresses().tempo, server.addresses().tempo_grpc] {
+        let mut client = client(address).await;
+        check_search(&mut client).await;
+        check_tags(&mut client).await;
+        check_errors(&mut client).await;
+    }
+    server.stop().await.unwrap();
+}
+
+async fn check_search(client: &mut Client) {
+    let request = SearchRequest {
+        query: "{ status = error }".to_owned(),
+        start: 1_795_239_000,
+        end: 1_795_239_100,
+        ..SearchRequest::default()
+    };
+    let messages = search(client, request).await.unwrap();
+    let progress: Vec<(u32, u32)> = messages
+        .iter()
+        .map(|message| message.metrics.unwrap())
+        .map(|metrics| (metrics.completed_jobs, metrics.total_jobs))
+        .collect();
+    assert_eq!(progress, [(0, 1), (1, 1)]);
+    let [trace] = messages[1].traces.as_slice() else { panic!("{messages:?}") };
+    assert_eq!(trace.trace_id, "710ec6be421f317a63a021cfac429c21");
+    assert_eq!((trace.root_service_name.as_str(), trace.root_trace_name.as_str()), ("frontend-web", "GET /"));
+    assert_eq!((trace.start_time_unix_nano, trace.duration_ms), (1_795_239_054_548_411_537, 256));
+    assert_eq!(trace.span_sets.as_slice(), [trace.span_set.clone().unwrap()]);
+    assert_eq!(trace.span_sets[0].matched, 2);
+    let names: Vec<&str> = trace.span_sets[0].spans.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["GET /", "GET"]);
+    assert_eq!(trace.service_stats["frontend-web"].error_count, 2);
+
+    // Kiali's health check has no field set at all.
+    let everything = search(client, SearchRequest::default()).await.unwrap();
+    assert_eq!(ids(&everything), ["1b83652bc97a7b7e", "710ec6be421f317a63a021cfac429c21"]);
+    let tags = [("service.name".to_owned(), "frontend-web".to_owned())].into();
+    let by_tags = search(client, SearchRequest { tags, ..SearchRequest::default() }).await.unwrap();
+    assert_eq!(ids(&by_tags), ["710ec6be421f317a63a021cfac429c21"]);
+    assert_eq!(by_tags[1].traces[0].span_set, None);
+    let long = SearchRequest { query: "{}".to_owned(), min_duration_ms: 1_000, ..SearchRequest::default() };
+    assert_eq!(ids(&search(client, long).await.unwrap()), ["1b83652bc97a7b7e"]);
+}
+
+async fn check_tags(client: &mut Client) {
+    let request = SearchTagsRequest { scope: "span".to_owned(), ..SearchTagsRequest::default() };
+    let names = ["app.score", "app.tags", "app.vip", "http.response.status_code"];
+    let v1 = all(client.search_tags(request.clone()).await).await.unwrap();
+    assert_eq!(v1[0].tag_names, names);
+    let v2 = all(client.search_tags_v2(request).await).await.unwrap();
+    let [scope] = v2[0].scopes.as_slice() else { panic!("{v2:?}") };
+    assert_eq!((scope.name.as_str(), scope.tags.as_slice()), ("span", names.map(str::to_owned).as_slice()));
+    let all_scopes = all(client.search_tags_v2(SearchTagsRequest::default()).await).await.unwrap();
+    let scopes: Vec<&str> = all_scopes[0].scopes.iter().map(|scope| scope.name.as_str()).collect();
+    assert_eq!(scopes, ["intrinsic", "resource", "span", "event"]);
+
+    let request =
+        |name: &str| SearchTagValuesRequest { tag_name: name.to_owned(), ..SearchTagValuesRequest::default() };
+    let v1 = all(client.search_tag_values(request("service.name")).await).await.unwrap();
+    assert_eq!(v1[0].tag_values, ["checkout", "frontend-web"]);
+    let query = "{ kind = client && name = ".to_owned();
+    let filtered = SearchTagValuesRequest { query, ..request("span.http.response.status_code") };
+    let v2 = all(client.search_tag_values_v2(filtered).await).await.unwrap();
+    let values: Vec<(&str, &str)> =
+        v2[0].tag_values.iter().map(|value| (value.r#type.as_str(), value.value.as_str())).collect();
+    assert_eq!(values, [("int", "504")]);
+}
+
+async fn check_errors(client: &mut Client) {
+    let refused = |status: Status| (status.code(), status.message().to_owned());
+    let wrong = SearchRequest { query: "{ status = }".to_owned(), ..SearchRequest::default() };
+    let (code, message) = refused(search(client, wrong).await.unwrap_err());
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.contains("parse error at line 1, col 12"), "{message}");
+    let half = SearchRequest { start: 5, ..SearchRequest::default() };
+    assert_eq!(refused(search(client, half).await.unwrap_err()).0, Code::InvalidArgument);
+    let many = SearchRequest { limit: 300_000, ..SearchRequest::default() };
+    let (code, message) = refused(search(client, many).await.unwrap_err());
+    assert_eq!((code, message.as_str()), (Code::InvalidArgument, "limit 300000 exceeds max limit 262144"));
+    let scope = SearchTagsRequest { scope: "nope".to_owned(), ..SearchTagsRequest::default() };
+    let (code, message) = refused(all(client.search_tags_v2(scope).await).await.unwrap_err());
+    assert_eq!((code, message.as_str()), (Code::InvalidArgument, "invalid scope: nope"));
+    let name = SearchTagValuesRequest { tag_name: "nope".to_owned(), ..SearchTagValuesRequest::default() };
+    assert_eq!(all(client.search_tag_values_v2(name).await).await.unwrap_err().code(), Code::InvalidArgument);
+    let range = all(client.metrics_query_range(QueryRangeRequest::default()).await).await.unwrap_err();
+    assert_eq!(range.code(), Code::Unimplemented);
+    let instant = all(client.metrics_query_instant(QueryInstantRequest::default()).await).await.unwrap_err();
+    assert_eq!(instant.code(), Code::Unimplemented);
+}
+
+/// Sends `count` traces of one span each, one per second, each with so many bytes in an attribute.
+async fn send_many(server: &Server, count: usize, bytes: usize) {
+    let mut spans = String::new();
+    for index in 1..=count {
+        let separator = if index == 1 { "" } else { "," };
+        let start = 1_795_239_000_000_000_000 + index * 1_000_000_000;
+        let text = "x".repeat(bytes);
+        write!(
+            spans,
+            r#"{separator}{{"traceId":"{index:032x}","spanId":"{index:016x}","name":"n","kind":1,"startTimeUnixNano":"{start}","endTimeUnixNano":"{start}","attributes":[{{"key":"text","value":{{"stringValue":"{text}"}}}}]}}"#,
+        )
+        .unwrap();
+    }
+    let resource = r#"{"attributes":[{"key":"service.name","value":{"stringValue":"many"}}]}"#;
+    let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
+    let url = format!("http://{}/v1/traces", server.addresses().otlp_http);
+    let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
+    assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_answer_comes_early_in_order_and_in_small_messages() {
+    let data = tempfile::tempdir().unwrap();
+    let server = frame::start(&frame::settings(data.path())).await;
+    send_many(&server, 150, 20_000).await;
+    let mut client = client(server.addresses().tempo).await;
+    let query = "{ span.text != nil }".to_owned();
+    let messages = search(&mut client, SearchRequest { query, limit: 120, ..SearchRequest::default() }).await.unwrap();
+    let expected: Vec<String> = (31..=150).rev().map(|index| format!("{index:x}")).collect();
+    assert_eq!(ids(&messages), expected);
+    // The progress, the first part, and the rest, which is too long for one message.
+    assert!(messages.len() > 3, "{}", messages.len());
+    let progress: Vec<u32> = messages.iter().map(|message| message.metrics.unwrap().completed_jobs).collect();
+    assert_eq!((progress[0], progress[1], *progress.last().unwrap()), (0, 1, 2));
+    assert_eq!(messages[1].traces.len(), 20);
+    assert!(messages.iter().all(|message| message.metrics.unwrap().total_jobs == 2));
+    server.stop().await.unwrap();
+}
