@@ -62,7 +62,7 @@ impl TableProvider for StoredTable {
 }
 
 pub(crate) fn store_url() -> ObjectStoreUrl {
-    ObjectStoreUrl::parse("test://spans").unwrap()
+    tracehouse::storage::store::Store::url()
 }
 
 /// A session with the functions and settings that scans need.

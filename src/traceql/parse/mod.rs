@@ -14,7 +14,7 @@ mod syntax;
 use pest::{Parser as _, iterators::Pair};
 
 use super::{
-    ast::{FieldName, Query, TextRange},
+    ast::{FieldName, Query, RegexOp, TextRange},
     error::TraceQlError,
 };
 use grammar::{Rule, TraceQlParser};
@@ -27,6 +27,9 @@ pub const BRACKET_DEPTH_MAX: usize = 64;
 
 /// Operators and brackets on any path from the root of the tree to a leaf, at most.
 pub const EXPRESSION_DEPTH_MAX: usize = 500;
+
+/// Regular expressions of a query, at most: to compile one takes milliseconds at worst.
+pub const REGEXES_MAX: usize = 200;
 
 /// Reads a query. Whether its types make sense is for [`super::check()`].
 pub fn parse(text: &str) -> Result<Query, TraceQlError> {
@@ -91,7 +94,7 @@ impl Open {
     }
 }
 
-/// Refuses a text whose tree would be too deep. Every operator counts as a level, but for those on two sides of an
+/// Refuses a text whose tree would be too deep, or too dear to check. Every operator counts as a level, but for those on two sides of an
 /// `&&` or `||`, which bind loosest and so keep the sides apart.
 fn check_depth(text: &str) -> Result<(), TraceQlError> {
     let pairs = TraceQlParser::parse(Rule::shape, text).map_err(|error| syntax::error(text, &error))?;
@@ -99,6 +102,7 @@ fn check_depth(text: &str) -> Result<(), TraceQlError> {
     let mut current = Open::default();
     // Levels of the open brackets around the current one.
     let mut above = 0;
+    let mut regexes = 0;
     for pair in only(pairs)?.into_inner() {
         match pair.as_rule() {
             Rule::opening => {
@@ -115,8 +119,15 @@ fn check_depth(text: &str) -> Result<(), TraceQlError> {
                 current.end_part();
                 current.joints += 1;
             }
-            Rule::sign => current.signs += 1,
+            Rule::sign => {
+                current.signs += 1;
+                regexes += usize::from(RegexOp::from_sign(pair.as_str()).is_some());
+            }
             _ => continue,
+        }
+        if regexes > REGEXES_MAX {
+            let problem = format!("query has more than {REGEXES_MAX} regular expressions");
+            return Err(TraceQlError::parse(problem, range_of(&pair)));
         }
         if outer.len() > BRACKET_DEPTH_MAX {
             let problem = format!("brackets are nested more than {BRACKET_DEPTH_MAX} deep");

@@ -37,7 +37,7 @@ fn corpus_files(class: &str) -> Vec<PathBuf> {
 }
 
 /// Runs every case of a class: `answer` gives the text for the query, or says why the query is not of the class.
-fn check(class: &str, answer: impl Fn(&str) -> Result<String, String>) {
+pub(super) fn check(class: &str, answer: impl Fn(&str) -> Result<String, String>) {
     let bless = env::var_os("TRACEHOUSE_BLESS").is_some();
     let mut faults = Vec::new();
     for path in corpus_files(class) {

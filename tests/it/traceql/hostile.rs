@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use tracehouse::traceql::{
     self, TraceQlError,
-    parse::{BRACKET_DEPTH_MAX, EXPRESSION_DEPTH_MAX, QUERY_BYTES_MAX},
+    parse::{BRACKET_DEPTH_MAX, EXPRESSION_DEPTH_MAX, QUERY_BYTES_MAX, REGEXES_MAX},
 };
 
 fn message(text: &str) -> String {
@@ -95,6 +95,32 @@ fn many_small_things_are_no_trouble() {
     assert!(message(&selected).starts_with("valid"), "{}", message(&selected));
     let comment = format!("{{}} /*{}*/", "(".repeat(100_000));
     assert!(message(&comment).starts_with("valid"), "{}", message(&comment));
+}
+
+#[test]
+fn regular_expressions_that_explode_elsewhere_are_linear_or_refused() {
+    let text = "a".repeat(50_000) + "!";
+    for pattern in ["(a+)+$", "(a|a)*", "(a|aa)+", "(.*a){12}", "a*a*a*a*a*a*b", "(?i)(x+x+)+y"] {
+        let query = format!("{{ .a =~ `{pattern}` }}");
+        assert!(message(&query).starts_with("valid"), "{pattern}");
+        let regex = traceql::types::compile_regex(pattern).unwrap();
+        assert!(!regex.is_match(&text), "{pattern}");
+    }
+    for pattern in
+        ["(x{1000}){1000}", "((a{100}){100}){100}", r"(\pL{500}){50}", "(", "a{2,1}", r"(?P<a>x)(?P<a>y)", r"(a)\1"]
+    {
+        let refused = message(&format!("{{ .a =~ `{pattern}` }}"));
+        assert!(refused.starts_with("invalid regex: "), "{pattern}: {refused}");
+    }
+}
+
+#[test]
+fn only_so_many_regular_expressions_are_compiled() {
+    let stages = |count: usize| vec!["{ .a =~ `x+` }"; count].join(" | ");
+    assert!(message(&stages(REGEXES_MAX)).starts_with("valid"));
+    let refused = format!("query has more than {REGEXES_MAX} regular expressions");
+    assert!(message(&stages(REGEXES_MAX + 1)).ends_with(&refused));
+    assert!(message(&stages(7_000)).ends_with(&refused));
 }
 
 /// Tokens of the language and some that are not, for texts that get far into the grammar.

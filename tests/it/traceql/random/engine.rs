@@ -1,0 +1,261 @@
+//! Spans into files and buffered batches, and an engine over them.
+
+use std::{borrow::Cow, sync::Arc};
+
+use arrow::array::{Array, AsArray, RecordBatch, StructArray};
+use arrow::datatypes::{Float64Type, Int64Type};
+use datafusion::catalog::TableProvider;
+use futures::FutureExt;
+use object_store::{ObjectStore, memory::InMemory};
+use tracehouse::{
+    clock::ManualClock,
+    metrics::Metrics,
+    model::{
+        attributes::{AttributeScope, AttributeType},
+        batch::SpanBatch,
+        builder::{
+            Attribute, EventFields, LinkFields, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value,
+        },
+        ids::{SpanId, TraceId},
+        promotion::{PromotedAttribute, Promotion},
+        tenant::TenantId,
+        time::TimeRange,
+    },
+    query::{AnswerForm, BaseTables, EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, TraceQlQuery},
+    storage::store::Store,
+};
+
+use super::Random;
+use crate::{
+    query::data::START,
+    span_table::{StoredTable, write},
+    traceql::reference::{Attr, Attributes, Found, Span, Val},
+};
+
+/// Which part of the data each row lies in; even ones are files.
+pub(super) fn division(random: &mut Random, rows: usize) -> Vec<usize> {
+    let parts = 1 + random.below(5);
+    (0..rows).map(|_| random.below(parts)).collect()
+}
+
+pub(in crate::traceql) async fn engine(rows: &[Span], division: &[usize], extent: i64) -> QueryEngine {
+    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let store = Store::new(Arc::clone(&objects));
+    let (mut files, mut buffered) = (Vec::new(), Vec::new());
+    for part in 0..=division.iter().max().copied().unwrap_or(0) {
+        let of_part: Vec<&Span> =
+            rows.iter().zip(division).filter(|(_, other)| **other == part).map(|(span, _)| span).collect();
+        if of_part.is_empty() {
+            continue;
+        }
+        let batch = batch(&of_part, part);
+        if part % 2 == 0 {
+            files.extend(write(objects.as_ref(), &format!("part{part}"), &batch).await);
+        } else {
+            buffered.push(Arc::new(batch));
+        }
+    }
+    let table: Arc<dyn TableProvider> = Arc::new(StoredTable { files, buffered });
+    let tables: BaseTables = Arc::new(move |_: &TenantId| {
+        let table = Arc::clone(&table);
+        async move { Ok(table) }.boxed()
+    });
+    QueryEngine::try_new(EngineOptions {
+        store: Some(store),
+        tables,
+        limits: QueryLimits { trace_extent_max_nano: extent, ..QueryLimits::default() },
+        threads: 1,
+        spill_folder: std::env::temp_dir(),
+        clock: Arc::new(ManualClock::new(START + 10_000_000_000)),
+        metrics: Arc::new(Metrics::new().unwrap()),
+    })
+    .unwrap()
+}
+
+fn model(attributes: &Attributes) -> Vec<Attribute<'_>> {
+    fn value(value: &Attr) -> Value<'_> {
+        match value {
+            Attr::Empty => Value::Empty,
+            Attr::Str(text) => Value::Str(text),
+            Attr::Int(value) => Value::Int(*value),
+            Attr::Float(value) => Value::Float(*value),
+            Attr::Bool(value) => Value::Bool(*value),
+            Attr::Json(text) => Value::Json(Cow::Borrowed(text)),
+        }
+    }
+    attributes.iter().map(|(key, attribute)| Attribute { key, value: value(attribute) }).collect()
+}
+
+/// Every second part promotes the attributes that most spans have.
+fn promotion(part: usize) -> Arc<Promotion> {
+    if part % 4 < 2 {
+        return Arc::new(Promotion::default());
+    }
+    let promoted = [
+        (AttributeScope::Span, "a", AttributeType::Int),
+        (AttributeScope::Span, "b", AttributeType::Str),
+        (AttributeScope::Resource, "service.name", AttributeType::Str),
+    ];
+    let attributes = promoted.map(|(scope, key, of_type)| PromotedAttribute::new(scope, key, of_type));
+    Arc::new(Promotion::new(attributes))
+}
+
+fn batch(spans: &[&Span], part: usize) -> SpanBatch {
+    let mut builder = SpanBatchBuilder::new(&promotion(part));
+    for span in spans {
+        let resource = builder.push_resource(&ResourceFields::default(), &model(&span.resource)).unwrap();
+        let scope = ScopeFields { name: &span.scope_name, version: &span.scope_version, ..ScopeFields::default() };
+        let scope = builder.push_scope(&scope, &model(&span.scope)).unwrap();
+        let fields = SpanFields {
+            trace_id: TraceId::from_bytes(u128::from(span.trace).to_be_bytes()),
+            span_id: SpanId::from_bytes(span.id.to_be_bytes()),
+            parent_span_id: span.parent.map(|id| SpanId::from_bytes(id.to_be_bytes())),
+            trace_state: "",
+            flags: 0,
+            name: &span.name,
+            kind: span.kind as i32,
+            status_code: span.status as i32,
+            status_message: &span.message,
+            start_time_unix_nano: START + span.start,
+            duration_nano: span.duration,
+            dropped_attributes_count: 0,
+            dropped_events_count: 0,
+            dropped_links_count: 0,
+        };
+        let event_attributes: Vec<_> = span.events.iter().map(|event| model(&event.attributes)).collect();
+        let events = span.events.iter().zip(&event_attributes).map(|(event, attributes)| EventFields {
+            time_unix_nano: (START + event.at) as u64,
+            name: &event.name,
+            attributes,
+            dropped_attributes_count: 0,
+        });
+        let ids: Vec<_> =
+            span.links.iter().map(|link| (u128::from(link.trace).to_be_bytes(), link.span.to_be_bytes())).collect();
+        let link_attributes: Vec<_> = span.links.iter().map(|link| model(&link.attributes)).collect();
+        let links = ids.iter().zip(&link_attributes).map(|((trace, span), attributes)| LinkFields {
+            trace_id: trace,
+            span_id: span,
+            trace_state: "",
+            flags: 0,
+            attributes,
+            dropped_attributes_count: 0,
+        });
+        builder.push_span((resource, scope), &fields, &model(&span.own), events, links).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+/// A question about all spans that start in a range, after the start of all data.
+pub(in crate::traceql) struct Question<'a> {
+    pub(in crate::traceql) text: &'a str,
+    pub(in crate::traceql) range: (i64, i64),
+    pub(in crate::traceql) limit: usize,
+    pub(in crate::traceql) shown: usize,
+}
+
+/// The answer, one line per trace and one per spanset; or why there is none.
+pub(in crate::traceql) async fn ask(engine: &QueryEngine, question: &Question<'_>) -> Result<Vec<String>, String> {
+    let query = TraceQlQuery {
+        range: TimeRange::new(START + question.range.0, START + question.range.1),
+        limit: Some(question.limit),
+        spans_per_trace: Some(question.shown),
+        ..TraceQlQuery::new(question.text)
+    };
+    let mut request = QueryRequest::new(TenantId::single(), QueryKind::TraceQl(query));
+    request.form = AnswerForm::Typed;
+    let stream = engine.execute(request).await.map_err(|error| error.to_string())?;
+    let (batches, _) = stream.collect().await.map_err(|error| error.to_string())?;
+    Ok(batches
+        .iter()
+        .flat_map(|batch| (0..batch.num_rows()).map(|row| trace(batch, row)).collect::<Vec<_>>())
+        .collect())
+}
+
+fn int(array: &dyn Array, row: usize) -> i64 {
+    array.as_primitive::<Int64Type>().value(row)
+}
+
+fn text(array: &dyn Array, row: usize) -> Option<String> {
+    array.is_valid(row).then(|| array.as_string::<i32>().value(row).to_owned())
+}
+
+fn trace(batch: &RecordBatch, row: usize) -> String {
+    let id = batch["trace_id"].as_fixed_size_binary().value(row);
+    let stats = batch["service_stats"].as_list::<i32>().value(row);
+    let stats = stats.as_struct();
+    let services = (0..stats.len()).map(|row| {
+        (text(&stats["service_name"], row), int(&stats["span_count"], row), int(&stats["error_count"], row))
+    });
+    let head = head(
+        u128::from_be_bytes(id.try_into().unwrap()) as u64,
+        &text(&batch["root_service_name"], row),
+        &text(&batch["root_name"], row),
+        (int(&batch["start_time_unix_nano"], row) - START, int(&batch["duration_nano"], row)),
+        &services.collect::<Vec<_>>(),
+    );
+    let sets = batch["span_sets"].as_list::<i32>().value(row);
+    let sets = sets.as_struct();
+    let lines = (0..sets.len()).map(|set| {
+        let spans = sets["spans"].as_list::<i32>().value(set);
+        let spans = spans.as_struct();
+        let ids = (0..spans.len()).map(|span| {
+            let id = spans["span_id"].as_fixed_size_binary().value(span);
+            let id = u64::from_be_bytes(id.try_into().unwrap());
+            (id, int(&spans["start_time_unix_nano"], span) - START, int(&spans["duration_nano"], span))
+        });
+        let attributes = entries(&sets["attributes"].as_map().value(set));
+        spanset(&attributes, int(&sets["matched"], set), &ids.collect::<Vec<_>>())
+    });
+    std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+fn entries(entries: &StructArray) -> Vec<(String, Val)> {
+    let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_struct());
+    let value = |row: usize| {
+        let is = |name: &str| values.is_valid(row) && values[name].is_valid(row);
+        if is("str") {
+            Val::Str(values["str"].as_string::<i32>().value(row).to_owned())
+        } else if is("int") {
+            Val::Int(int(&values["int"], row))
+        } else if is("float") {
+            Val::Float(values["float"].as_primitive::<Float64Type>().value(row))
+        } else if is("bool") {
+            Val::Bool(values["bool"].as_boolean().value(row))
+        } else if is("json") {
+            Val::Opaque(values["json"].as_string::<i32>().value(row).to_owned())
+        } else {
+            Val::Missing
+        }
+    };
+    (0..keys.len()).map(|row| (keys.value(row).to_owned(), value(row))).collect()
+}
+
+// ---- the form in which answers are compared -------------------------------------------------------------------------
+
+fn head(
+    trace: u64,
+    root_service: &Option<String>,
+    root_name: &Option<String>,
+    (start, duration): (i64, i64),
+    services: &[(Option<String>, i64, i64)],
+) -> String {
+    format!("trace {trace} root {root_service:?} {root_name:?} at {start} for {duration} services {services:?}")
+}
+
+fn spanset(attributes: &[(String, Val)], matched: i64, spans: &[(u64, i64, i64)]) -> String {
+    // A missing value is not among the attributes.
+    let there = attributes.iter().filter(|(_, value)| !["nil", "null"].contains(&value.to_string().as_str()));
+    let attributes: Vec<String> = there.map(|(name, value)| format!("{name}={value}")).collect();
+    format!("  [{}] {matched}: {spans:?}", attributes.join(" "))
+}
+
+/// The reference's answer in that form, with at most so many spans per spanset.
+pub(in crate::traceql) fn lines(found: &Found, shown: usize) -> String {
+    let times = (found.start, found.duration);
+    let head = head(found.trace, &found.root_service, &found.root_name, times, &found.services);
+    let spansets = found.spansets.iter().map(|of| {
+        let spans = of.spans.iter().take(shown).map(|(id, _, start, duration)| (*id, *start, *duration));
+        spanset(&of.attributes, of.spans.len() as i64, &spans.collect::<Vec<_>>())
+    });
+    std::iter::once(head).chain(spansets).collect::<Vec<_>>().join("\n")
+}
