@@ -24,18 +24,18 @@ use tracing::{info, warn};
 
 pub use super::pick::Lane;
 use super::{
-    merge::{Keep, MergeInput, Merged, check_input, merge},
+    merge::{Keep, MergeInput, MergeTarget, Merged, check_input, merge},
     pick::{MergeSet, PickContext, PickPolicy, pick},
 };
 use crate::{
-    catalog::{Catalog, CatalogError, Commit, LiveFile, NewFile, Operation, Table},
+    catalog::{Catalog, CatalogError, Commit, LiveFile, NewFile, Operation, Table, columns_of},
     clock::Clock,
-    config::CompactionSettings,
+    config::{CompactionSettings, PromotionSettings},
     crashpoint,
     error::{Error, ErrorKind, Result},
     metrics::Metrics,
-    model::{schema::promoted_field, tenant::TenantId},
-    storage::store::Store,
+    model::tenant::TenantId,
+    storage::{promoter, store::Store},
 };
 
 /// How long files whose merge failed are left alone, in milliseconds.
@@ -89,6 +89,7 @@ pub struct Compactor {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     settings: CompactionSettings,
+    promotion: PromotionSettings,
     salt: u64,
     /// Until when files are left alone, in Unix milliseconds.
     failed: Mutex<HashMap<Arc<str>, i64>>,
@@ -126,10 +127,11 @@ impl Compactor {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         settings: &CompactionSettings,
+        promotion: &PromotionSettings,
     ) -> Self {
-        let settings = settings.clone();
+        let (settings, promotion) = (settings.clone(), promotion.clone());
         let (failed, busy) = (Mutex::default(), Mutex::default());
-        Self { catalog, clock, metrics, settings, salt: rand::random(), failed, busy }
+        Self { catalog, clock, metrics, settings, promotion, salt: rand::random(), failed, busy }
     }
 
     /// Merges whatever is due in a table, in both lanes, until nothing is.
@@ -203,9 +205,14 @@ impl Compactor {
     async fn merge_and_put(&self, table: &Table, set: &MergeSet) -> Result<(Vec<NewFile>, Vec<FieldRef>, u64)> {
         let inputs =
             set.files.iter().map(|file| MergeInput { file: Arc::clone(file), keep: Keep::All }).collect::<Vec<_>>();
-        let merged = on_blocking_thread(self.catalog.store(), inputs, self.settings.file_bytes_max.bytes()).await?;
+        let merged = on_blocking_thread(self.catalog.store(), inputs, self.target(table)).await?;
         let (adds, columns) = put(self.catalog.store(), table, &merged, self.clock.now_unix_nano()).await?;
         Ok((adds, columns, merged.duplicates))
+    }
+
+    fn target(&self, table: &Table) -> MergeTarget {
+        let promotion = promoter::current(&self.promotion, &table.snapshot().declared());
+        MergeTarget { file_bytes: self.settings.file_bytes_max.bytes(), promotion }
     }
 
     /// The files of a failed merge that cannot be merged even alone; all of them if every one can.
@@ -275,12 +282,12 @@ fn replacement(stored: &[Stored]) -> Commit {
 }
 
 /// Merges on a thread that may block.
-pub(super) async fn on_blocking_thread(store: &Store, inputs: Vec<MergeInput>, file_bytes: u64) -> Result<Merged> {
+pub(super) async fn on_blocking_thread(store: &Store, inputs: Vec<MergeInput>, target: MergeTarget) -> Result<Merged> {
     let (store, handle) = (store.clone(), Handle::current());
     let stopped = CancellationToken::new();
     // Whoever waits for the merge may be dropped; then the thread stops.
     let _guard = stopped.clone().drop_guard();
-    let merging = tokio::task::spawn_blocking(move || handle.block_on(merge(&store, &inputs, file_bytes, &stopped)));
+    let merging = tokio::task::spawn_blocking(move || handle.block_on(merge(&store, &inputs, &target, &stopped)));
     merging.await.map_err(|panic| Error::new(ErrorKind::Internal, "a merge ended early").with_source(panic))?
 }
 
@@ -292,14 +299,12 @@ pub(super) async fn put(
     now_unix_nano: i64,
 ) -> Result<(Vec<NewFile>, Vec<FieldRef>)> {
     let mut adds = Vec::with_capacity(merged.files.len());
-    let mut columns = Vec::new();
     for file in &merged.files {
         let add = NewFile::of_written(file, now_unix_nano);
         store.put_file(&table.folder().file(&add.path), file.bytes.clone()).await?;
         adds.push(add);
-        columns.extend(file.promoted.iter().map(|attribute| Arc::new(promoted_field(attribute))));
     }
-    Ok((adds, columns))
+    Ok((adds, columns_of(&merged.files)))
 }
 
 /// Commits, and commits again where the store does not say whether it did.

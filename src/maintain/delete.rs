@@ -28,17 +28,18 @@ use uuid::Uuid;
 
 use super::{
     compact::{commit_settled, on_blocking_thread, put},
-    merge::{Keep, MergeInput},
+    merge::{Keep, MergeInput, MergeTarget},
     tombstone::{self, Tombstone},
 };
 use crate::{
     catalog::{Catalog, CatalogError, Commit, LiveFile, Operation, Table},
     clock::Clock,
-    config::Settings,
+    config::{PromotionSettings, Settings},
     crashpoint,
     error::{Error, Result},
     model::{tenant::TenantId, time::TimeRange},
     query::{QueryEngine, SpanFilter},
+    storage::promoter,
 };
 
 /// What a deletion did.
@@ -66,7 +67,7 @@ pub struct Deleter {
     catalog: Arc<Catalog>,
     engine: Arc<QueryEngine>,
     clock: Arc<dyn Clock>,
-    file_bytes_max: u64,
+    rewriting: Rewriting,
     tombstone_age_max_nano: i64,
     /// Files that were looked at, by tombstone.
     checked: Mutex<HashMap<Uuid, HashSet<Arc<str>>>>,
@@ -80,7 +81,7 @@ impl Deleter {
             catalog,
             engine,
             clock,
-            file_bytes_max: settings.compaction.file_bytes_max.bytes(),
+            rewriting: Rewriting::new(settings),
             tombstone_age_max_nano: settings.deletion.tombstone_age_max.as_nanos(),
             checked: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
@@ -178,7 +179,7 @@ impl Deleter {
         let mut report = DeleteReport { files_checked: 1, ..DeleteReport::default() };
         let mut clean = vec![Arc::clone(&file.path)];
         if let Some(hits) = hits.filter(|hits| hits.count_set_bits() > 0) {
-            let outcome = rewrite(&self.catalog, table, file, Keep::all_but(&hits), self.rewriting()).await?;
+            let outcome = rewrite(&self.catalog, table, file, Keep::all_but(&hits), self.at_now()).await?;
             let Some(outcome) = outcome else { return Ok(None) };
             report.spans = outcome.dropped;
             report.files = 1;
@@ -191,16 +192,23 @@ impl Deleter {
         Ok(Some(report))
     }
 
-    fn rewriting(&self) -> Rewriting {
-        Rewriting { file_bytes_max: self.file_bytes_max, now_unix_nano: self.clock.now_unix_nano() }
+    fn at_now(&self) -> (&Rewriting, i64) {
+        (&self.rewriting, self.clock.now_unix_nano())
     }
 }
 
-/// How a file is rewritten.
-#[derive(Clone, Copy, Debug)]
+/// How files are rewritten.
+#[derive(Clone, Debug)]
 pub(super) struct Rewriting {
-    pub(super) file_bytes_max: u64,
-    pub(super) now_unix_nano: i64,
+    file_bytes_max: u64,
+    promotion: PromotionSettings,
+}
+
+impl Rewriting {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let file_bytes_max = settings.compaction.file_bytes_max.bytes();
+        Self { file_bytes_max, promotion: settings.promotion.clone() }
+    }
 }
 
 /// What a file was rewritten to.
@@ -218,11 +226,13 @@ pub(super) async fn rewrite(
     table: &Arc<Table>,
     file: &Arc<LiveFile>,
     keep: Keep,
-    how: Rewriting,
+    (how, now_unix_nano): (&Rewriting, i64),
 ) -> Result<Option<Rewritten>> {
     let inputs = vec![MergeInput { file: Arc::clone(file), keep }];
-    let merged = on_blocking_thread(catalog.store(), inputs, how.file_bytes_max).await?;
-    let (adds, columns) = put(catalog.store(), table, &merged, how.now_unix_nano).await?;
+    let promotion = promoter::current(&how.promotion, &table.snapshot().declared());
+    let target = MergeTarget { file_bytes: how.file_bytes_max, promotion };
+    let merged = on_blocking_thread(catalog.store(), inputs, target).await?;
+    let (adds, columns) = put(catalog.store(), table, &merged, now_unix_nano).await?;
     crashpoint::hit("delete.after_put");
     let paths = adds.iter().map(|add| Arc::from(add.path.as_str())).collect();
     let removes = vec![Arc::clone(&file.path)];

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     catalog::{Catalog, CatalogError, Commit, LiveFile, Operation, Table},
     clock::Clock,
-    config::Settings,
+    config::{RetentionSettings, Settings},
     crashpoint,
     error::Result,
     model::tenant::TenantId,
@@ -59,19 +59,20 @@ impl RetentionReport {
 pub struct Retainer {
     catalog: Arc<Catalog>,
     clock: Arc<dyn Clock>,
-    settings: Settings,
+    retention: RetentionSettings,
+    rewriting: Rewriting,
 }
 
 impl Retainer {
     /// A retainer of the tables of `catalog`.
     pub fn new(catalog: Arc<Catalog>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
-        Self { catalog, clock, settings: settings.clone() }
+        Self { catalog, clock, retention: settings.retention.clone(), rewriting: Rewriting::new(settings) }
     }
 
     /// Removes what is too old or too much in the table of one tenant.
     pub async fn retain(&self, tenant: &TenantId) -> Result<RetentionReport> {
         let table = self.catalog.table(tenant).await?;
-        let retention = &self.settings.retention;
+        let retention = &self.retention;
         let mut report = RetentionReport::default();
         if let Some(age_max_nano) = retention.age_max_of(tenant.as_str()) {
             let expired = self.clock.now_unix_nano().saturating_sub(age_max_nano);
@@ -92,7 +93,7 @@ impl Retainer {
 
     /// Removes the oldest files of all tenants together while they are too many bytes.
     pub async fn retain_total(&self) -> Result<RetentionReport> {
-        let bytes_max = self.settings.retention.total_bytes_max.bytes();
+        let bytes_max = self.retention.total_bytes_max.bytes();
         if bytes_max == 0 {
             return Ok(RetentionReport::default());
         }
@@ -130,10 +131,7 @@ impl Retainer {
         }
         let mut report = remove(table, &whole).await?;
         for file in halves {
-            let how = Rewriting {
-                file_bytes_max: self.settings.compaction.file_bytes_max.bytes(),
-                now_unix_nano: self.clock.now_unix_nano(),
-            };
+            let how = (&self.rewriting, self.clock.now_unix_nano());
             // One that was replaced meanwhile has its turn in the next round.
             let rewritten = rewrite(&self.catalog, table, &file, Keep::StartingFrom(expired_unix_nano), how).await?;
             report.files_rewritten += usize::from(rewritten.is_some());

@@ -61,7 +61,7 @@ impl Maintenance {
         let deleter = Arc::new(Deleter::new(Arc::clone(catalog), Arc::clone(engine), Arc::clone(clock), settings));
         if settings.compaction.enabled {
             let (tables, clock, metrics) = shared();
-            let compactor = Arc::new(Compactor::new(tables, clock, metrics, &settings.compaction));
+            let compactor = Arc::new(Compactor::new(tables, clock, metrics, &settings.compaction, &settings.promotion));
             for lane in [Lane::Small, Lane::Large] {
                 let (compactor, tables) = (Arc::clone(&compactor), Arc::clone(catalog));
                 let pass = move |tenant: TenantId| {

@@ -70,7 +70,7 @@ impl OwnedFolder {
         let settings = crate::config::CompactionSettings { settle_age, ..self.settings.compaction.clone() };
         let shared = || (Arc::clone(&self.catalog), Arc::clone(&self.clock), Arc::clone(&self.metrics));
         let (catalog, clock, metrics) = shared();
-        let compactor = Compactor::new(catalog, clock, metrics, &settings);
+        let compactor = Compactor::new(catalog, clock, metrics, &settings, &self.settings.promotion);
         let (catalog, clock, metrics) = shared();
         let sweeper = Sweeper::new(catalog, clock, metrics, settings.grace.get());
         let deleter = self.deleter();

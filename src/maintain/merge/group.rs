@@ -14,7 +14,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     model::{
         batch::{SpanBatch, table_schema},
-        promotion::promoted_attribute,
+        promotion::{Promotion, promoted_attribute},
         schema::{CORE_COLUMNS, Table, column},
     },
 };
@@ -65,8 +65,8 @@ fn unusual(path: &str, column: &str) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
 
-/// Reads the rows of `runs`, which are in the order of the output.
-pub(super) async fn read(inputs: &[Input], schema: &SchemaRef, runs: &[Run]) -> Result<Group> {
+/// Reads the rows of `runs`, which are in the order of the output, and gives the attributes of `promotion` columns.
+pub(super) async fn read(inputs: &[Input], schema: &SchemaRef, promotion: &Promotion, runs: &[Run]) -> Result<Group> {
     let mut parts: Vec<Option<Part>> = Vec::with_capacity(inputs.len());
     for (file, input) in inputs.iter().enumerate() {
         let mut ranges: Vec<Range<usize>> =
@@ -77,7 +77,7 @@ pub(super) async fn read(inputs: &[Input], schema: &SchemaRef, runs: &[Run]) -> 
             false => Some(Part { rows: input.read(&ranges).await?, ranges: Ranges::new(&ranges) }),
         });
     }
-    assemble(&parts, schema, runs)
+    assemble(&parts, schema, promotion, runs)
         .map_err(|cause| Error::new(ErrorKind::Internal, "cannot put the rows of a merge together").with_source(cause))
 }
 
@@ -113,7 +113,12 @@ impl Ranges {
 /// A row that was read: the index of its part among those with rows, and its place there.
 type Source = (usize, usize);
 
-fn assemble(parts: &[Option<Part>], schema: &SchemaRef, runs: &[Run]) -> Result<Group, ArrowError> {
+fn assemble(
+    parts: &[Option<Part>],
+    schema: &SchemaRef,
+    promotion: &Promotion,
+    runs: &[Run],
+) -> Result<Group, ArrowError> {
     let mut dense = vec![0; parts.len()];
     let mut present: Vec<&Part> = Vec::new();
     for (file, part) in parts.iter().enumerate() {
@@ -133,20 +138,24 @@ fn assemble(parts: &[Option<Part>], schema: &SchemaRef, runs: &[Run]) -> Result<
         }
         sources[first..].sort_by_key(|(part, place)| keys[*part].key(*place));
     }
-    let mut columns = columns(&present, schema, &sources)?;
-    let duplicates = duplicates(&columns, schema);
-    if !duplicates.is_empty() {
-        let mut next = duplicates.iter().peekable();
-        let kept: UInt32Array = (0..sources.len())
-            .filter(|row| next.next_if(|gone| *gone == row).is_none())
-            .map(|row| row as u32)
-            .collect();
-        for values in &mut columns {
-            *values = arrow::compute::take(values, &kept, None)?;
-        }
+    let batch = span_batch(schema, &columns(&present, schema, &sources)?)?.promoted_as(promotion)?;
+    without_duplicates(batch)
+}
+
+/// Drops rows that are equal to an earlier one. Equal spans look alike here, whatever their files had columns for.
+fn without_duplicates(batch: SpanBatch) -> Result<Group, ArrowError> {
+    let schema = batch.flat_schema();
+    let rows = batch.flatten(&schema)?;
+    let gone = duplicates(rows.columns(), &schema);
+    if gone.is_empty() {
+        return Ok(Group { batch, duplicates: 0 });
     }
-    let batch = span_batch(schema, &columns)?;
-    Ok(Group { batch, duplicates: duplicates.len() as u64 })
+    let mut next = gone.iter().peekable();
+    let kept: UInt32Array =
+        (0..rows.num_rows()).filter(|row| next.next_if(|gone| *gone == row).is_none()).map(|row| row as u32).collect();
+    let columns: Vec<ArrayRef> =
+        rows.columns().iter().map(|values| arrow::compute::take(values, &kept, None)).collect::<Result<_, _>>()?;
+    Ok(Group { batch: span_batch(&schema, &columns)?, duplicates: gone.len() as u64 })
 }
 
 /// The columns by which the spans of a trace are sorted.

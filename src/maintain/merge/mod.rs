@@ -5,7 +5,7 @@
 //!  2. per row group of the output:
 //!       read  exactly its rows, by row selection; inputs are nearly sorted, so few pages are read twice  (input)
 //!       join  in order, drop spans that are equal in every column, count them                            (group)
-//!       write a file of one row group; the writer decides about columns and encodings
+//!       write a file of one row group, with columns for the attributes that the table has columns for now
 //!  3. stitch  the row groups of one file                                            (storage::stitch)
 //! ```
 //!
@@ -33,11 +33,12 @@ use crate::{
     catalog::LiveFile,
     error::{Error, ErrorKind, Result},
     maintain::failed_to_read,
+    model::{batch::SpanBatch, promotion::Promotion},
     storage::{
-        order::DayRows,
+        order::{self, DayRows},
         stitch::stitch,
         store::Store,
-        writer::{self, ROW_GROUP_ROWS_MAX, WriteError, WrittenFile},
+        writer::{self, ROW_GROUP_ROWS_MAX, WrittenFile},
     },
 };
 
@@ -62,14 +63,23 @@ pub(crate) struct Merged {
     pub(crate) dropped: u64,
 }
 
-/// Merges files of one day into files of about `file_bytes` at most.
+/// What the outputs of a merge are like.
+#[derive(Clone, Debug)]
+pub(crate) struct MergeTarget {
+    /// About the most bytes of a file.
+    pub(crate) file_bytes: u64,
+    /// The attributes that get columns: those of the table now, so that old files get new columns when they are merged.
+    pub(crate) promotion: Promotion,
+}
+
+/// Merges files of one day.
 ///
 /// Reading and encoding take turns on the calling task, which should be on a thread that may block. It ends with an error
 /// soon after `stopped` is cancelled.
 pub(crate) async fn merge(
     store: &Store,
     inputs: &[MergeInput],
-    file_bytes: u64,
+    target: &MergeTarget,
     stopped: &CancellationToken,
 ) -> Result<Merged> {
     let mut opened = Vec::with_capacity(inputs.len());
@@ -88,11 +98,11 @@ pub(crate) async fn merge(
         if stopped.is_cancelled() {
             return Err(Error::new(ErrorKind::Unavailable, "the merge was stopped"));
         }
-        let Group { batch, duplicates } = group::read(&opened, &schema, &runs).await?;
+        let Group { batch, duplicates } = group::read(&opened, &schema, &target.promotion, &runs).await?;
         merged.duplicates += duplicates;
         parts.extend(write(&batch)?);
         let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
-        if bytes >= file_bytes {
+        if bytes >= target.file_bytes {
             merged.files.push(stitch(std::mem::take(&mut parts))?);
         }
     }
@@ -123,10 +133,8 @@ async fn plan(inputs: &[Input]) -> Result<Runs> {
 }
 
 /// The rows of a batch, which are in the order of a file, as a file of one row group.
-fn write(batch: &crate::model::batch::SpanBatch) -> Result<Option<WrittenFile>> {
+fn write(batch: &SpanBatch) -> Result<Option<WrittenFile>> {
     let Some((first, _)) = batch.start_time_range() else { return Ok(None) };
-    let day = DayRows { date: crate::storage::order::date_of(first), rows: (0..batch.num_spans() as u32).collect() };
-    // What some inputs have in a column and others in their maps is in the column from now on.
-    let batch = batch.promoted_as(&batch.promotion()).map_err(WriteError::from)?;
-    Ok(Some(writer::write_file(&batch, &day)?))
+    let day = DayRows { date: order::date_of(first), rows: (0..batch.num_spans() as u32).collect() };
+    Ok(Some(writer::write_file(batch, &day)?))
 }

@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tracehouse::{
     catalog::{Catalog, CatalogSettings},
     clock::SystemClock,
+    config::PromotionSettings,
     maintain::compact::{Compactor, Lane},
     metrics::Metrics,
     model::tenant::TenantId,
@@ -121,7 +122,7 @@ async fn several_compactors_and_a_writer_lose_and_double_nothing() {
         let settings = CatalogSettings { backoff: Duration::from_millis(1), ..CatalogSettings::default() };
         let catalog = Arc::new(Catalog::open(house.store.clone(), Arc::clone(&clock), settings));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let compactor = Compactor::new(Arc::clone(&catalog), clock, metrics, &eager());
+        let compactor = Compactor::new(Arc::clone(&catalog), clock, metrics, &eager(), &PromotionSettings::default());
         let is_written = Arc::clone(&is_written);
         compactors.spawn(async move {
             let (mut merges, mut conflicts) = (0, 0);
@@ -164,7 +165,13 @@ async fn a_file_that_cannot_be_read_holds_up_no_other() {
     let broken = snapshot.files().next().unwrap();
     std::fs::write(house.folder.path().join(broken.location.as_ref()), b"PAR1 not a file PAR1").unwrap();
     let metrics = Arc::new(Metrics::new().unwrap());
-    let compactor = Compactor::new(Arc::clone(&house.catalog), Arc::new(SystemClock), metrics, &eager());
+    let compactor = Compactor::new(
+        Arc::clone(&house.catalog),
+        Arc::new(SystemClock),
+        metrics,
+        &eager(),
+        &PromotionSettings::default(),
+    );
     let report = compactor.compact(&TenantId::single()).await.unwrap();
     assert_eq!((report.failures, report.merges), (1, 2));
     assert_eq!(house.files().await, 3);

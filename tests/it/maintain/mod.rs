@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tracehouse::{
     catalog::Catalog,
     clock::Clock,
-    config::{CompactionSettings, HumanDuration},
+    config::{CompactionSettings, HumanDuration, PromotionSettings},
     maintain::compact::{CompactReport, Compactor},
     metrics::Metrics,
     model::tenant::TenantId,
@@ -28,6 +28,7 @@ pub(crate) fn eager() -> CompactionSettings {
 /// Merges all small files of the only tenant.
 pub(crate) async fn compact_all(catalog: &Arc<Catalog>, clock: &Arc<dyn Clock>) -> CompactReport {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let compactor = Compactor::new(Arc::clone(catalog), Arc::clone(clock), metrics, &eager());
+    let compactor =
+        Compactor::new(Arc::clone(catalog), Arc::clone(clock), metrics, &eager(), &PromotionSettings::default());
     compactor.compact(&TenantId::single()).await.unwrap()
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tracehouse::{
     catalog::{Catalog, CatalogSettings, Commit, NewFile},
     clock::{Clock, ManualClock},
-    config::{ByteSize, CompactionSettings, HumanDuration},
+    config::{ByteSize, CompactionSettings, HumanDuration, PromotionSettings},
     maintain::{
         compact::{CompactReport, Compactor},
         sweep::{SweepReport, Sweeper},
@@ -49,7 +49,13 @@ fn world(settings: &CompactionSettings) -> World {
     let store = Store::new(Arc::new(object_store::memory::InMemory::new()));
     let catalog = Arc::new(Catalog::open(store, Arc::clone(&shared), CatalogSettings::default()));
     let metrics = Arc::new(Metrics::new().unwrap());
-    let compactor = Compactor::new(Arc::clone(&catalog), Arc::clone(&shared), Arc::clone(&metrics), settings);
+    let compactor = Compactor::new(
+        Arc::clone(&catalog),
+        Arc::clone(&shared),
+        Arc::clone(&metrics),
+        settings,
+        &PromotionSettings::default(),
+    );
     let sweeper = Sweeper::new(Arc::clone(&catalog), shared, metrics, settings.grace.get());
     World { clock, catalog, compactor, sweeper }
 }
