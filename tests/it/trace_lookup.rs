@@ -51,7 +51,7 @@ async fn one_file_of_many_is_opened_for_a_trace() {
         house.ingest.flush().await.unwrap();
     }
     let engine = engine(&house, folder.path());
-    let by_id = |id| QueryKind::TraceById(TraceByIdQuery { trace_id: id, hint: None });
+    let by_id = |id| QueryKind::TraceById(TraceByIdQuery { trace_id: id, hint: None, filter: None });
     let sql = |text: String| QueryRequest::sql(TenantId::single(), text).kind;
     let (first, last) = (trace(1), trace(FILES * SPANS));
     let cases = [
