@@ -27,9 +27,7 @@ use crate::{
         limits::QueryLimits,
         memory::{ProcessMemory, QueryPool},
         metrics::{self, MetricsRun},
-        request::{
-            AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery,
-        },
+        request::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
         run::{Account, Planned, Run, Shape, Work},
         sandbox::{self, CheckedStatement},
         search::{
@@ -203,7 +201,7 @@ impl QueryEngine {
         timeout: std::time::Duration,
         work: BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
-        self.on_runtime(Instant::now() + timeout, timeout, work.boxed()).await
+        self.on_runtime(Instant::now() + timeout, timeout, work).await
     }
 
     fn runtime(&self) -> Result<&Runtime> {

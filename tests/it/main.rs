@@ -4,6 +4,7 @@
 
 mod catalog;
 mod command_line;
+mod cook_book;
 mod crash;
 mod demo;
 mod dependencies;

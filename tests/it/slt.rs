@@ -35,7 +35,7 @@ use tracehouse::{
 };
 
 /// 2026-01-03T00:00:00Z, a little after the last span.
-const NOW: i64 = 1_767_398_400_000_001_000;
+pub(crate) const NOW: i64 = 1_767_398_400_000_001_000;
 
 const DATA: [&str; 2] = [include_str!("../slt/data/first.json"), include_str!("../slt/data/second.json")];
 
@@ -57,14 +57,14 @@ enum State {
 }
 
 /// A data folder with its parts.
-struct House {
+pub(crate) struct House {
     folder: tempfile::TempDir,
-    ingest: Arc<Ingest>,
+    pub(crate) ingest: Arc<Ingest>,
     store: Store,
     clock: Arc<dyn Clock>,
 }
 
-async fn open(folder: tempfile::TempDir) -> House {
+pub(crate) async fn open(folder: tempfile::TempDir) -> House {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
     let store = Store::local(folder.path()).unwrap();
     let catalog = Arc::new(Catalog::open(store.clone(), Arc::clone(&clock), CatalogSettings::default()));
@@ -130,7 +130,7 @@ async fn house_in(state: State) -> House {
     }
 }
 
-fn engine(house: &House) -> QueryEngine {
+pub(crate) fn engine(house: &House) -> QueryEngine {
     let live: Arc<Live> = Arc::clone(house.ingest.live());
     QueryEngine::try_new(EngineOptions {
         tables: Arc::new(move |tenant| {

@@ -131,9 +131,10 @@ async fn numbers_are_reduced_per_interval() {
     check("{} | min_over_time(duration)", &[r#"__name__="min_over_time" | 0:0.001 5:0.002 10:0.004"#]).await;
     check("{} | sum_over_time(span.status)", &[r#"__name__="sum_over_time" | 0:200 5:1006"#]).await;
     check("{} | sum_over_time(.ratio) by (kind)", &[r#"kind="internal" | 5:0.5"#]).await;
-    check("{} | sum_over_time(name)", &[
-        "error: sum_over_time(name) needs numbers, such as duration or a numeric attribute; name is none",
-    ])
+    check(
+        "{} | sum_over_time(name)",
+        &["error: sum_over_time(name) needs numbers, such as duration or a numeric attribute; name is none"],
+    )
     .await;
 }
 
@@ -154,10 +155,10 @@ async fn histograms_and_quantiles_go_by_powers_of_two() {
         &["p=0.5 | 0:0.001048576 5:0.002097152 10:0.004194304", "p=0.99 | 0:0.001048576 5:0.004194304 10:0.008388608"],
     )
     .await;
-    check("{} | quantile_over_time(span.status, 1) by (kind)", &[
-        r#"kind="client" p=1.0 | 0:0 5:512 10:0"#,
-        r#"kind="server" p=1.0 | 0:256 5:0 10:0"#,
-    ])
+    check(
+        "{} | quantile_over_time(span.status, 1) by (kind)",
+        &[r#"kind="client" p=1.0 | 0:0 5:512 10:0"#, r#"kind="server" p=1.0 | 0:256 5:0 10:0"#],
+    )
     .await;
 }
 
@@ -172,9 +173,10 @@ async fn series_are_ranked_compared_and_combined() {
     let share = "({ status = error } | count_over_time() by (resource.service.name)) \
                  / ({} | count_over_time() by (resource.service.name)) * 100";
     check(share, &[r#"resource.service.name="cart" | 5:100"#]).await;
-    check("({ status = error } | rate()) / ({} | rate())", &[
-        r#"__name__="(rate / rate)" | 0:0 5:0.6666666666666667 10:0"#,
-    ])
+    check(
+        "({ status = error } | rate()) / ({} | rate())",
+        &[r#"__name__="(rate / rate)" | 0:0 5:0.6666666666666667 10:0"#],
+    )
     .await;
 }
 
@@ -182,43 +184,58 @@ async fn series_are_ranked_compared_and_combined() {
 async fn an_instant_is_one_sample_over_the_range() {
     let instant = |text| MetricsQuery { instant: true, exemplars: None, ..query(text) };
     assert_eq!(series(instant("{} | count_over_time()")).await, [r#"__name__="count_over_time" | 10:5"#]);
-    assert_eq!(series(instant("{} | max_over_time(duration) by (kind) > 4ms")).await, [r#"kind="producer" | 10:0.005"#]);
+    assert_eq!(
+        series(instant("{} | max_over_time(duration) by (kind) > 4ms")).await,
+        [r#"kind="producer" | 10:0.005"#]
+    );
 }
 
 #[tokio::test]
 async fn exemplars_are_spans_behind_the_values() {
     let with = |text| MetricsQuery { exemplars: Some(100), ..query(text) };
-    assert_eq!(series(with("{ status = error } | rate()")).await, [
-        r#"__name__="rate" | 0:0 5:0.4 10:0 | 1:0.4 | trace:id="1" status="error""#,
-    ]);
-    assert_eq!(series(with("{} | avg_over_time(duration) by (kind)")).await[0], 
+    assert_eq!(
+        series(with("{ status = error } | rate()")).await,
+        [r#"__name__="rate" | 0:0 5:0.4 10:0 | 1:0.4 | trace:id="1" status="error""#,]
+    );
+    assert_eq!(
+        series(with("{} | avg_over_time(duration) by (kind)")).await[0],
         r#"kind="client" | 5:0.002 | 1:0.002 | trace:id="1" kind="client" duration="2ms""#,
     );
-    assert_eq!(series(with("{ kind = internal } | quantile_over_time(duration, .5, .9)")).await, [
-        r#"p=0.5 | 0:0 5:0.004194304 10:0 | 5:0.003 | trace:id="2" kind="internal" duration="3ms""#,
-        "p=0.9 | 0:0 5:0.004194304 10:0",
-    ]);
-    assert_eq!(series(with("{ status = error } | rate() with (exemplars = false)")).await, [
-        r#"__name__="rate" | 0:0 5:0.4 10:0"#,
-    ]);
+    assert_eq!(
+        series(with("{ kind = internal } | quantile_over_time(duration, .5, .9)")).await,
+        [
+            r#"p=0.5 | 0:0 5:0.004194304 10:0 | 5:0.003 | trace:id="2" kind="internal" duration="3ms""#,
+            "p=0.9 | 0:0 5:0.004194304 10:0",
+        ]
+    );
+    assert_eq!(
+        series(with("{ status = error } | rate() with (exemplars = false)")).await,
+        [r#"__name__="rate" | 0:0 5:0.4 10:0"#,]
+    );
 }
 
 #[tokio::test]
 async fn compare_counts_values_inside_and_outside_of_a_selection() {
     let all = series(query("{} | compare({ status = error }, 1)")).await;
     let of = |key: &str| all.iter().filter(|line| line.contains(key)).cloned().collect::<Vec<_>>();
-    assert_eq!(of(" kind="), [
-        r#"__meta_type="baseline" kind="server" | 0:1 5:0 10:1"#,
-        r#"__meta_type="baseline_total" kind="nil" | 0:1 5:1 10:2"#,
-        r#"__meta_type="selection" kind="client" | 0:0 5:2 10:0"#,
-        r#"__meta_type="selection_total" kind="nil" | 0:0 5:2 10:0"#,
-    ]);
-    assert_eq!(of(" span.status="), [
-        r#"__meta_type="baseline" span.status=200 | 0:1 5:0 10:0"#,
-        r#"__meta_type="baseline_total" span.status="nil" | 0:1 5:0 10:0"#,
-        r#"__meta_type="selection" span.status=503 | 0:0 5:2 10:0"#,
-        r#"__meta_type="selection_total" span.status="nil" | 0:0 5:2 10:0"#,
-    ]);
+    assert_eq!(
+        of(" kind="),
+        [
+            r#"__meta_type="baseline" kind="server" | 0:1 5:0 10:1"#,
+            r#"__meta_type="baseline_total" kind="nil" | 0:1 5:1 10:2"#,
+            r#"__meta_type="selection" kind="client" | 0:0 5:2 10:0"#,
+            r#"__meta_type="selection_total" kind="nil" | 0:0 5:2 10:0"#,
+        ]
+    );
+    assert_eq!(
+        of(" span.status="),
+        [
+            r#"__meta_type="baseline" span.status=200 | 0:1 5:0 10:0"#,
+            r#"__meta_type="baseline_total" span.status="nil" | 0:1 5:0 10:0"#,
+            r#"__meta_type="selection" span.status=503 | 0:0 5:2 10:0"#,
+            r#"__meta_type="selection_total" span.status="nil" | 0:0 5:2 10:0"#,
+        ]
+    );
     assert!(of("resource.service.name=").len() == 4 && of("span.list").is_empty(), "{all:#?}");
     let (from, to) = (START + 5 * SECOND, START + 8 * SECOND);
     let cut = series(query(&format!("{{}} | compare({{}}, 10, {from}, {to})"))).await;

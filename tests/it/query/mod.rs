@@ -6,3 +6,4 @@ mod metrics;
 mod sandbox;
 mod search;
 mod spansets;
+mod views;

@@ -1,0 +1,100 @@
+//! The tables of SQL besides `spans`.
+
+use crate::query::data::{engine, of_json, plain_span, shown, small_engine, sql, tables};
+
+#[tokio::test]
+async fn traces_have_a_row_each_with_root_and_counts() {
+    insta::assert_snapshot!(
+        shown(
+            &small_engine(),
+            "SELECT right(trace_id, 2) AS id, root_service_name, root_name, start_time, duration_nano, span_count,
+                    error_count, services, date
+             FROM traces ORDER BY start_time"
+        )
+        .await,
+        @""
+    );
+}
+
+#[tokio::test]
+async fn events_and_links_have_a_row_each() {
+    let engine = small_engine();
+    insta::assert_snapshot!(
+        shown(&engine, "SELECT service_name, span_name, time, name, attributes['n'] AS n, start_time FROM span_events").await,
+        @""
+    );
+    insta::assert_snapshot!(
+        shown(&engine, "SELECT span_name, linked_trace_id, linked_span_id, date FROM span_links").await,
+        @""
+    );
+    insta::assert_snapshot!(
+        shown(&engine, "SELECT count(*) AS n FROM span_events WHERE attr_int(attributes, 'n') = 3 AND start_time > '2026-01-01'").await,
+        @""
+    );
+}
+
+#[tokio::test]
+async fn calls_between_services_have_a_row_each() {
+    insta::assert_snapshot!(
+        shown(
+            &small_engine(),
+            "SELECT client_service, server_service, client_name, server_name, status_code, duration_nano
+             FROM service_edges"
+        )
+        .await,
+        @""
+    );
+}
+
+#[tokio::test]
+async fn queries_written_for_the_clickhouse_exporter_run_as_they_are() {
+    insta::assert_snapshot!(
+        shown(
+            &small_engine(),
+            "SELECT t.TraceId, SpanName, SpanKind, StatusCode, Duration, SpanAttributes['status'] AS status, \"Events.Name\"
+             FROM otel_traces AS t WHERE ServiceName = 'cart' OR ParentSpanId = '' ORDER BY Timestamp"
+        )
+        .await,
+        @""
+    );
+}
+
+#[tokio::test]
+async fn a_time_range_on_whole_traces_reads_as_far_around_as_they_extend() {
+    let hour = 3_600_000_000_000;
+    let lines = [
+        plain_span(1, 1, true, 0, "early", false),
+        plain_span(1, 2, false, hour / 2, "late", false),
+        plain_span(2, 3, true, hour / 2, "only", false),
+        plain_span(3, 4, true, 20 * hour, "far", false),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine(tables(vec![of_json(&lines.join("\n"))]), Default::default(), folder.path());
+    insta::assert_snapshot!(
+        shown(
+            &engine,
+            "SELECT right(trace_id, 2) AS id, span_count, services FROM traces
+             WHERE start_time >= '2026-01-01T00:20:00Z' AND start_time < '2026-01-01T01:00:00Z'"
+        )
+        .await,
+        @""
+    );
+    let plan = shown(
+        &engine,
+        "EXPLAIN SELECT span_count FROM traces
+         WHERE start_time >= '2026-01-01T02:00:00Z' AND trace_id = '00000000000000000000000000000001'",
+    )
+    .await;
+    let widened = 1_767_225_600_000_000_000_i64 + hour;
+    assert!(plan.contains(&format!("start_time_unix_nano@1 >= {widened}")), "{plan}");
+    assert!(plan.contains("trace_id@0 = 0000"), "{plan}");
+}
+
+#[tokio::test]
+async fn a_view_says_what_it_is() {
+    let engine = small_engine();
+    let names = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
+    insta::assert_snapshot!(shown(&engine, names).await, @"");
+    let (batches, _) = engine.execute(sql("SHOW CREATE TABLE traces")).await.unwrap().collect().await.unwrap();
+    assert!(format!("{batches:?}").contains("GROUP BY trace_id"));
+}
