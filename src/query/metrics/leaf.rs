@@ -33,7 +33,7 @@ use crate::{
             compile::{Function, Leaf},
             fields::{Number, value_of},
             interval::Intervals,
-            label::{Label, LabelValue, NAME},
+            label::{Label, LabelValue, NAME, compare_labels},
             log2,
             series::{Origin, Series, SeriesSet},
             sum::exact_sum,
@@ -262,6 +262,16 @@ impl Groups {
         }
         self.by_row.insert(key.into(), position);
         Ok(position)
+    }
+
+    /// Puts the groups in the order of their labels, so that their positions do not depend on how the spans came.
+    pub(crate) fn sort(&mut self) {
+        let mut order: Vec<usize> = (0..self.groups.len()).collect();
+        order.sort_by(|a, b| compare_labels(&self.groups[*a].labels, &self.groups[*b].labels));
+        let mut position = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, old)| position[*old] = new);
+        self.by_row.values_mut().chain(self.by_labels.values_mut()).for_each(|at| *at = position[*at]);
+        self.groups.sort_by(|a, b| compare_labels(&a.labels, &b.labels));
     }
 
     /// The cells of a group.

@@ -155,6 +155,7 @@ impl MetricsRun {
         while let Some(batch) = batches.next().await {
             groups.add(leaf, &batch?)?;
         }
+        groups.sort();
         Ok(groups)
     }
 

@@ -198,7 +198,7 @@ async fn exemplars_are_spans_behind_the_values() {
         [r#"__name__="rate" | 0:0 5:0.4 10:0 | 1:0.4 | trace:id="1" status="error""#,]
     );
     assert_eq!(
-        series(with("{} | avg_over_time(duration) by (kind)")).await[0],
+        series(with("{ kind = client } | avg_over_time(duration) by (kind)")).await[0],
         r#"kind="client" | 5:0.002 | 1:0.002 | trace:id="1" kind="client" duration="2ms""#,
     );
     assert_eq!(

@@ -1,6 +1,6 @@
 //! The tables of SQL besides `spans`.
 
-use crate::query::data::{engine, of_json, plain_span, shown, small_engine, sql, tables};
+use crate::query::data::{engine, of_json, plain_span, shown, small_engine, tables};
 
 #[tokio::test]
 async fn traces_have_a_row_each_with_root_and_counts() {
@@ -12,7 +12,15 @@ async fn traces_have_a_row_each_with_root_and_counts() {
              FROM traces ORDER BY start_time"
         )
         .await,
-        @""
+        @r###"
+    +----+-------------------+-----------+----------------------+---------------+------------+-------------+-----------------+------------+
+    | id | root_service_name | root_name | start_time           | duration_nano | span_count | error_count | services        | date       |
+    +----+-------------------+-----------+----------------------+---------------+------------+-------------+-----------------+------------+
+    | 01 | gateway           | GET /cart | 2026-01-01T00:00:00Z | 1002000000    | 3          | 2           | [cart, gateway] | 2026-01-01 |
+    | 02 | worker            | job       | 2026-01-01T00:00:05Z | 3000000       | 1          | 0           | [worker]        | 2026-01-01 |
+    | 03 |                   |           | 2026-01-01T00:00:07Z | 1005000000    | 2          | 0           | [gateway]       | 2026-01-01 |
+    +----+-------------------+-----------+----------------------+---------------+------------+-------------+-----------------+------------+
+    "###
     );
 }
 
@@ -21,15 +29,33 @@ async fn events_and_links_have_a_row_each() {
     let engine = small_engine();
     insta::assert_snapshot!(
         shown(&engine, "SELECT service_name, span_name, time, name, attributes['n'] AS n, start_time FROM span_events").await,
-        @""
+        @r###"
+    +--------------+-----------+----------------------+-------+---+----------------------+
+    | service_name | span_name | time                 | name  | n | start_time           |
+    +--------------+-----------+----------------------+-------+---+----------------------+
+    | worker       | job       | 2026-01-01T00:00:05Z | retry | 3 | 2026-01-01T00:00:05Z |
+    +--------------+-----------+----------------------+-------+---+----------------------+
+    "###
     );
     insta::assert_snapshot!(
         shown(&engine, "SELECT span_name, linked_trace_id, linked_span_id, date FROM span_links").await,
-        @""
+        @r###"
+    +-----------+----------------------------------+------------------+------------+
+    | span_name | linked_trace_id                  | linked_span_id   | date       |
+    +-----------+----------------------------------+------------------+------------+
+    | job       | 00000000000000000000000000000001 | 0000000000000001 | 2026-01-01 |
+    +-----------+----------------------------------+------------------+------------+
+    "###
     );
     insta::assert_snapshot!(
         shown(&engine, "SELECT count(*) AS n FROM span_events WHERE attr_int(attributes, 'n') = 3 AND start_time > '2026-01-01'").await,
-        @""
+        @r###"
+    +---+
+    | n |
+    +---+
+    | 1 |
+    +---+
+    "###
     );
 }
 
@@ -42,7 +68,14 @@ async fn calls_between_services_have_a_row_each() {
              FROM service_edges"
         )
         .await,
-        @""
+        @r###"
+    +----------------+----------------+-------------+-------------+-------------+---------------+
+    | client_service | server_service | client_name | server_name | status_code | duration_nano |
+    +----------------+----------------+-------------+-------------+-------------+---------------+
+    | gateway        | cart           | GET /cart   | cart.get    | error       | 2000000       |
+    | gateway        | cart           | GET /cart   | cart.get    | error       | 2000000       |
+    +----------------+----------------+-------------+-------------+-------------+---------------+
+    "###
     );
 }
 
@@ -55,7 +88,16 @@ async fn queries_written_for_the_clickhouse_exporter_run_as_they_are() {
              FROM otel_traces AS t WHERE ServiceName = 'cart' OR ParentSpanId = '' ORDER BY Timestamp"
         )
         .await,
-        @""
+        @r###"
+    +----------------------------------+-----------+----------+------------+----------+--------+-------------+
+    | TraceId                          | SpanName  | SpanKind | StatusCode | Duration | status | Events.Name |
+    +----------------------------------+-----------+----------+------------+----------+--------+-------------+
+    | 00000000000000000000000000000001 | GET /cart | Server   | Unset      | 1000000  | 200    | []          |
+    | 00000000000000000000000000000001 | cart.get  | Client   | Error      | 2000000  | 503    | []          |
+    | 00000000000000000000000000000001 | cart.get  | Client   | Error      | 2000000  | 503    | []          |
+    | 00000000000000000000000000000002 | job       | Internal | Ok         | 3000000  |        | [retry]     |
+    +----------------------------------+-----------+----------+------------+----------+--------+-------------+
+    "###
     );
 }
 
@@ -77,7 +119,13 @@ async fn a_time_range_on_whole_traces_reads_as_far_around_as_they_extend() {
              WHERE start_time >= '2026-01-01T00:20:00Z' AND start_time < '2026-01-01T01:00:00Z'"
         )
         .await,
-        @""
+        @r###"
+    +----+------------+----------+
+    | id | span_count | services |
+    +----+------------+----------+
+    | 02 | 1          | [only]   |
+    +----+------------+----------+
+    "###
     );
     let plan = shown(
         &engine,
@@ -94,7 +142,18 @@ async fn a_time_range_on_whole_traces_reads_as_far_around_as_they_extend() {
 async fn a_view_says_what_it_is() {
     let engine = small_engine();
     let names = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
-    insta::assert_snapshot!(shown(&engine, names).await, @"");
-    let (batches, _) = engine.execute(sql("SHOW CREATE TABLE traces")).await.unwrap().collect().await.unwrap();
-    assert!(format!("{batches:?}").contains("GROUP BY trace_id"));
+    insta::assert_snapshot!(shown(&engine, names).await, @r###"
+    +---------------+------------+
+    | table_name    | table_type |
+    +---------------+------------+
+    | otel_traces   | VIEW       |
+    | service_edges | VIEW       |
+    | span_events   | VIEW       |
+    | span_links    | VIEW       |
+    | spans         | VIEW       |
+    | traces        | VIEW       |
+    +---------------+------------+
+    "###);
+    let text = "SELECT definition FROM information_schema.views WHERE table_name = 'traces'";
+    assert!(shown(&engine, text).await.contains("GROUP BY trace_id"));
 }

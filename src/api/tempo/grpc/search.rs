@@ -15,7 +15,7 @@ use crate::{
             tempopb::{SearchMetrics, SearchRequest, SearchResponse},
         },
     },
-    error::Result,
+    error::{Error, Result},
     query::TraceCursor,
 };
 
@@ -35,7 +35,13 @@ pub(super) fn read(state: &TempoState, request: SearchRequest) -> Result<Search>
     };
     let mut search = conditions.search()?;
     let query = &mut search.query;
-    query.limit = Some(given(request.limit).unwrap_or(state.settings.search_limit_default));
+    let limit = given(request.limit).unwrap_or(state.settings.search_limit_default);
+    // The engine sees the parts of an answer, each of which can be within the limit.
+    let most = state.engine.limits().search_limit_max;
+    if limit > most {
+        return Err(Error::invalid(format!("limit {limit} exceeds max limit {most}")));
+    }
+    query.limit = Some(limit);
     query.spans_per_trace = given(request.spans_per_span_set);
     query.range = time_range(request.start, request.end)?;
     let nanos = |millis: u32| Some(i64::from(millis) * MILLISECOND_NANO);
