@@ -29,7 +29,7 @@ use crate::{
 /// In how many flushes an attribute has to pay, always with one type, before it gets a column.
 pub const FILES_AGREE: u32 = 3;
 
-/// Bytes in a file that a value in a column saves over one in a map, as measured on the demo's workload.
+/// Bytes in a file that a value in a column saves over one in a map, by estimate.
 const SAVED_BYTES_PER_VALUE: f64 = 1.0;
 
 /// Bytes in a file that a column costs besides its values: footer, page headers, indexes.
