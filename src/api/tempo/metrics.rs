@@ -81,7 +81,9 @@ impl Params {
         if let Some(seconds) = text.parse::<f64>().ok().filter(|seconds| seconds.is_finite()) {
             // The fraction apart from the seconds, which leave no digits for it.
             let nanos = seconds.trunc() * 1e9 + (seconds.fract() * 1e9).round();
-            return Ok(Some(nanos as i64));
+            // A float that is not below the greatest integer is that one rounded up, or more.
+            let fits = nanos.abs() < i64::MAX as f64;
+            return if fits { Ok(Some(nanos as i64)) } else { Err(invalid()) };
         }
         let moment = DateTime::parse_from_rfc3339(text).map_err(|_| invalid())?;
         moment.timestamp_nanos_opt().map(Some).ok_or_else(invalid)
