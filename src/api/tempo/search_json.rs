@@ -113,9 +113,10 @@ struct Counts {
     error_count: u32,
 }
 
-#[derive(Serialize)]
+/// What an answer cost, as searches and series tell it.
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Metrics {
+pub(super) struct Metrics {
     #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
     inspected_bytes: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -124,6 +125,13 @@ struct Metrics {
     total_jobs: u32,
     #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
     inspected_spans: u64,
+}
+
+impl Metrics {
+    /// The figures of an answer that was not divided into jobs.
+    pub(super) fn of_one_job(inspected_bytes: u64, total_blocks: u64, inspected_spans: u64) -> Self {
+        Self { inspected_bytes, total_blocks, completed_jobs: 1, total_jobs: 1, inspected_spans }
+    }
 }
 
 /// The body of an answer.
@@ -135,13 +143,7 @@ pub(super) fn render(
     unify(&mut traces);
     let response = Response {
         traces: traces.into_iter().map(|found| Trace::of(found, spansets)).collect(),
-        metrics: Metrics {
-            inspected_bytes: stats.inspected_bytes,
-            total_blocks: stats.files,
-            completed_jobs: 1,
-            total_jobs: 1,
-            inspected_spans: stats.inspected_spans,
-        },
+        metrics: Metrics::of_one_job(stats.inspected_bytes, stats.files, stats.inspected_spans),
     };
     serde_json::to_vec(&response)
 }

@@ -6,7 +6,7 @@
 use serde::{Serialize, Serializer};
 
 use super::{
-    search_json::{AnyValue, KeyValue, as_text, is_zero},
+    search_json::{AnyValue, KeyValue, Metrics, as_text, is_zero},
     series::{self, FoundSeries, Label},
 };
 use crate::query::QueryStats;
@@ -52,19 +52,6 @@ struct Exemplar {
     sample: Sample,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Metrics {
-    #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
-    inspected_bytes: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    total_blocks: u64,
-    completed_jobs: u32,
-    total_jobs: u32,
-    #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
-    inspected_spans: u64,
-}
-
 /// The body of an answer with samples over time.
 pub(super) fn range(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_json::Result<Vec<u8>> {
     let series = series.into_iter().map(|found| Series {
@@ -87,13 +74,7 @@ pub(super) fn instant(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_jso
 fn render<S: Serialize>(series: Vec<S>, stats: &QueryStats) -> serde_json::Result<Vec<u8>> {
     let response = Response {
         series,
-        metrics: Metrics {
-            inspected_bytes: stats.scanned_bytes,
-            total_blocks: stats.files_scanned + stats.files_pruned,
-            completed_jobs: 1,
-            total_jobs: 1,
-            inspected_spans: stats.scanned_rows,
-        },
+        metrics: Metrics::of_one_job(stats.scanned_bytes, stats.files_scanned + stats.files_pruned, stats.scanned_rows),
         status: stats.partial.as_ref().map(|_| "PARTIAL"),
         message: stats.partial.clone(),
     };
