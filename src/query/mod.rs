@@ -28,6 +28,7 @@ mod engine;
 mod rules;
 mod session;
 mod spans_table;
+mod system;
 mod views;
 
 mod functions;

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  tracehouse.public.*  = the views ([`crate::query::views`]) over the base table
+//!  tracehouse.system.*  = tables about the data ([`crate::query::system`])
 //!  tracehouse.information_schema.*
 //!  traceql('...'), trace('id')  plans over the base table
 //! ```
@@ -43,6 +44,7 @@ use crate::{
         rules,
         sandbox::{SpelledTable, growth},
         spansets::TracePlanner,
+        system,
         table_functions::TableFunctions,
         views::{self, View},
     },
@@ -171,8 +173,10 @@ impl Shared {
             .iter()
             .map(|view| Ok((view.name, view.table(base, self.extent_nano)?)))
             .collect::<DfResult<Vec<_>>>()?;
+        let catalog = catalog_with(tables)?;
+        system::register(&catalog, base)?;
         let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
-            .with_catalog_list(catalog_of(tables)?)
+            .with_catalog_list(catalog_list(catalog)?)
             .with_runtime_env(runtime)
             .build();
         for function in self.table_functions(base) {
@@ -222,12 +226,20 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
 
 /// A catalogue with these tables in the default schema.
 pub(crate) fn catalog_of(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<Arc<dyn CatalogProviderList>> {
+    catalog_list(catalog_with(tables)?)
+}
+
+fn catalog_with(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<MemoryCatalogProvider> {
     let schema = MemorySchemaProvider::new();
     for (name, table) in tables {
         schema.register_table(name.to_owned(), table)?;
     }
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema(SCHEMA, Arc::new(schema))?;
+    Ok(catalog)
+}
+
+fn catalog_list(catalog: MemoryCatalogProvider) -> DfResult<Arc<dyn CatalogProviderList>> {
     let list = MemoryCatalogProviderList::new();
     list.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     Ok(Arc::new(list))

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use chrono::{Datelike as _, NaiveDate};
 use datafusion::{
     arrow::{
         array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array},
@@ -52,7 +53,7 @@ use crate::{
 };
 
 /// How many footers are read at once.
-const FOOTER_READS_MAX: usize = 16;
+pub(crate) const FOOTER_READS_MAX: usize = 16;
 
 /// What `chrono` counts for 1970-01-01.
 const EPOCH_DAYS_FROM_CE: i32 = 719_163;
@@ -79,6 +80,11 @@ impl SpansTable {
     pub fn reading(mut self, store: &Store) -> Self {
         self.objects = Some(store.counting(Arc::clone(&self.reads)));
         self
+    }
+
+    /// The state that it shows.
+    pub(crate) fn view(&self) -> &ReadView {
+        &self.view
     }
 
     /// What scans read of a bucket, or of what is kept of it.
@@ -218,13 +224,17 @@ impl TableProvider for SpansTable {
     }
 }
 
+/// A day as Arrow counts it.
+pub(crate) fn days_since_epoch(date: NaiveDate) -> i32 {
+    date.num_days_from_ce() - EPOCH_DAYS_FROM_CE
+}
+
 /// What a scan needs to know of a file.
 pub(crate) fn scan_file(file: &LiveFile) -> ScanFile {
-    use chrono::Datelike;
     ScanFile {
         path: file.location.clone(),
         size_bytes: file.size_bytes,
-        date: file.date.map_or(0, |date| date.num_days_from_ce() - EPOCH_DAYS_FROM_CE),
+        date: file.date.map_or(0, days_since_epoch),
         rows: file.rows().and_then(|rows| usize::try_from(rows).ok()),
         start_time_range: file.start_range_unix_nano(),
     }

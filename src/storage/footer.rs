@@ -6,6 +6,8 @@
 //! tracehouse.keys     which attributes are in the file: model::keys
 //! ```
 
+use std::sync::Arc;
+
 use arrow::datatypes::Schema;
 use datafusion::{
     common::Result,
@@ -40,14 +42,22 @@ pub(crate) fn keys_of_schema(schema: &Schema) -> Option<AttributeKeys> {
     AttributeKeys::from_json(schema.metadata().get(KEYS_METADATA)?)
 }
 
-/// The attributes in a file. Footers are kept in the runtime's cache, so only the first look reads the file.
+/// The attributes in a file.
 pub async fn read_keys(runtime: &RuntimeEnv, store: &ObjectStoreUrl, file: &ScanFile) -> Result<Option<AttributeKeys>> {
+    Ok(keys_of(read_metadata(runtime, store, file).await?.as_ref()))
+}
+
+/// The footer of a file. Footers are kept in the runtime's cache, so only the first look reads the file.
+pub async fn read_metadata(
+    runtime: &RuntimeEnv,
+    store: &ObjectStoreUrl,
+    file: &ScanFile,
+) -> Result<Arc<ParquetMetaData>> {
     let store = runtime.object_store(store)?;
     let meta = file.object_meta();
-    let metadata = DFParquetMetadata::new(store.as_ref(), &meta)
+    DFParquetMetadata::new(store.as_ref(), &meta)
         .with_metadata_size_hint(Some(FOOTER_BYTES_GUESS))
         .with_file_metadata_cache(Some(runtime.cache_manager.get_file_metadata_cache()))
         .fetch_metadata()
-        .await?;
-    Ok(keys_of(&metadata))
+        .await
 }

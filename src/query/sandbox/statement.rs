@@ -10,7 +10,10 @@ use datafusion::{
     },
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    query::system::{self, SYSTEM},
+};
 
 /// Table functions that exist. All produce rows lazily, so the limits on time and rows bound them.
 const TABLE_FUNCTIONS: &[&str] = &["generate_series", "range", "trace", "traceql"];
@@ -74,6 +77,8 @@ pub(super) fn check_table(reference: &TableReference, known: &[&str]) -> Result<
         None | Some(super::super::session::SCHEMA) if known.contains(&reference.table()) => Ok(()),
         // The planner names what is there and what is not.
         Some("information_schema") => Ok(()),
+        Some(SYSTEM) if system::TABLES.contains(&reference.table()) => Ok(()),
+        Some(SYSTEM) => Err(unknown_table(&reference.to_string(), reference.table(), &system::TABLES)),
         _ => Err(unknown_table(&reference.to_string(), reference.table(), known)),
     }
 }

@@ -8,6 +8,7 @@ mod retention;
 mod steady_state;
 mod stitching;
 mod sweep;
+mod system_tables;
 
 use std::sync::Arc;
 
