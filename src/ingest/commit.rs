@@ -1,14 +1,10 @@
 //! The committer: the one thread that owns the log.
 //!
-//! It takes what waits in the queue as a group, merges the batches of each tenant into one record, appends and syncs
-//! the group, makes its records visible, and acknowledges. The order is the promise: nothing is visible or
+//! It takes what waits in the queue as a group, merges small batches of a tenant into records of some size, appends and
+//! syncs the group, makes its records visible, and acknowledges. The order is the promise: nothing is visible or
 //! acknowledged before it is synced, and what is acknowledged is visible.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -23,7 +19,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind, Result},
-    live::Live,
+    live::{ENOUGH_SPANS, Live},
     metrics::Metrics,
     model::{batch::SpanBatch, tenant::TenantId},
     wal::{CarriedDigest, Log, NewRecord, RecordNumber, WalError},
@@ -63,16 +59,29 @@ pub(super) struct Committer {
     pub(super) payloads: Vec<u8>,
 }
 
-/// The requests of one tenant within a group.
-#[derive(Debug, Default)]
-struct TenantGroup {
+/// Requests of one tenant that become one record.
+#[derive(Debug)]
+struct Gathered {
+    tenant: TenantId,
     batches: Vec<SpanBatch>,
+    spans: usize,
     digests: Vec<Digest>,
     received_unix_nano: i64,
     acks: Vec<(oneshot::Sender<Result<WriteOutcome>>, WriteOutcome)>,
 }
 
-impl TenantGroup {
+impl Gathered {
+    fn new(tenant: TenantId, received_unix_nano: i64) -> Self {
+        let (batches, digests, acks) = (Vec::new(), Vec::new(), Vec::new());
+        Self { tenant, batches, spans: 0, digests, received_unix_nano, acks }
+    }
+
+    fn add(&mut self, batch: SpanBatch, digest: Digest) {
+        self.spans += batch.num_spans();
+        self.batches.push(batch);
+        self.digests.push(digest);
+    }
+
     fn answer(self, result: &Result<()>) {
         for (ack, outcome) in self.acks {
             // A sender that went away does not hear its answer.
@@ -110,57 +119,58 @@ impl Committer {
     }
 
     /// Everything that waits, up to the group's limit, and the command that ended the gathering.
-    fn gather(
-        &mut self,
-        first: Pending,
-        commands: &mut mpsc::Receiver<Command>,
-    ) -> (BTreeMap<TenantId, TenantGroup>, Option<Command>) {
-        let mut groups: BTreeMap<TenantId, TenantGroup> = BTreeMap::new();
-        let mut in_group: HashMap<TenantId, Vec<Digest>> = HashMap::new();
+    fn gather(&mut self, first: Pending, commands: &mut mpsc::Receiver<Command>) -> (Vec<Gathered>, Option<Command>) {
+        let mut group: Vec<Gathered> = Vec::new();
+        // Where in the group a tenant's next batch goes, and where a request is that came before in the same group.
+        let mut open: HashMap<TenantId, usize> = HashMap::new();
+        let mut places: HashMap<(TenantId, Digest), usize> = HashMap::new();
         let now = self.clock.now_unix_nano();
         self.dedup.expire(now);
         let mut bytes = 0;
         let mut pending = first;
         loop {
             let Pending { tenant, request, ack } = pending;
-            let earlier = in_group.entry(tenant.clone()).or_default();
-            let duplicate = self.dedup.contains(&tenant, request.digest, now) || earlier.contains(&request.digest);
-            let group = groups.entry(tenant).or_default();
-            group.acks.push((ack, WriteOutcome { duplicate }));
+            let earlier = places.get(&(tenant.clone(), request.digest)).copied();
+            let duplicate = earlier.is_some() || self.dedup.contains(&tenant, request.digest, now);
+            let place = earlier.or_else(|| open.get(&tenant).copied()).unwrap_or_else(|| {
+                group.push(Gathered::new(tenant.clone(), request.received_unix_nano));
+                open.insert(tenant.clone(), group.len() - 1);
+                group.len() - 1
+            });
+            group[place].acks.push((ack, WriteOutcome { duplicate }));
             if !duplicate {
                 bytes += request.batch.memory_bytes();
-                if group.batches.is_empty() {
-                    group.received_unix_nano = request.received_unix_nano;
+                places.insert((tenant.clone(), request.digest), place);
+                group[place].add(request.batch, request.digest);
+                if group[place].spans >= ENOUGH_SPANS {
+                    open.remove(&tenant);
                 }
-                group.batches.push(request.batch);
-                group.digests.push(request.digest);
-                earlier.push(request.digest);
             }
             if bytes >= self.group_bytes_max {
-                return (groups, None);
+                return (group, None);
             }
             match commands.try_recv() {
                 Ok(Command::Write(next)) => pending = next,
-                Ok(other) => return (groups, Some(other)),
-                Err(_) => return (groups, None),
+                Ok(other) => return (group, Some(other)),
+                Err(_) => return (group, None),
             }
         }
     }
 
-    fn commit(&mut self, groups: BTreeMap<TenantId, TenantGroup>) {
-        let mut encoded = Vec::with_capacity(groups.len());
+    fn commit(&mut self, group: Vec<Gathered>) {
+        let mut encoded = Vec::with_capacity(group.len());
         self.payloads.clear();
-        for (tenant, group) in groups {
-            if group.batches.is_empty() {
-                group.answer(&Ok(()));
+        for gathered in group {
+            if gathered.batches.is_empty() {
+                gathered.answer(&Ok(()));
                 continue;
             }
-            match self.merge(&group.batches) {
-                Ok((batch, payload)) => encoded.push((tenant, group, batch, payload)),
+            match self.merge(&gathered.batches) {
+                Ok((batch, payload)) => encoded.push((gathered, batch, payload)),
                 Err(cause) => {
-                    error!(%tenant, error = %cause, "cannot encode a log record");
+                    error!(tenant = %gathered.tenant, error = %cause, "cannot encode a log record");
                     let message = "the request cannot be written to the log";
-                    group.answer(&Err(Error::new(ErrorKind::Internal, message).with_source(cause)));
+                    gathered.answer(&Err(Error::new(ErrorKind::Internal, message).with_source(cause)));
                 }
             }
         }
@@ -170,10 +180,10 @@ impl Committer {
         }
         let records: Vec<NewRecord<'_>> = encoded
             .iter()
-            .map(|(tenant, group, _, payload)| NewRecord {
-                tenant,
-                received_unix_nano: group.received_unix_nano,
-                digests: &group.digests,
+            .map(|(gathered, _, payload)| NewRecord {
+                tenant: &gathered.tenant,
+                received_unix_nano: gathered.received_unix_nano,
+                digests: &gathered.digests,
                 payload: &self.payloads[payload.clone()],
             })
             .collect();
@@ -182,12 +192,12 @@ impl Committer {
                 self.metrics.wal_sync_seconds.observe(appended.sync_duration.as_secs_f64());
                 self.observe_size();
                 self.log_load.set_refusing(false);
-                for ((tenant, group, batch, _), number) in encoded.into_iter().zip(appended.numbers) {
-                    self.live.push(&tenant, number, batch, group.received_unix_nano);
-                    for digest in &group.digests {
-                        self.dedup.insert(&tenant, *digest, group.received_unix_nano);
+                for ((gathered, batch, _), number) in encoded.into_iter().zip(appended.numbers) {
+                    self.live.push(&gathered.tenant, number, batch, gathered.received_unix_nano);
+                    for digest in &gathered.digests {
+                        self.dedup.insert(&gathered.tenant, *digest, gathered.received_unix_nano);
                     }
-                    group.answer(&Ok(()));
+                    gathered.answer(&Ok(()));
                 }
             }
             Err(cause) => {
@@ -195,8 +205,8 @@ impl Committer {
                 self.metrics.wal_failures.inc();
                 error!(error = %cause, "cannot append to the log");
                 let result = Err(refusal(cause));
-                for (_, group, ..) in encoded {
-                    group.answer(&result);
+                for (gathered, ..) in encoded {
+                    gathered.answer(&result);
                 }
             }
         }
@@ -213,7 +223,7 @@ impl Committer {
         self.observe_size();
     }
 
-    /// The batches of a tenant as one, and where its payload is among those of the group.
+    /// The batches of a record as one, and where its payload is among those of the group.
     fn merge(&mut self, batches: &[SpanBatch]) -> Result<(SpanBatch, Range<usize>), RecordError> {
         let batch = SpanBatch::concat(batches)?;
         let payload = self.encoder.encode(&batch, &mut self.payloads)?;
