@@ -56,6 +56,24 @@ impl ErrorKind {
         }
     }
 
+    /// The name of this kind for programs, such as `invalid_argument`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::InvalidArgument => "invalid_argument",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Unauthenticated => "unauthenticated",
+            ErrorKind::PermissionDenied => "permission_denied",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::ResourceExhausted => "resource_exhausted",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::DeadlineExceeded => "deadline_exceeded",
+            ErrorKind::Cancelled => "cancelled",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Internal => "internal",
+        }
+    }
+
     /// The gRPC status that stands for this kind.
     pub fn grpc_code(self) -> tonic::Code {
         use tonic::Code;
@@ -75,6 +93,15 @@ impl ErrorKind {
     }
 }
 
+/// A place in a text; both count from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The line.
+    pub line: u64,
+    /// The character in the line.
+    pub column: u64,
+}
+
 /// An error that can be shown to the person who sent the request or wrote the configuration.
 ///
 /// The message is lowercase, has no full stop, and names the thing, the limit and the value.
@@ -83,6 +110,7 @@ pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
     retry_after: Option<Duration>,
+    place: Option<Place>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -92,7 +120,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` with the text that the caller will read.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, source: None }
+        Self { kind, message: message.into(), retry_after: None, place: None, source: None }
     }
 
     /// Shorthand for [`ErrorKind::InvalidArgument`].
@@ -115,6 +143,17 @@ impl Error {
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
+    }
+
+    /// Says where in the text of the request the fault is.
+    pub fn with_place(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// Where in the text of the request the fault is, where that is known.
+    pub fn place(&self) -> Option<Place> {
+        self.place
     }
 
     /// What the caller should do.

@@ -15,7 +15,9 @@ use std::{
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Registry, TextEncoder,
+    core::Collector,
+    proto::{Metric, MetricFamily, MetricType},
 };
 
 /// From a quick sync of a good disk to one that hangs.
@@ -328,13 +330,25 @@ impl Metrics {
     /// # Errors
     /// Only a defect: a family that cannot be written as text.
     pub fn encode(&self, now_unix_nano: i64) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.gather(now_unix_nano))
+    }
+
+    /// The same as rows, without the buckets of histograms.
+    pub fn samples(&self, now_unix_nano: i64) -> Vec<Sample> {
+        self.gather(now_unix_nano)
+            .iter()
+            .flat_map(|family| family.get_metric().iter().flat_map(|metric| samples_of(family, metric)))
+            .collect()
+    }
+
+    fn gather(&self, now_unix_nano: i64) -> Vec<MetricFamily> {
         self.flush_lag_seconds.set(self.flush_lag(now_unix_nano).as_secs_f64());
         if let Some(process) = ProcessFigures::read() {
             self.resident_bytes.set(process.resident_bytes);
             self.resident_bytes_peak.set(process.resident_bytes_peak);
             self.cpu_seconds.set(process.cpu_seconds);
         }
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
     }
 
     /// The content type of [`Metrics::encode`].
@@ -346,6 +360,44 @@ impl Metrics {
     pub fn flush_lag(&self, now_unix_nano: i64) -> Duration {
         let waiting = now_unix_nano.saturating_sub(self.oldest_unflushed_unix_nano.load(Ordering::Relaxed));
         Duration::from_nanos(u64::try_from(waiting).unwrap_or(0))
+    }
+}
+
+/// One value of a family at a moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The family's name; of a histogram with `_count` or `_sum`.
+    pub name: String,
+    /// Names and values of its labels.
+    pub labels: Vec<(String, String)>,
+    /// The value.
+    pub value: f64,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What the family counts.
+    pub help: String,
+}
+
+fn samples_of(family: &MetricFamily, metric: &Metric) -> Vec<Sample> {
+    let labels = metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().to_owned()));
+    let labels: Vec<_> = labels.collect();
+    let sample = |suffix: &str, value, kind| Sample {
+        name: format!("{}{suffix}", family.name()),
+        labels: labels.clone(),
+        value,
+        kind,
+        help: family.help().to_owned(),
+    };
+    match family.get_field_type() {
+        MetricType::COUNTER => vec![sample("", metric.get_counter().get_value(), "counter")],
+        MetricType::GAUGE => vec![sample("", metric.get_gauge().get_value(), "gauge")],
+        MetricType::HISTOGRAM => {
+            let histogram = metric.get_histogram();
+            let count = histogram.get_sample_count() as f64;
+            vec![sample("_count", count, "histogram"), sample("_sum", histogram.get_sample_sum(), "histogram")]
+        }
+        // No family is made of the others.
+        MetricType::SUMMARY | MetricType::UNTYPED => Vec::new(),
     }
 }
 

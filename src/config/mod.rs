@@ -35,7 +35,7 @@ pub use self::{
     nearest::nearest,
     secret::Secret,
     settings::{
-        BufferSettings, CacheSettings, CompactionSettings, DeletionSettings, FlushSettings, IngestSettings,
+        BufferSettings, CacheSettings, CompactionSettings, DeletionSettings, Described, FlushSettings, IngestSettings,
         LogSettings, PromotionSettings, QuerySettings, RetentionSettings, ServerSettings, Settings, StoreSettings,
         WalSettings,
     },

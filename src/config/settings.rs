@@ -150,6 +150,37 @@ impl Settings {
     pub fn shown(&self) -> Vec<(String, String)> {
         self.entries("").into_iter().map(|entry| (entry.key, entry.value.to_string())).collect()
     }
+
+    /// Every key with what there is to say of it; secrets are not in it.
+    pub fn described(&self) -> Vec<Described> {
+        let defaults = Self::default().entries("");
+        self.entries("")
+            .into_iter()
+            .zip(defaults)
+            .map(|(ours, default)| Described {
+                key: ours.key,
+                value: ours.value.to_string(),
+                default: default.value.to_string(),
+                expected: ours.expected,
+                explanation: ours.explanation,
+            })
+            .collect()
+    }
+}
+
+/// A setting for people who look it up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The full key, such as `wal.bytes_max`.
+    pub key: String,
+    /// The value, as a file would give it.
+    pub value: String,
+    /// The value without configuration, likewise.
+    pub default: String,
+    /// The form of its values.
+    pub expected: String,
+    /// What it does.
+    pub explanation: &'static str,
 }
 
 section! {

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     clock::Clock,
+    config::Settings,
     error::{Error, ErrorKind, Result},
     metrics::Metrics,
     model::tenant::TenantId,
@@ -37,6 +38,7 @@ use crate::{
         session::{SessionTemplate, SpillSettings},
         stats::{QueryStats, SharedStats},
         stream::{self, QueryStream, timed_out},
+        system::{ProcessFacts, SystemContext},
         tags,
         trace::{self, TraceById},
         wire,
@@ -69,6 +71,8 @@ pub struct EngineOptions {
     pub clock: Arc<dyn Clock>,
     /// Where time and outcome of queries are counted.
     pub metrics: Arc<Metrics>,
+    /// What `system.settings` shows; the limits above are what counts.
+    pub settings: Arc<Settings>,
 }
 
 impl std::fmt::Debug for EngineOptions {
@@ -101,7 +105,7 @@ struct Parts {
     limits: QueryLimits,
     memory: Arc<ProcessMemory>,
     clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    process: Arc<ProcessFacts>,
 }
 
 impl std::fmt::Debug for Parts {
@@ -113,7 +117,8 @@ impl std::fmt::Debug for Parts {
 impl QueryEngine {
     /// An engine with threads of its own, so that a heavy query never delays the network.
     pub fn try_new(options: EngineOptions) -> Result<Self> {
-        let EngineOptions { tables, store, limits, threads, spill_folder, clock, metrics } = options;
+        let EngineOptions { tables, store, limits, threads, spill_folder, clock, metrics, settings } = options;
+        let process = Arc::new(ProcessFacts { settings, metrics, log: Arc::default() });
         let spill = SpillSettings { folder: spill_folder, bytes_max: limits.query_spill_bytes_max };
         let template = SessionTemplate::try_new(&limits, threads, spill, store.as_ref())?;
         let runtime = Builder::new_multi_thread()
@@ -125,13 +130,13 @@ impl QueryEngine {
             .map_err(|error| failure::internal(&error))?;
         let memory = Arc::new(ProcessMemory::new(limits.memory_bytes_max));
         let admission = Admission::new(limits.concurrency_max, limits.queue_max);
-        let parts = Arc::new(Parts { tables, template, limits, memory, clock, metrics });
+        let parts = Arc::new(Parts { tables, template, limits, memory, clock, process });
         Ok(Self { parts, admission, runtime: Some(runtime) })
     }
 
     /// Runs a query; the answer streams while it is computed. Dropping the stream stops the query.
     pub async fn execute(&self, request: QueryRequest) -> Result<QueryStream> {
-        let account = Account::open(&request, Arc::clone(&self.parts.metrics));
+        let account = Account::open(&request, &self.parts.process, self.parts.clock.now_unix_nano());
         match self.start(request, &account).boxed().await {
             Ok((run, stream)) => {
                 self.runtime()?.spawn(run.finish(account));
@@ -152,8 +157,9 @@ impl QueryEngine {
         let planning = async move { parts.plan_to_run(&request).await }.boxed();
         let plan = self.on_runtime(deadline, limits.timeout, planning).await?;
         let stats = SharedStats::default();
+        account.runs(&stats);
         stats.update(|stats| stats.planning = account.started.elapsed());
-        let (producer, stream) = stream::channel(SchemaRef::clone(&plan.schema), stats, limits, deadline);
+        let (producer, stream) = stream::channel(account.id(), SchemaRef::clone(&plan.schema), stats, limits, deadline);
         Ok((Run { plan, producer, _permit: permit }, stream))
     }
 
@@ -192,7 +198,7 @@ impl QueryEngine {
 
     /// A session over a table of the caller's, for plans of this crate's own.
     pub(crate) fn session_over(&self, base: &Arc<dyn TableProvider>) -> Result<SessionState> {
-        self.parts.session(base).map(|(session, _)| session)
+        self.parts.session(&TenantId::single(), base).map(|(session, _)| session)
     }
 
     /// Runs `work` on the engine's threads, beside the queries that were admitted.
@@ -236,15 +242,17 @@ impl Drop for QueryEngine {
 }
 
 impl Parts {
-    fn session(&self, base: &Arc<dyn TableProvider>) -> Result<(SessionState, Arc<QueryPool>)> {
+    fn session(&self, tenant: &TenantId, base: &Arc<dyn TableProvider>) -> Result<(SessionState, Arc<QueryPool>)> {
         let pool = Arc::new(QueryPool::new(self.limits.query_memory_bytes_max, Arc::clone(&self.memory)));
         let now = self.clock.now_unix_nano();
-        Ok((self.template.session(base, Arc::clone(&pool), now)?, pool))
+        let (tenant, base, process) = (tenant.clone(), Arc::clone(base), Arc::clone(&self.process));
+        let context = SystemContext { tenant, base, process };
+        Ok((self.template.session(context, Arc::clone(&pool), now)?, pool))
     }
 
     async fn plan_to_run(&self, request: &QueryRequest) -> Result<Planned> {
         let base = (self.tables)(&request.tenant).await?;
-        let (session, pool) = self.session(&base)?;
+        let (session, pool) = self.session(&request.tenant, &base)?;
         let form = request.form;
         if let QueryKind::TraceQl(query) = &request.kind
             && query.explain.is_none()
@@ -277,7 +285,7 @@ impl Parts {
 
     async fn prepare(&self, request: &QueryRequest) -> Result<Prepared> {
         let base = (self.tables)(&request.tenant).await?;
-        let (session, _) = self.session(&base)?;
+        let (session, _) = self.session(&request.tenant, &base)?;
         let logical = match &request.kind {
             QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
             QueryKind::TraceQl(query) if query.explain.is_none() => {

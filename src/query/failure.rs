@@ -4,7 +4,7 @@ use datafusion::{
     arrow::error::ArrowError, common::SchemaError, error::DataFusionError, sql::sqlparser::parser::ParserError,
 };
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Place};
 
 /// The error of the crate for an error of DataFusion, by its root cause.
 pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
@@ -13,6 +13,7 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
         return ours;
     }
     let kind = kind_of(root);
+    let place = place_of(error, root);
     let message = match root {
         DataFusionError::SchemaError(schema, _) => schema_message(schema),
         DataFusionError::SQL(parser, _) => parser_message(parser),
@@ -23,7 +24,19 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
         other if kind == ErrorKind::Internal => return internal(other),
         other => without_stop(&lower_first(first_line(&other.message()))),
     };
-    Error::new(kind, message)
+    Error::new(kind, message).with_place(place)
+}
+
+/// Where in the statement the fault is: the planner knows it, or the parser's message ends with it.
+fn place_of(error: &DataFusionError, root: &DataFusionError) -> Option<Place> {
+    if let Some(span) = error.diagnostic().and_then(|diagnostic| diagnostic.span) {
+        return Some(Place { line: span.start.line, column: span.start.column });
+    }
+    let DataFusionError::SQL(parser, _) = root else { return None };
+    let (ParserError::TokenizerError(text) | ParserError::ParserError(text)) = parser.as_ref() else { return None };
+    let (_, place) = text.rsplit_once("at Line: ")?;
+    let (line, column) = place.split_once(", Column: ")?;
+    Some(Place { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? })
 }
 
 /// A defect or a failure of the machine: the details go to the log, not to the caller.
@@ -36,7 +49,7 @@ pub(crate) fn internal(error: &dyn std::fmt::Display) -> Error {
 
 /// The same error for a second reader; the source is kept as its text.
 pub(crate) fn copy(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.message().to_owned());
+    let copy = Error::new(error.kind(), error.message().to_owned()).with_place(error.place());
     match std::error::Error::source(error) {
         Some(source) => copy.with_source(source.to_string()),
         None => copy,

@@ -43,6 +43,7 @@ pub mod traceql;
 
 mod admission;
 mod failure;
+mod log;
 mod memory;
 mod run;
 mod stats;

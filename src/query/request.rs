@@ -1,6 +1,6 @@
 //! What a front end asks: one type for every language and protocol.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use datafusion::scalar::ScalarValue;
 
@@ -80,6 +80,18 @@ impl QueryKind {
             QueryKind::TraceById(_) => "trace_by_id",
             QueryKind::TagNames(_) => "tag_names",
             QueryKind::TagValues(_) => "tag_values",
+        }
+    }
+
+    /// What was asked, for people who look at the queries of the process.
+    pub(crate) fn text(&self) -> Cow<'_, str> {
+        match self {
+            QueryKind::Sql(query) => Cow::Borrowed(&query.text),
+            QueryKind::TraceQl(query) => Cow::Borrowed(&query.text),
+            QueryKind::Metrics(query) => Cow::Borrowed(&query.text),
+            QueryKind::TraceById(query) => Cow::Owned(query.trace_id.to_string()),
+            QueryKind::TagNames(query) => Cow::Borrowed(query.filter.as_deref().unwrap_or_default()),
+            QueryKind::TagValues(query) => Cow::Owned(format!("{:?}", query.field)),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     model::tenant::TenantId,
     query::{
         failure,
+        log::Entry,
         memory::QueryPool,
         metrics::MetricsRun,
         request::{AnswerForm, QueryRequest},
@@ -28,6 +29,7 @@ use crate::{
         spans_table::SpansTable,
         stats::{QueryStats, SharedStats, add_plan_metrics},
         stream::Producer,
+        system::ProcessFacts,
         tags, trace, wire,
     },
 };
@@ -146,17 +148,33 @@ pub(crate) struct Account {
     tenant: TenantId,
     kind: &'static str,
     metrics: Arc<Metrics>,
+    entry: Arc<Entry>,
 }
 
 impl Account {
-    pub(crate) fn open(request: &QueryRequest, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn open(request: &QueryRequest, process: &ProcessFacts, now_unix_nano: i64) -> Self {
+        let metrics = Arc::clone(&process.metrics);
         metrics.queries_running.inc();
-        Self { started: Instant::now(), tenant: request.tenant.clone(), kind: request.kind.name(), metrics }
+        let (tenant, kind) = (request.tenant.clone(), request.kind.name());
+        let entry = process.log.begin(&tenant, kind, &request.kind.text(), now_unix_nano);
+        Self { started: Instant::now(), tenant, kind, metrics, entry }
+    }
+
+    /// The number of the query in the process.
+    pub(crate) fn id(&self) -> u64 {
+        self.entry.id()
+    }
+
+    /// The figures of the query are here from now on.
+    pub(crate) fn runs(&self, stats: &SharedStats) {
+        self.entry.runs(stats.clone());
     }
 
     pub(crate) fn close(self, error: Option<&Error>, stats: &QueryStats) {
         let elapsed = self.started.elapsed();
-        self.metrics.observe_query(self.kind, error.map_or("ok", outcome), elapsed);
+        let outcome = error.map_or("ok", outcome);
+        self.metrics.observe_query(self.kind, outcome, elapsed);
+        self.entry.ended(outcome, error, stats);
         tracing::debug!(
             tenant = %self.tenant,
             kind = self.kind,
@@ -173,6 +191,8 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        // Where the client went away before the query ran, nobody closes the account.
+        self.entry.abandoned();
         self.metrics.queries_running.dec();
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  tracehouse.public.*  = the views ([`crate::query::views`]) over the base table
-//!  tracehouse.system.*  = tables about the data ([`crate::query::system`])
+//!  tracehouse.system.*  = what the process and the table know of themselves ([`crate::query::system`])
 //!  tracehouse.information_schema.*
 //!  traceql('...'), trace('id')  plans over the base table
 //! ```
@@ -19,7 +19,7 @@ use chrono::DateTime;
 use datafusion::{
     catalog::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
-        SchemaProvider, TableFunction, TableProvider,
+        SchemaProvider, TableFunction, TableProvider, information_schema::INFORMATION_SCHEMA,
     },
     common::{Result as DfResult, config::ConfigOptions},
     datasource::provider_as_source,
@@ -44,7 +44,10 @@ use crate::{
         rules,
         sandbox::{SpelledTable, growth},
         spansets::TracePlanner,
-        system,
+        system::{
+            SYSTEM_SCHEMA, SystemContext, SystemSchema,
+            information::{Comments, Information},
+        },
         table_functions::TableFunctions,
         views::{self, View},
     },
@@ -58,8 +61,8 @@ pub(crate) const SCHEMA: &str = "public";
 /// The base table's name in plans.
 pub(crate) const BASE_TABLE: &str = "physical_spans";
 
-/// Opens the session of one query: base table, memory pool, start of the query in Unix nanoseconds.
-type OpenSession = dyn Fn(&Arc<dyn TableProvider>, Arc<QueryPool>, i64) -> DfResult<SessionState> + Send + Sync;
+/// Opens the session of one query: what it reads, memory pool, start of the query in Unix nanoseconds.
+type OpenSession = dyn Fn(SystemContext, Arc<QueryPool>, i64) -> DfResult<SessionState> + Send + Sync;
 
 /// What all sessions share.
 ///
@@ -83,6 +86,7 @@ struct Shared {
     runtime: RuntimeEnv,
     spill: SpillSettings,
     views: Vec<View>,
+    comments: Arc<Comments>,
     extent_nano: i64,
     text_bytes_max: usize,
 }
@@ -128,8 +132,9 @@ impl SessionTemplate {
         let names = views.iter().map(|view| view.name).collect();
         let spelled = views.iter().filter_map(View::spelled).collect();
         let (extent_nano, text_bytes_max) = (limits.trace_extent_max_nano, limits.text_bytes_max);
-        let shared = Shared { state, runtime, spill, views, extent_nano, text_bytes_max };
-        let open = Box::new(move |base: &_, pool, now_unix_nano| shared.session(base, pool, now_unix_nano));
+        let comments = Arc::new(Comments::of(&views));
+        let shared = Shared { state, runtime, spill, views, comments, extent_nano, text_bytes_max };
+        let open = Box::new(move |context, pool, now_unix_nano| shared.session(context, pool, now_unix_nano));
         Ok(Self { open, names, spelled })
     }
 
@@ -143,24 +148,20 @@ impl SessionTemplate {
         &self.spelled
     }
 
-    /// A session over `base`, for one query.
+    /// A session over the base table of `context`, for one query.
     pub(crate) fn session(
         &self,
-        base: &Arc<dyn TableProvider>,
+        context: SystemContext,
         pool: Arc<QueryPool>,
         now_unix_nano: i64,
     ) -> Result<SessionState> {
-        (self.open)(base, pool, now_unix_nano).map_err(|error| failure::from_datafusion(&error))
+        (self.open)(context, pool, now_unix_nano).map_err(|error| failure::from_datafusion(&error))
     }
 }
 
 impl Shared {
-    fn session(
-        &self,
-        base: &Arc<dyn TableProvider>,
-        pool: Arc<QueryPool>,
-        now_unix_nano: i64,
-    ) -> DfResult<SessionState> {
+    fn session(&self, context: SystemContext, pool: Arc<QueryPool>, now_unix_nano: i64) -> DfResult<SessionState> {
+        let base = &Arc::clone(&context.base);
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![self.spill.folder.clone()]))
             .with_max_temp_directory_size(self.spill.bytes_max);
@@ -173,13 +174,27 @@ impl Shared {
             .iter()
             .map(|view| Ok((view.name, view.table(base, self.extent_nano)?)))
             .collect::<DfResult<Vec<_>>>()?;
-        let catalog = catalog_with(tables)?;
-        system::register(&catalog, base)?;
+        let functions = self.table_functions(base);
+        let system: Arc<dyn SchemaProvider> = Arc::new(SystemSchema(Arc::new(context)));
+        let described = catalog_of(tables)?;
+        let catalogs = catalog_of(Vec::new())?;
+        for catalog in [&described, &catalogs].into_iter().filter_map(|list| list.catalog(CATALOG)) {
+            catalog.register_schema(SYSTEM_SCHEMA, Arc::clone(&system))?;
+        }
+        if let (Some(from), Some(to)) = (described.catalog(CATALOG), catalogs.catalog(CATALOG)) {
+            if let Some(public) = from.schema(SCHEMA) {
+                to.register_schema(SCHEMA, public)?;
+            }
+            let mut names = self.state.table_functions().clone();
+            names.extend(functions.iter().map(|function| (function.name().to_owned(), Arc::clone(function))));
+            let information = Information::new(described, names, Arc::clone(&self.comments));
+            to.register_schema(INFORMATION_SCHEMA, Arc::new(information))?;
+        }
         let mut state = SessionStateBuilder::new_from_existing(self.state.clone())
-            .with_catalog_list(catalog_list(catalog)?)
+            .with_catalog_list(catalogs)
             .with_runtime_env(runtime)
             .build();
-        for function in self.table_functions(base) {
+        for function in functions {
             state.register_udtf(function.name(), Arc::clone(function.function()));
         }
         let properties = state.execution_props_mut();
@@ -209,8 +224,11 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
     options.catalog.create_default_catalog_and_schema = false;
     CATALOG.clone_into(&mut options.catalog.default_catalog);
     SCHEMA.clone_into(&mut options.catalog.default_schema);
-    options.catalog.information_schema = true;
+    // Ours is in the catalogue, with the comments of columns.
+    options.catalog.information_schema = false;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // Errors say where in the statement they are.
+    options.sql_parser.collect_spans = true;
     if let Ok(depth) = datafusion::common::config::ConfigNonZeroUsize::try_new(limits.sql_depth_max) {
         options.sql_parser.recursion_limit = depth;
     }
@@ -226,20 +244,12 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
 
 /// A catalogue with these tables in the default schema.
 pub(crate) fn catalog_of(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<Arc<dyn CatalogProviderList>> {
-    catalog_list(catalog_with(tables)?)
-}
-
-fn catalog_with(tables: Vec<(&str, Arc<dyn TableProvider>)>) -> DfResult<MemoryCatalogProvider> {
     let schema = MemorySchemaProvider::new();
     for (name, table) in tables {
         schema.register_table(name.to_owned(), table)?;
     }
     let catalog = MemoryCatalogProvider::new();
     catalog.register_schema(SCHEMA, Arc::new(schema))?;
-    Ok(catalog)
-}
-
-fn catalog_list(catalog: MemoryCatalogProvider) -> DfResult<Arc<dyn CatalogProviderList>> {
     let list = MemoryCatalogProviderList::new();
     list.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
     Ok(Arc::new(list))

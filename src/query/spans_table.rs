@@ -97,6 +97,23 @@ impl SpansTable {
         (self.files_scanned.load(Ordering::Relaxed), self.files_pruned.load(Ordering::Relaxed))
     }
 
+    /// How much there is.
+    pub(crate) fn size(&self) -> TableSize {
+        let mut size = TableSize::default();
+        for file in self.view.files() {
+            size.files += 1;
+            size.file_bytes += file.size_bytes;
+            size.spans += file.rows().unwrap_or_default();
+            size.see(file.start_range_unix_nano());
+        }
+        for batch in self.view.buffered() {
+            size.spans += batch.num_spans() as u64;
+            size.buffered_spans += batch.num_spans() as u64;
+            size.see(batch.start_time_range());
+        }
+        size
+    }
+
     /// How the spans spread over time, file by file and batch by batch, where that is known of all of them; else nothing.
     pub(crate) fn spread(&self) -> Vec<Spread> {
         let files = self.view.snapshot().files().map(|file| {
@@ -160,6 +177,32 @@ impl SpansTable {
         let files: Vec<&LiveFile> = self.view.files().map(AsRef::as_ref).collect();
         let keep = kept(session, &files, filters)?;
         Ok(files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file).collect())
+    }
+}
+
+/// How much a table holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TableSize {
+    /// All spans.
+    pub(crate) spans: u64,
+    /// Those of them that are in no file.
+    pub(crate) buffered_spans: u64,
+    /// Files.
+    pub(crate) files: u64,
+    /// Their bytes.
+    pub(crate) file_bytes: u64,
+    /// First and last start in Unix nanoseconds, of what is known.
+    pub(crate) starts: Option<(i64, i64)>,
+}
+
+impl TableSize {
+    fn see(&mut self, starts: Option<(i64, i64)>) {
+        self.starts = match (self.starts, starts) {
+            (Some((first, last)), Some((other_first, other_last))) => {
+                Some((first.min(other_first), last.max(other_last)))
+            }
+            (one, other) => one.or(other),
+        };
     }
 }
 

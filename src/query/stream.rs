@@ -31,12 +31,18 @@ const BATCHES_AHEAD: usize = 2;
 /// The answer to a [`QueryRequest`](crate::query::QueryRequest): a schema, batches, and what they cost.
 #[derive(Debug)]
 pub struct QueryStream {
+    id: u64,
     schema: SchemaRef,
     batches: mpsc::Receiver<Result<RecordBatch>>,
     stats: SharedStats,
 }
 
 impl QueryStream {
+    /// The number of the query in `system.queries`.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The schema of every batch.
     pub fn schema(&self) -> SchemaRef {
         SchemaRef::clone(&self.schema)
@@ -74,13 +80,14 @@ pub(crate) struct Producer {
 
 /// A stream and its producer.
 pub(crate) fn channel(
+    id: u64,
     schema: SchemaRef,
     stats: SharedStats,
     limits: RunLimits,
     deadline: Instant,
 ) -> (Producer, QueryStream) {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-    let stream = QueryStream { schema, batches: receiver, stats: stats.clone() };
+    let stream = QueryStream { id, schema, batches: receiver, stats: stats.clone() };
     (Producer { batches: sender, stats, limits, deadline }, stream)
 }
 

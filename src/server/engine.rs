@@ -108,6 +108,7 @@ pub(super) fn engine(
         spill_folder,
         clock: Arc::clone(clock),
         metrics: Arc::clone(metrics),
+        settings: Arc::new(settings.clone()),
     })
 }
 

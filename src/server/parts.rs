@@ -6,7 +6,7 @@ use tonic::service::Routes as GrpcRoutes;
 
 use super::{deletion::Deletion, engine, routes::Routes};
 use crate::{
-    api::{flight, tempo},
+    api::{flight, sql, tempo},
     catalog::Catalog,
     clock::Clock,
     config::Settings,
@@ -75,7 +75,7 @@ impl Parts {
             otlp_grpc: receiver.grpc_router(),
             otlp_http: receiver.http_router(),
             tempo_grpc: tempo::grpc_router(tempo.clone()),
-            tempo: tempo::router(tempo).merge(deletion.router()),
+            tempo: tempo::router(tempo).merge(deletion.router()).merge(sql::router(Arc::clone(&engine))),
             flight: GrpcRoutes::new(flight::grpc_service(engine)).into_axum_router(),
         };
         Ok((Self { ingest, catalog, maintenance }, routes))

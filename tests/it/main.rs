@@ -34,6 +34,7 @@ mod receiver_http;
 mod receiver_support;
 mod slt;
 mod span_table;
+mod sql_http;
 mod store;
 mod support;
 mod tempo_grpc;

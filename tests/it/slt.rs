@@ -143,6 +143,7 @@ pub(crate) fn engine(house: &House) -> QueryEngine {
         spill_folder: house.folder.path().to_owned(),
         clock: Arc::clone(&house.clock),
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

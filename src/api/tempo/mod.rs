@@ -46,13 +46,14 @@ use crate::{
 const NOT_BUILT: [&str; 2] = ["/api/v2/traces/diff", "/api/mcp"];
 
 /// The routes that are there, for `/status/endpoints`.
-const ROUTES: [&str; 23] = [
+const ROUTES: [&str; 24] = [
     "/api/echo",
     "/api/metrics/query",
     "/api/metrics/query_range",
     "/api/search",
     "/api/search/tag/{name}/values",
     "/api/search/tags",
+    "/api/sql",
     "/api/status/buildinfo",
     "/api/traces/{id}",
     "/api/v2/search/tag/{identifier}/values",

@@ -6,7 +6,6 @@
 
 mod sink;
 mod table;
-mod text;
 
 use std::{
     ffi::OsString,

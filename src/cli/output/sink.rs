@@ -15,10 +15,8 @@ use parquet::{
     file::properties::WriterProperties,
 };
 
-use super::{
-    Format,
-    text::{flat_schema, flatten},
-};
+use super::Format;
+use crate::api::sql::flat::{flat_schema, flatten};
 
 /// A place for batches. Nothing is complete before [`Sink::finish`].
 pub(super) enum Sink<W: Write + Send> {

@@ -27,7 +27,7 @@ use datafusion::{
     },
 };
 
-pub(crate) use self::names::SpelledTable;
+pub(crate) use self::{names::SpelledTable, statement::TABLE_FUNCTIONS};
 use crate::{
     error::{Error, ErrorKind, Result},
     query::{failure, limits::QueryLimits},

@@ -12,11 +12,44 @@ use datafusion::{
 
 use crate::{
     error::{Error, Result},
-    query::system::{self, SYSTEM},
+    query::system::{SYSTEM_SCHEMA, table_names},
 };
 
+/// A table function that may be called.
+#[derive(Debug)]
+pub(crate) struct AllowedTableFunction {
+    pub(crate) name: &'static str,
+    pub(crate) syntax: &'static str,
+    pub(crate) description: &'static str,
+}
+
 /// Table functions that exist. All produce rows lazily, so the limits on time and rows bound them.
-const TABLE_FUNCTIONS: &[&str] = &["generate_series", "range", "trace", "traceql"];
+pub(crate) const TABLE_FUNCTIONS: &[AllowedTableFunction] = &[
+    AllowedTableFunction {
+        name: "generate_series",
+        syntax: "generate_series(start, stop[, step])",
+        description: "Numbers or timestamps from start to stop, both inside",
+    },
+    AllowedTableFunction {
+        name: "range",
+        syntax: "range(start, stop[, step])",
+        description: "Numbers or timestamps from start to stop, without stop",
+    },
+    AllowedTableFunction {
+        name: "trace",
+        syntax: "trace('id')",
+        description: "The spans of one trace, with their places in its tree and their time on its critical path",
+    },
+    AllowedTableFunction {
+        name: "traceql",
+        syntax: "traceql('{ ... }'[, start[, end]])",
+        description: "The spans that a TraceQL query selects",
+    },
+];
+
+fn is_table_function(name: &str) -> bool {
+    TABLE_FUNCTIONS.iter().any(|function| function.name == name)
+}
 
 const ALLOWED: &str = "allowed are SELECT, EXPLAIN, SHOW and DESCRIBE";
 
@@ -73,14 +106,21 @@ pub(super) fn check_table(reference: &TableReference, known: &[&str]) -> Result<
     }
     match reference.schema() {
         // The parser lists calls of table functions among the tables.
-        None if TABLE_FUNCTIONS.contains(&reference.table()) => Ok(()),
+        None if is_table_function(reference.table()) => Ok(()),
         None | Some(super::super::session::SCHEMA) if known.contains(&reference.table()) => Ok(()),
         // The planner names what is there and what is not.
         Some("information_schema") => Ok(()),
-        Some(SYSTEM) if system::TABLES.contains(&reference.table()) => Ok(()),
-        Some(SYSTEM) => Err(unknown_table(&reference.to_string(), reference.table(), &system::TABLES)),
+        Some(SYSTEM_SCHEMA) => check_system_table(reference),
         _ => Err(unknown_table(&reference.to_string(), reference.table(), known)),
     }
+}
+
+fn check_system_table(reference: &TableReference) -> Result<()> {
+    let known = table_names();
+    if known.contains(&reference.table()) {
+        return Ok(());
+    }
+    Err(unknown_table(&reference.to_string(), reference.table(), &known))
 }
 
 fn unknown_table(written: &str, table: &str, known: &[&str]) -> Error {
@@ -115,10 +155,10 @@ fn name_is_plain(name: &ObjectName) -> Result<()> {
 fn table_function_is_allowed(name: &ObjectName) -> Result<()> {
     name_is_plain(name)?;
     let written = name.to_string().to_lowercase();
-    if TABLE_FUNCTIONS.contains(&written.as_str()) {
+    if is_table_function(&written) {
         return Ok(());
     }
-    let functions = TABLE_FUNCTIONS.join(", ");
+    let functions = TABLE_FUNCTIONS.iter().map(|function| function.name).collect::<Vec<_>>().join(", ");
     Err(Error::invalid(format!("there is no table function {written}; table functions are: {functions}, unnest")))
 }
 

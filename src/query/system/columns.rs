@@ -5,15 +5,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use datafusion::{
     arrow::{
         array::{ArrayRef, BooleanArray, Int64Array, StringArray},
-        datatypes::{DataType, Field, Schema, SchemaRef},
+        datatypes::{DataType, Field, SchemaRef},
         record_batch::RecordBatch,
     },
     common::Result,
     execution::runtime_env::RuntimeEnv,
     parquet::file::metadata::ParquetMetaData,
 };
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
+use super::{SystemTable, column};
 use crate::{
     live::ReadView,
     model::{promotion::attribute_of_column, schema::CORE_COLUMNS},
@@ -21,18 +22,32 @@ use crate::{
     storage::{footer, store::Store},
 };
 
-pub(super) fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("name", DataType::Utf8, false),
-        Field::new("type", DataType::Utf8, true),
-        Field::new("is_promoted", DataType::Boolean, false),
-        Field::new("scope", DataType::Utf8, true),
-        Field::new("key", DataType::Utf8, true),
-        Field::new("files", DataType::Int64, false),
-        Field::new("values", DataType::Int64, false),
-        Field::new("bytes", DataType::Int64, false),
-        Field::new("decoded_bytes", DataType::Int64, false),
-    ]))
+pub(super) const TABLE: SystemTable = SystemTable {
+    name: "columns",
+    columns,
+    rows: |context, session, schema| {
+        async move {
+            match context.view() {
+                Some(view) => rows(schema, session.runtime_env(), view).await,
+                None => Ok(RecordBatch::new_empty(schema)),
+            }
+        }
+        .boxed()
+    },
+};
+
+fn columns() -> Vec<Field> {
+    vec![
+        column("name", DataType::Utf8, "as the Delta table declares it"),
+        column("type", DataType::Utf8, "likewise; NULL for columns that are not declared yet"),
+        column("is_promoted", DataType::Boolean, "whether it is an attribute's own column"),
+        column("scope", DataType::Utf8, "scope of that attribute"),
+        column("key", DataType::Utf8, "key of that attribute"),
+        column("files", DataType::Int64, "files that have it"),
+        column("values", DataType::Int64, "its values that are not NULL; of maps and lists, their entries"),
+        column("bytes", DataType::Int64, "its bytes in the files"),
+        column("decoded_bytes", DataType::Int64, "its bytes before compression"),
+    ]
 }
 
 /// What the files have of one column.
@@ -47,7 +62,7 @@ struct Size {
     decoded_bytes: i64,
 }
 
-pub(super) async fn rows(runtime: &Arc<RuntimeEnv>, view: &ReadView) -> Result<RecordBatch> {
+async fn rows(schema: SchemaRef, runtime: &Arc<RuntimeEnv>, view: &ReadView) -> Result<RecordBatch> {
     let mut sizes: BTreeMap<String, Size> = BTreeMap::new();
     for column in view.snapshot().schema().map(|schema| schema.columns()).unwrap_or_default() {
         let data_type = Some(column.data_type.to_string());
@@ -81,7 +96,7 @@ pub(super) async fn rows(runtime: &Arc<RuntimeEnv>, view: &ReadView) -> Result<R
         integers(|size| size.bytes),
         integers(|size| size.decoded_bytes),
     ];
-    Ok(RecordBatch::try_new(schema(), columns)?)
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 fn add_file(sizes: &mut BTreeMap<String, Size>, footer: &ParquetMetaData) {

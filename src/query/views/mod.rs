@@ -9,7 +9,7 @@
 
 mod whole;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::{
     catalog::TableProvider,
@@ -78,6 +78,33 @@ pub(crate) fn plan_all(state: &SessionState) -> Result<Vec<View>> {
 }
 
 impl View {
+    /// What its columns mean, from the top of its file: lines of the form `--   name: meaning`.
+    pub(crate) fn comments(&self) -> BTreeMap<String, String> {
+        let mut comments = BTreeMap::new();
+        let mut last: Option<String> = None;
+        for line in self.text.lines().map_while(|line| line.strip_prefix("--")) {
+            match (line.strip_prefix("   ").and_then(|entry| entry.split_once(": ")), &last) {
+                (Some((names, meaning)), _) if !names.starts_with(' ') => {
+                    for name in names.split(", ") {
+                        comments.insert(name.to_owned(), meaning.to_owned());
+                    }
+                    last = Some(names.to_owned());
+                }
+                // A longer one goes on, further in.
+                (_, Some(names)) if line.starts_with("     ") => {
+                    for name in names.split(", ") {
+                        if let Some(comment) = comments.get_mut(name) {
+                            comment.push(' ');
+                            comment.push_str(line.trim());
+                        }
+                    }
+                }
+                _ => last = None,
+            }
+        }
+        comments
+    }
+
     /// Its columns, if their names have capitals.
     pub(crate) fn spelled(&self) -> Option<SpelledTable> {
         let columns: Vec<String> = self.plan.schema().fields().iter().map(|field| field.name().clone()).collect();

@@ -136,6 +136,7 @@ pub(crate) fn engine(ingest: &Ingest, store: &Store, clock: Arc<dyn Clock>, spil
         spill_folder: spill.to_owned(),
         clock,
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

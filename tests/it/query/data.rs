@@ -94,6 +94,7 @@ pub(crate) fn engine(tables: BaseTables, limits: QueryLimits, spill: &Path) -> Q
         spill_folder: spill.to_owned(),
         clock: Arc::new(ManualClock::new(START + 10_000_000_000)),
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

@@ -36,6 +36,7 @@ fn engine(house: &House, spill: &Path) -> QueryEngine {
         spill_folder: spill.to_owned(),
         clock: Arc::<tracehouse::clock::ManualClock>::clone(&house.clock) as _,
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

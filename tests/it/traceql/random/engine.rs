@@ -68,6 +68,7 @@ pub(in crate::traceql) async fn engine(rows: &[Span], division: &[usize], extent
         spill_folder: std::env::temp_dir(),
         clock: Arc::new(ManualClock::new(START + 10_000_000_000)),
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

@@ -11,7 +11,7 @@ use arrow::{
 };
 
 /// The schema of what [`flatten`] returns.
-pub(super) fn flat_schema(schema: &Schema) -> SchemaRef {
+pub(crate) fn flat_schema(schema: &Schema) -> SchemaRef {
     let flat = |field: &FieldRef| match field.data_type().is_nested() {
         true => Arc::new(Field::new(field.name(), DataType::Utf8, true)),
         false => Arc::clone(field),
@@ -20,7 +20,7 @@ pub(super) fn flat_schema(schema: &Schema) -> SchemaRef {
 }
 
 /// Turns maps, lists and structs into JSON text and leaves the rest as it is.
-pub(super) fn flatten(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub(crate) fn flatten(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         columns.push(match field.data_type().is_nested() {

@@ -1,0 +1,195 @@
+//! `information_schema`: DataFusion's, with the comments of columns, and the tables about constraints that tools ask for.
+//!
+//! There are no keys, so the tables about constraints are empty; that they exist is what lets a tool go on.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, RecordBatch, StringArray},
+        compute::concat_batches,
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
+    catalog::{
+        CatalogProviderList, SchemaProvider, Session, TableFunction, TableProvider,
+        information_schema::InformationSchemaProvider,
+    },
+    common::{DataFusionError, Result, cast::as_string_array},
+    datasource::{MemTable, memory::MemorySourceConfig},
+    logical_expr::{Expr, TableType},
+    physical_plan::{ExecutionPlan, collect},
+};
+
+use super::{COMMENT, SYSTEM_SCHEMA, TABLES};
+use crate::query::{session::SCHEMA, views::View};
+
+/// The table that gets a column.
+const COLUMNS: &str = "columns";
+
+/// Tables about constraints, with the columns that the standard gives them and tools read.
+const CONSTRAINTS: &[(&str, &[&str])] = &[
+    (
+        "table_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "constraint_type",
+            "is_deferrable",
+            "initially_deferred",
+        ],
+    ),
+    (
+        "key_column_usage",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            "ordinal_position",
+            "position_in_unique_constraint",
+        ],
+    ),
+    (
+        "referential_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "unique_constraint_catalog",
+            "unique_constraint_schema",
+            "unique_constraint_name",
+            "match_option",
+            "update_rule",
+            "delete_rule",
+        ],
+    ),
+];
+
+/// What the columns of all tables mean: by schema, table and column.
+#[derive(Debug, Default)]
+pub(crate) struct Comments(HashMap<(&'static str, &'static str), BTreeMap<String, String>>);
+
+impl Comments {
+    /// The comments in the files of the views, and those of the system tables.
+    pub(crate) fn of(views: &[View]) -> Self {
+        let views = views.iter().map(|view| ((SCHEMA, view.name), view.comments()));
+        let system = TABLES.iter().map(|table| {
+            let comment = |field: &Field| Some((field.name().clone(), field.metadata().get(COMMENT)?.clone()));
+            ((SYSTEM_SCHEMA, table.name), (table.columns)().iter().filter_map(comment).collect())
+        });
+        Self(views.chain(system).collect())
+    }
+
+    fn get(&self, schema: &str, table: &str, column: &str) -> Option<&str> {
+        // The map is keyed by names that live as long as the process; a query's do not.
+        let found = self.0.iter().find(|((in_schema, name), _)| *in_schema == schema && *name == table);
+        found?.1.get(column).map(String::as_str)
+    }
+}
+
+/// The schema of one session.
+#[derive(Debug)]
+pub(crate) struct Information {
+    inner: InformationSchemaProvider,
+    comments: Arc<Comments>,
+}
+
+impl Information {
+    /// Describes the tables of `catalogs`.
+    pub(crate) fn new(
+        catalogs: Arc<dyn CatalogProviderList>,
+        functions: HashMap<String, Arc<TableFunction>>,
+        comments: Arc<Comments>,
+    ) -> Self {
+        Self { inner: InformationSchemaProvider::new(catalogs).with_table_functions(functions), comments }
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for Information {
+    fn table_names(&self) -> Vec<String> {
+        let constraints = CONSTRAINTS.iter().map(|(name, _)| (*name).to_owned());
+        self.inner.table_names().into_iter().chain(constraints).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if let Some((_, columns)) = CONSTRAINTS.iter().find(|(known, _)| *known == name) {
+            let fields: Vec<Field> = columns.iter().map(|column| Field::new(*column, DataType::Utf8, true)).collect();
+            return Ok(Some(Arc::new(MemTable::try_new(Arc::new(Schema::new(fields)), vec![Vec::new()])?)));
+        }
+        let table = self.inner.table(name).await?;
+        Ok(match table {
+            Some(table) if name == COLUMNS => Some(Arc::new(Commented::new(table, Arc::clone(&self.comments)))),
+            other => other,
+        })
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.table_names().iter().any(|known| known == name)
+    }
+}
+
+/// `columns`, with the comments.
+#[derive(Debug)]
+struct Commented {
+    inner: Arc<dyn TableProvider>,
+    schema: SchemaRef,
+    comments: Arc<Comments>,
+}
+
+impl Commented {
+    fn new(inner: Arc<dyn TableProvider>, comments: Arc<Comments>) -> Self {
+        let inner_schema = inner.schema();
+        let mut fields = inner_schema.fields().to_vec();
+        fields.push(Arc::new(Field::new("column_comment", DataType::Utf8, true)));
+        Self { inner, schema: Arc::new(Schema::new(fields)), comments }
+    }
+
+    fn commented(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let text = |name: &str| match rows.column_by_name(name) {
+            Some(column) => as_string_array(column).cloned(),
+            None => Ok(StringArray::new_null(rows.num_rows())),
+        };
+        let (schemas, tables, names) = (text("table_schema")?, text("table_name")?, text("column_name")?);
+        let comment = |row: usize| self.comments.get(schemas.value(row), tables.value(row), names.value(row));
+        let comments: StringArray = (0..rows.num_rows()).map(comment).collect();
+        let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
+        columns.push(Arc::new(comments));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+#[async_trait]
+impl TableProvider for Commented {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = self.inner.scan(session, None, &[], None).await?;
+        let batches = collect(plan, session.task_ctx()).await?;
+        let rows = self.commented(&concat_batches(&self.inner.schema(), &batches)?)?;
+        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], self.schema(), projection.cloned())?)
+    }
+}
