@@ -39,7 +39,7 @@ use crate::{
         stats::{QueryStats, SharedStats},
         stream::{self, QueryStream, timed_out},
         system::{ProcessFacts, SystemContext},
-        tags,
+        tags::{self, known::Known},
         trace::{self, TraceById},
         wire,
     },
@@ -271,7 +271,13 @@ impl Parts {
             let work = Work::Metrics(Box::new(metrics));
             return Ok(Planned { work, base, session, pool, schema, form, shape: Shape::Same });
         }
-        let logical = self.logical(request, &base, &session).await?;
+        let tags = tags::known::known(&request.kind, &base, &session)
+            .await
+            .map_err(|error| failure::from_datafusion(&error))?;
+        let (logical, base, told) = match tags {
+            Some(Known { plan, rest, shape }) => (plan, rest, Some(shape)),
+            None => (self.logical(request, &base, &session).await?, base, None),
+        };
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
         let schema = in_form(optimized.schema().as_arrow(), form);
         let (shape, schema) = shaped(&request.kind, schema);
@@ -280,6 +286,7 @@ impl Parts {
             .create_physical_plan(&optimized, &session)
             .await
             .map_err(|error| failure::from_datafusion(&error))?;
+        let shape = told.unwrap_or(shape);
         Ok(Planned { work: Work::Plan(physical), base, session, pool, schema, form, shape })
     }
 
@@ -333,7 +340,7 @@ impl Parts {
                 query.plan(base).map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TagNames(query) => {
-                tags::names::plan(query, base).map_err(|error| failure::from_datafusion(&error))
+                tags::names::plan(query, &query.scopes(), base).map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TagValues(query) => {
                 tags::values::plan(query, base).map_err(|error| failure::from_datafusion(&error))
@@ -429,7 +436,7 @@ fn shaped(kind: &QueryKind, schema: SchemaRef) -> (Shape, SchemaRef) {
             let schema = shape.schema(&schema);
             (Shape::Trace(shape), schema)
         }
-        QueryKind::TagNames(_) => (Shape::Same, tags::names::answer_schema()),
+        QueryKind::TagNames(_) => (Shape::Names(tags::names::Shape::default()), tags::names::answer_schema()),
         QueryKind::TagValues(query) => (Shape::Values(tags::values::Shape::new(query)), tags::values::answer_schema()),
         QueryKind::Sql(_) | QueryKind::TraceQl(_) | QueryKind::Metrics(_) => (Shape::Same, schema),
     }

@@ -268,6 +268,14 @@ pub struct TagNamesQuery {
     pub scope: Option<AttributeScope>,
 }
 
+impl TagNamesQuery {
+    /// The scopes that are asked for.
+    pub(crate) fn scopes(&self) -> Vec<AttributeScope> {
+        let scopes = AttributeScope::ALL.into_iter();
+        scopes.filter(|scope| self.scope.is_none_or(|asked| asked == *scope)).collect()
+    }
+}
+
 /// Values of one attribute or intrinsic.
 #[derive(Clone, Debug)]
 pub struct TagValuesQuery {

@@ -51,6 +51,8 @@ pub(crate) enum Shape {
     Same,
     /// One trace, or a part of it.
     Trace(trace::Shape),
+    /// Names of attributes.
+    Names(tags::names::Shape),
     /// Values of a field.
     Values(tags::values::Shape),
 }
@@ -83,6 +85,7 @@ impl Planned {
         let batches = match shape {
             Shape::Same => batches,
             Shape::Trace(shape) => shape.apply(batches, &session.runtime_env().memory_pool),
+            Shape::Names(shape) => shape.apply(batches),
             Shape::Values(shape) => shape.apply(batches),
         };
         batches.map(move |batch| {
@@ -121,6 +124,7 @@ impl Run {
                     let (scanned, pruned) = spans.file_counts();
                     stats.files_scanned += scanned;
                     stats.files_pruned += pruned;
+                    stats.scanned_bytes += spans.bytes_read();
                     stats.add_reads(spans.reads());
                 }
                 stats.peak_memory_bytes = pool.peak_bytes() as u64;

@@ -28,9 +28,8 @@ use datafusion::{
     physical_plan::ExecutionPlan,
 };
 use futures::{
-    FutureExt, StreamExt as _, TryStreamExt as _,
+    FutureExt,
     future::{self, BoxFuture},
-    stream,
 };
 
 use crate::{
@@ -39,12 +38,9 @@ use crate::{
     model::{
         batch::SpanBatch,
         ids::TraceId,
-        keys::AttributeKeys,
         schema::{column, logical_schema},
-        time::TimeRange,
     },
     storage::{
-        footer,
         remote::ReadCounters,
         scan::{self, ScanFile, ScanRequest},
         store::Store,
@@ -62,18 +58,29 @@ const EPOCH_DAYS_FROM_CE: i32 = 719_163;
 #[derive(Debug)]
 pub struct SpansTable {
     view: ReadView,
+    /// What is read of it; all of it if `None`.
+    only: Option<Parts>,
     /// The store of the files, read by way of `reads`; that of the session if `None`.
     objects: Option<Arc<dyn ObjectStore>>,
     reads: Arc<ReadCounters>,
     files_scanned: AtomicU64,
     files_pruned: AtomicU64,
+    bytes_read: AtomicU64,
+}
+
+/// Some of a view's files and buffered batches.
+#[derive(Debug)]
+struct Parts {
+    files: HashSet<Arc<str>>,
+    batches: HashSet<usize>,
 }
 
 impl SpansTable {
     /// The table of a view.
     pub fn new(view: ReadView) -> Self {
         let (files_scanned, files_pruned) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { view, objects: None, reads: Arc::default(), files_scanned, files_pruned }
+        let bytes_read = AtomicU64::new(0);
+        Self { view, only: None, objects: None, reads: Arc::default(), files_scanned, files_pruned, bytes_read }
     }
 
     /// The same table, with what its scans read of `store` counted.
@@ -127,22 +134,46 @@ impl SpansTable {
         files.chain(batches).collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
-    /// Every attribute that spans in `range` can have, by scope, with its types: the lists of the files and buffered
-    /// batches that can hold such spans. Footers that were read before are in the session's cache.
-    pub async fn attribute_keys(&self, session: &dyn Session, range: TimeRange) -> Result<AttributeKeys> {
-        let files: Vec<ScanFile> =
-            self.view.files().filter(|file| file.can_hold(range)).map(|file| scan_file(file)).collect();
-        let runtime = session.runtime_env();
-        let lists = files.iter().map(|file| async move {
-            footer::read_keys(runtime, &Store::url(), file).await.map(Option::unwrap_or_default)
-        });
-        let lists: Vec<AttributeKeys> = stream::iter(lists).buffered(FOOTER_READS_MAX).try_collect().await?;
-        let overlaps = |batch: &&SpanBatch| batch.start_time_range().is_some_and(|(min, max)| range.overlaps(min, max));
-        let buffered = self.view.buffered().filter(overlaps).map(SpanBatch::keys);
-        let mut all = AttributeKeys::of_batch(&SpanBatch::empty());
-        lists.iter().for_each(|keys| all.merge(keys));
-        buffered.for_each(|keys| all.merge(&keys));
-        Ok(all)
+    /// The same table with some of its files and buffered batches alone, the former by path, the latter by position.
+    pub(crate) fn only(&self, files: HashSet<Arc<str>>, batches: HashSet<usize>) -> Self {
+        let (files_scanned, files_pruned) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self {
+            view: self.view.clone(),
+            only: Some(Parts { files, batches }),
+            objects: self.objects.clone(),
+            reads: Arc::clone(&self.reads),
+            files_scanned,
+            files_pruned,
+            bytes_read: AtomicU64::new(0),
+        }
+    }
+
+    /// The store that files are read from, if it is not that of the session.
+    pub(crate) fn objects(&self) -> Option<&Arc<dyn ObjectStore>> {
+        self.objects.as_ref()
+    }
+
+    /// Counts a file of which something was read without a scan.
+    pub(crate) fn count_read(&self, bytes: u64) {
+        self.files_scanned.fetch_add(1, Ordering::Relaxed);
+        self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes over what another table counted that was read without a scan.
+    pub(crate) fn add_reads_of(&self, other: &Self) {
+        self.files_scanned.fetch_add(other.files_scanned.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.bytes_read.fetch_add(other.bytes_read(), Ordering::Relaxed);
+    }
+
+    /// Bytes that were read of files without a scan.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    fn buffered(&self) -> impl Iterator<Item = &SpanBatch> {
+        let batches = self.view.buffered().enumerate();
+        let chosen = |at: &usize| self.only.as_ref().is_none_or(|only| only.batches.contains(at));
+        batches.filter(move |(at, _)| chosen(at)).map(|(_, batch)| batch)
     }
 
     fn plan_scan(
@@ -161,7 +192,7 @@ impl SpansTable {
         let request = ScanRequest {
             store: Store::url(),
             files: files.iter().map(|file| scan_file(file)).collect(),
-            buffered: self.view.buffered().map(|batch| Arc::new(batch.clone())).collect(),
+            buffered: self.buffered().map(|batch| Arc::new(batch.clone())).collect(),
             projection: Some(projection),
             limit,
             demand: Some(Arc::clone(self.view.demand())),
@@ -174,7 +205,8 @@ impl SpansTable {
 
     /// The files that can hold rows, by the catalogue's statistics.
     fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<&LiveFile>> {
-        let files: Vec<&LiveFile> = self.view.files().map(AsRef::as_ref).collect();
+        let chosen = |file: &&LiveFile| self.only.as_ref().is_none_or(|only| only.files.contains(&file.path));
+        let files: Vec<&LiveFile> = self.view.files().map(AsRef::as_ref).filter(chosen).collect();
         let keep = kept(session, &files, filters)?;
         Ok(files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file).collect())
     }

@@ -12,6 +12,8 @@
 //! **Promotion never changes an answer**: any query over any division of spans into files and batches, whatever they
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
+//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows.
+//!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs.
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
@@ -29,6 +31,7 @@ pub mod writer;
 
 pub mod adapter;
 pub mod demand;
+pub mod dictionary;
 pub mod scan;
 pub mod trace_filters;
 

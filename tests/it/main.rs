@@ -41,6 +41,7 @@ mod tempo_grpc;
 mod tempo_http;
 mod tempo_queries;
 mod tempo_strict;
+mod tempo_tags;
 mod trace_lookup;
 mod traceql;
 mod wal;

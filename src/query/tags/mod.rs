@@ -3,15 +3,18 @@
 //! ```text
 //!  TagNamesQuery  -> names in the lists of keys of files and buffered batches, without a scan;
 //!                    with a filter: keys of the spans that match     -> scope, name
-//!  TagValuesQuery -> distinct values of one field of the spans that match, at most so many -> type, value
+//!  TagValuesQuery -> values in the dictionaries of files, without a scan of their rows;
+//!                    with a filter: values of the spans that match, at most so many -> type, value
 //! ```
 //!
-//! Names without a filter are those of every file and batch with a span in the range, so a name can be there whose own
-//! spans lie next to the range in the same file. With a filter they are exact.
+//! Answers are exact: what the spans of the range have, and nothing else. A file or batch that lies in the range as a whole
+//! is told by its lists. One that reaches out of it is scanned, unless its lists have nothing that is not known already
+//! ([`known`]).
 //!
 //! Answers are in order: names by scope and name, values by type and value. Filters come from half-written queries, so
 //! they are read leniently ([`lenient`]); what cannot be read does not filter.
 
+pub(crate) mod known;
 pub(crate) mod lenient;
 pub(crate) mod names;
 pub(crate) mod values;

@@ -1,13 +1,17 @@
 //! Names of attributes by scope.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use datafusion::{
-    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
+    arrow::{
+        array::{ArrayRef, AsArray, RecordBatch, StringArray},
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
     catalog::TableProvider,
     common::Result,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, utils::conjunction},
 };
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 
 use super::{call, lenient, maps, text};
 use crate::{
@@ -25,20 +29,23 @@ pub(crate) fn answer_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new(SCOPE, DataType::Utf8, false), Field::new(NAME, DataType::Utf8, true)]))
 }
 
-/// The plan that reads the spans: keys of those that match.
-pub(crate) fn plan(query: &TagNamesQuery, base: &Arc<dyn TableProvider>) -> Result<LogicalPlan> {
+/// The plan that reads the spans: keys of those that match, in the order of answers.
+pub(crate) fn plan(
+    query: &TagNamesQuery,
+    scopes: &[AttributeScope],
+    base: &Arc<dyn TableProvider>,
+) -> Result<LogicalPlan> {
     let filter = conjunction(starts_in(query.range).into_iter().chain(lenient::condition(query.filter.as_deref())));
-    let scopes = AttributeScope::ALL.into_iter().filter(|scope| query.scope.is_none_or(|asked| asked == *scope));
     let mut union: Option<LogicalPlanBuilder> = None;
     for scope in scopes {
-        let names = of_scope(scope, filter.clone(), base)?;
+        let names = of_scope(*scope, filter.clone(), base)?;
         union = Some(match union {
             Some(union) => union.union(names.build()?)?,
             None => names,
         });
     }
     match union {
-        Some(union) => union.sort([col(SCOPE).sort(true, true), col(NAME).sort(true, true)])?.build(),
+        Some(union) => union.build(),
         None => LogicalPlanBuilder::empty(false).build(),
     }
 }
@@ -54,4 +61,44 @@ fn of_scope(scope: AttributeScope, filter: Option<Expr>, base: &Arc<dyn TablePro
         .filter(col(NAME).is_not_null())?
         .distinct()?
         .project([text(scope.prefix()).alias(SCOPE), col(NAME)])
+}
+
+/// Names, each with the prefix of its scope, in the order of answers.
+pub(crate) type Names = BTreeSet<(String, String)>;
+
+/// The way from the plan's rows to the answer's.
+#[derive(Debug, Default)]
+pub(crate) struct Shape {
+    /// What is known besides those rows.
+    pub(super) listed: Names,
+}
+
+impl Shape {
+    /// The answer's batch for the batches of the plan.
+    pub(crate) fn apply<'a>(
+        self,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send + 'a,
+    ) -> BoxStream<'a, Result<RecordBatch>> {
+        futures::stream::once(async move {
+            let names = batches.try_fold(self.listed, async |mut names, batch| {
+                names.extend(names_of(&batch));
+                Ok(names)
+            });
+            let (scopes, names): (Vec<String>, Vec<String>) = names.await?.into_iter().unzip();
+            let columns: [ArrayRef; 2] = [Arc::new(StringArray::from(scopes)), Arc::new(StringArray::from(names))];
+            Ok(RecordBatch::try_new(answer_schema(), columns.to_vec())?)
+        })
+        .boxed()
+    }
+}
+
+fn names_of(batch: &RecordBatch) -> Vec<(String, String)> {
+    let column = |name: &str| batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
+    match (column(SCOPE), column(NAME)) {
+        (Some(scopes), Some(names)) => {
+            let pairs = scopes.iter().zip(names);
+            pairs.filter_map(|(scope, name)| Some((scope?.to_owned(), name?.to_owned()))).collect()
+        }
+        _ => Vec::new(),
+    }
 }

@@ -27,7 +27,7 @@ use crate::{
 
 /// Distinct values that are looked at before the answer is cut to what is asked for. A field with more of them, which
 /// nobody picks from a list, is answered with some.
-const DISTINCT_MAX: usize = 100_000;
+pub(super) const DISTINCT_MAX: usize = 100_000;
 
 /// Columns of the plan, in the order in which types come.
 const TYPES: [(AttrFunction, &str); 4] = [
@@ -67,7 +67,7 @@ pub(crate) fn plan(query: &TagValuesQuery, base: &Arc<dyn TableProvider>) -> Res
 }
 
 /// Where an attribute is looked for.
-fn scopes(attribute: &Attribute) -> &'static [AttributeScope] {
+pub(super) fn scopes(attribute: &Attribute) -> &'static [AttributeScope] {
     match attribute.scope {
         Scope::Any => &AttributeScope::ALL,
         Scope::Span => &[AttributeScope::Span],
@@ -151,7 +151,7 @@ fn keywords(field: &FieldName) -> Vec<&'static str> {
 
 /// A value, ordered as answers are.
 #[derive(Clone, Debug, PartialEq)]
-enum Value {
+pub(crate) enum Value {
     Text(String),
     Int(i64),
     Float(f64),
@@ -203,14 +203,16 @@ impl Value {
 /// The way from the plan's rows to the answer's.
 #[derive(Debug)]
 pub(crate) struct Shape {
-    keywords: Vec<&'static str>,
-    limit: usize,
+    pub(super) keywords: Vec<&'static str>,
+    pub(super) limit: usize,
+    /// What is known besides the plan's rows.
+    pub(super) listed: BTreeSet<Value>,
 }
 
 impl Shape {
     /// The way for a query.
     pub(crate) fn new(query: &TagValuesQuery) -> Self {
-        Self { keywords: keywords(&query.field), limit: query.limit }
+        Self { keywords: keywords(&query.field), limit: query.limit, listed: BTreeSet::new() }
     }
 
     /// The answer's batch for the batches of the plan, which together are bounded.
@@ -221,7 +223,7 @@ impl Shape {
         futures::stream::once(async move {
             let values: BTreeSet<Value> = batches
                 .map_ok(|batch| values_of(&batch))
-                .try_fold(BTreeSet::new(), async |mut all, values| {
+                .try_fold(self.listed, async |mut all, values| {
                     all.extend(values);
                     Ok(all)
                 })

@@ -1,0 +1,204 @@
+//! The different values of a column of a file, out of its dictionaries.
+//!
+//! A column chunk whose data pages are all dictionary-encoded begins with a page that has every value of it once:
+//!
+//! ```text
+//!  row group 1: | dictionary: a b c | data: 0 0 1 2 0 .. | data .. |
+//!  row group 2: | dictionary: b d   | data: 1 1 0 ..     |
+//!                 ^^^^^^^^^^^^^^^^^ all that is read
+//! ```
+//!
+//! Our own writer puts no value into a dictionary that no row has, so these are the values of the column, exactly. A chunk
+//! that ran out of room for its dictionary, as one with mostly different values does, tells nothing.
+
+use std::{io::Read, sync::Arc};
+
+use bytes::{Buf, Bytes};
+use datafusion::{
+    common::Result,
+    datasource::physical_plan::parquet::metadata::DFParquetMetadata,
+    execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
+    object_store::{ObjectStore, ObjectStoreExt},
+};
+use parquet::{
+    basic::{Encoding, Type},
+    column::page::{Page, PageReader},
+    errors::ParquetError,
+    file::{
+        metadata::{ColumnChunkMetaData, ParquetMetaData},
+        reader::{ChunkReader, Length},
+        serialized_reader::SerializedPageReader,
+    },
+};
+
+use crate::storage::scan::{FOOTER_BYTES_GUESS, ScanFile};
+
+/// Largest dictionary that is read, in bytes of the file.
+const DICTIONARY_BYTES_MAX: u64 = 8 << 20;
+
+/// A value of a dictionary.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DictionaryValue {
+    /// Text.
+    Text(String),
+    /// An integer.
+    Int(i64),
+    /// A double.
+    Float(f64),
+}
+
+/// What the dictionaries of a column have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DictionaryValues {
+    /// The values of all row groups; one that several have is there several times.
+    pub values: Vec<DictionaryValue>,
+    /// Bytes that were read of the file.
+    pub read_bytes: u64,
+}
+
+/// The values of a top-level column, read by way of `objects`, or of the runtime's store; `None` if dictionaries do not
+/// tell all of them.
+///
+/// # Errors
+/// The file cannot be read.
+pub async fn dictionary_values(
+    runtime: &RuntimeEnv,
+    store: &ObjectStoreUrl,
+    objects: Option<&Arc<dyn ObjectStore>>,
+    file: &ScanFile,
+    column: &str,
+) -> Result<Option<DictionaryValues>> {
+    let objects = match objects {
+        Some(objects) => Arc::clone(objects),
+        None => runtime.object_store(store)?,
+    };
+    let meta = file.object_meta();
+    let metadata = DFParquetMetadata::new(objects.as_ref(), &meta)
+        .with_metadata_size_hint(Some(FOOTER_BYTES_GUESS))
+        .with_file_metadata_cache(Some(runtime.cache_manager.get_file_metadata_cache()))
+        .fetch_metadata()
+        .await?;
+    let Some(chunks) = chunks(&metadata, column) else { return Ok(None) };
+    let mut found = DictionaryValues::default();
+    for (chunk, bytes) in chunks {
+        let read = objects.get_range(&file.path, bytes.clone()).await?;
+        found.read_bytes += read.len() as u64;
+        let Some(values) = decode(chunk, Chunk { start: bytes.start, bytes: read })? else { return Ok(None) };
+        found.values.extend(values);
+    }
+    Ok(Some(found))
+}
+
+type Place<'a> = (&'a ColumnChunkMetaData, std::ops::Range<u64>);
+
+/// The chunks of the column that have values, and where their dictionaries are; nothing if one of them has none.
+fn chunks<'a>(metadata: &'a ParquetMetaData, column: &str) -> Option<Vec<Place<'a>>> {
+    let schema = metadata.file_metadata().schema_descr();
+    let index = schema.columns().iter().position(|descriptor| descriptor.path().parts() == [column])?;
+    let mut places = Vec::new();
+    for group in metadata.row_groups() {
+        let chunk = group.columns().get(index)?;
+        let nulls = chunk.statistics().and_then(|statistics| statistics.null_count_opt());
+        if nulls == Some(u64::try_from(chunk.num_values()).ok()?) {
+            continue;
+        }
+        let is_whole = chunk
+            .page_encoding_stats_mask()
+            .is_some_and(|mask| mask.is_only(Encoding::PLAIN_DICTIONARY) || mask.is_only(Encoding::RLE_DICTIONARY));
+        let from = u64::try_from(chunk.dictionary_page_offset().filter(|_| is_whole)?).ok()?;
+        let to = u64::try_from(chunk.data_page_offset()).ok()?;
+        if to.checked_sub(from).is_none_or(|bytes| bytes > DICTIONARY_BYTES_MAX) {
+            return None;
+        }
+        places.push((chunk, from..to));
+    }
+    Some(places)
+}
+
+fn decode(chunk: &ColumnChunkMetaData, bytes: Chunk) -> Result<Option<Vec<DictionaryValue>>> {
+    let mut pages = SerializedPageReader::new(Arc::new(bytes), chunk, 0, None)?;
+    let Some(Page::DictionaryPage { buf, num_values, encoding, .. }) = pages.get_next_page()? else {
+        return Ok(None);
+    };
+    // Both names stand for plain values in a dictionary.
+    if !matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) {
+        return Ok(None);
+    }
+    Ok(plain_values(chunk.column_type(), buf, num_values as usize))
+}
+
+/// Values one after the other; nothing if they are of another type, or not all there.
+fn plain_values(of_type: Type, mut buf: Bytes, count: usize) -> Option<Vec<DictionaryValue>> {
+    let mut values = Vec::with_capacity(count.min(buf.len()));
+    for _ in 0..count {
+        values.push(match of_type {
+            Type::INT64 => DictionaryValue::Int(buf.try_get_i64_le().ok()?),
+            Type::DOUBLE => DictionaryValue::Float(buf.try_get_f64_le().ok()?),
+            Type::BYTE_ARRAY => {
+                let length = usize::try_from(buf.try_get_u32_le().ok()?).ok()?;
+                if length > buf.len() {
+                    return None;
+                }
+                DictionaryValue::Text(String::from_utf8(buf.split_to(length).to_vec()).ok()?)
+            }
+            _ => return None,
+        });
+    }
+    Some(values)
+}
+
+/// A part of a file, read by the file's own offsets.
+struct Chunk {
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Chunk {
+    fn from(&self, offset: u64) -> Result<Bytes, ParquetError> {
+        let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        match at.filter(|at| *at <= self.bytes.len()) {
+            Some(at) => Ok(self.bytes.slice(at..)),
+            None => Err(ParquetError::EOF(format!("byte {offset} is outside of the dictionary"))),
+        }
+    }
+}
+
+impl Length for Chunk {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for Chunk {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(Box::new(self.from(start)?.reader()))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let bytes = self.from(start)?;
+        if length > bytes.len() {
+            return Err(ParquetError::EOF(format!("{length} bytes from {start} on reach out of the dictionary")));
+        }
+        Ok(bytes.slice(..length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_values_are_read_and_torn_ones_refused() {
+        let text = [&3_u32.to_le_bytes()[..], b"abc", &0_u32.to_le_bytes()].concat();
+        let texts = plain_values(Type::BYTE_ARRAY, Bytes::from(text.clone()), 2);
+        let text_of = |text: &str| DictionaryValue::Text(text.to_owned());
+        assert_eq!(texts, Some(vec![text_of("abc"), text_of("")]));
+        assert_eq!(plain_values(Type::BYTE_ARRAY, Bytes::from(text[..6].to_vec()), 1), None);
+        assert_eq!(plain_values(Type::BYTE_ARRAY, Bytes::from(text), 3), None);
+        let ints = plain_values(Type::INT64, Bytes::from(7_i64.to_le_bytes().to_vec()), 1);
+        assert_eq!(ints, Some(vec![DictionaryValue::Int(7)]));
+        assert_eq!(plain_values(Type::BOOLEAN, Bytes::from_static(&[1]), 1), None);
+    }
+}
