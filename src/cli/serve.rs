@@ -1,4 +1,4 @@
-//! `tracehouse serve`: the server, until a signal stops it.
+//! `tracehouse serve`: the server, until a signal or a request stops it.
 
 use std::{
     io::{self, Write},
@@ -48,8 +48,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     // A closed standard output is no reason not to serve.
     let _ = io::stdout().write_all(greeting(settings, server.addresses()).as_bytes());
-    let signal = signals.next().await;
-    info!(signal, "received");
+    tokio::select! {
+        signal = signals.next() => info!(signal, "received"),
+        () = server.asked_to_stop() => {}
+    }
     tokio::select! {
         stopped = Box::pin(server.stop()) => Ok(stopped?),
         signal = signals.next() => {

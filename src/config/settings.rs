@@ -368,6 +368,8 @@ section! {
         pub metrics_exemplars_max: usize = 100,
         /// How long before now TraceQL metrics end; 0s counts every acknowledged span.
         pub metrics_end_cutoff: HumanDuration = HumanDuration::seconds(0),
+        /// How long a client that streams TraceQL metrics waits for the whole range before it is sent the newest part.
+        pub stream_patience: HumanDuration = HumanDuration::seconds(1),
         /// Most values of one attribute in an answer about tags.
         pub tag_values_max: usize = 10_000,
     }

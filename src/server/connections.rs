@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1 and HTTP/2 are told apart by their first bytes on every listener, so a gRPC listener also answers `curl`.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use hyper::{Request, Response, body::Incoming};
@@ -37,6 +37,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long tasks have to notice that they are cut off.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Who sent a request: an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// All connections of the process.
 #[derive(Clone, Debug, Default)]
@@ -90,7 +94,7 @@ impl Connections {
             match listener.socket.accept().await {
                 Ok((stream, peer)) => {
                     debug!(listener = listener.name, %peer, "connection");
-                    let connection = self.clone().serve(stream, routes.clone());
+                    let connection = self.clone().serve(stream, peer, routes.clone());
                     self.tracker.spawn(async move {
                         connection.await;
                         drop(place);
@@ -104,11 +108,14 @@ impl Connections {
         }
     }
 
-    async fn serve(self, stream: TcpStream, routes: RouteSlot) {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, routes: RouteSlot) {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot turn off delays");
         }
-        let service = routes.map_request(|request: Request<Incoming>| request.map(Body::new));
+        let service = routes.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            request.map(Body::new)
+        });
         let cut = self.cut.clone();
         tokio::select! {
             () = serve_requests(TokioIo::new(stream), service, &self.stop) => {}

@@ -25,10 +25,12 @@ mod listeners;
 mod logs;
 mod parts;
 mod routes;
+mod shutdown;
 mod signals;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::{
@@ -61,6 +63,7 @@ pub struct Server {
     admin: Arc<Admin>,
     connections: Connections,
     parts: Parts,
+    asked_to_stop: CancellationToken,
 }
 
 impl Server {
@@ -79,7 +82,8 @@ impl Server {
         let connections = Connections::default();
         serve(listeners, &slots, &connections);
 
-        let (parts, routes) = match Parts::open(settings, clock, metrics).await {
+        let asked_to_stop = CancellationToken::new();
+        let (parts, routes) = match Parts::open(settings, clock, metrics, &asked_to_stop).await {
             Ok(opened) => opened,
             Err(error) => {
                 connections.cut_off().await;
@@ -98,12 +102,17 @@ impl Server {
             "ready"
         );
         let shutdown_timeout = settings.server.shutdown_timeout.get();
-        Ok(Self { addresses, shutdown_timeout, admin, connections, parts })
+        Ok(Self { addresses, shutdown_timeout, admin, connections, parts, asked_to_stop })
     }
 
     /// Where the server listens; with port 0 in the settings, the ports that the system chose.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Waits until a request asks the server to stop; what follows is up to the caller.
+    pub async fn asked_to_stop(&self) {
+        self.asked_to_stop.cancelled().await;
     }
 
     /// Stops taking requests, lets those that run finish within the shutdown timeout, flushes, syncs and closes.

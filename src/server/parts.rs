@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes as GrpcRoutes;
 
-use super::{deletion::Deletion, engine, routes::Routes};
+use super::{deletion::Deletion, engine, routes::Routes, shutdown::Shutdown};
 use crate::{
     api::{flight, sql, tempo},
     catalog::Catalog,
@@ -27,11 +28,12 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Opens the data folder and builds the parts and their routes.
+    /// Opens the data folder and builds the parts and their routes, one of which cancels `asked_to_stop`.
     pub(super) async fn open(
         settings: &Settings,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
+        asked_to_stop: &CancellationToken,
     ) -> Result<(Self, Routes)> {
         engine::create_folders(settings).await?;
         let settings = Arc::new(settings.clone());
@@ -62,6 +64,7 @@ impl Parts {
         let maintenance = Maintenance::start(&maintained, &settings);
         let (deleter, for_deletion) = (Arc::clone(maintenance.deleter()), Arc::clone(&ingest));
         let deletion = Deletion { deleter, ingest: for_deletion, clock: Arc::clone(&clock) };
+        let shutdown = Shutdown { ingest: Arc::clone(&ingest), asked: asked_to_stop.clone() };
         let query = Arc::new(settings.query.clone());
         let tempo = tempo::TempoState {
             engine: Arc::clone(&engine),
@@ -71,11 +74,14 @@ impl Parts {
             ingest: Arc::clone(&ingest),
         };
         let receiver = receiver::Receiver::new(Arc::clone(&ingest), &settings.ingest, clock, metrics);
+        let sql = sql::router(Arc::clone(&engine));
+        let tempo_grpc = tempo::grpc_router(tempo.clone());
+        let tempo = tempo::router(tempo).merge(deletion.router()).merge(shutdown.router()).merge(sql);
         let routes = Routes {
             otlp_grpc: receiver.grpc_router(),
             otlp_http: receiver.http_router(),
-            tempo_grpc: tempo::grpc_router(tempo.clone()),
-            tempo: tempo::router(tempo).merge(deletion.router()).merge(sql::router(Arc::clone(&engine))),
+            tempo_grpc,
+            tempo,
             flight: GrpcRoutes::new(flight::grpc_service(engine)).into_axum_router(),
         };
         Ok((Self { ingest, catalog, maintenance }, routes))

@@ -16,7 +16,6 @@ use std::{io::Read, sync::Arc};
 use bytes::{Buf, Bytes};
 use datafusion::{
     common::Result,
-    datasource::physical_plan::parquet::metadata::DFParquetMetadata,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
     object_store::{ObjectStore, ObjectStoreExt},
 };
@@ -31,7 +30,7 @@ use parquet::{
     },
 };
 
-use crate::storage::scan::{FOOTER_BYTES_GUESS, ScanFile};
+use crate::storage::{footer::read_metadata, scan::ScanFile};
 
 /// Largest dictionary that is read, in bytes of the file.
 const DICTIONARY_BYTES_MAX: u64 = 8 << 20;
@@ -72,12 +71,7 @@ pub async fn dictionary_values(
         Some(objects) => Arc::clone(objects),
         None => runtime.object_store(store)?,
     };
-    let meta = file.object_meta();
-    let metadata = DFParquetMetadata::new(objects.as_ref(), &meta)
-        .with_metadata_size_hint(Some(FOOTER_BYTES_GUESS))
-        .with_file_metadata_cache(Some(runtime.cache_manager.get_file_metadata_cache()))
-        .fetch_metadata()
-        .await?;
+    let metadata = read_metadata(runtime, store, file).await?;
     let Some(chunks) = chunks(&metadata, column) else { return Ok(None) };
     let mut found = DictionaryValues::default();
     for (chunk, bytes) in chunks {

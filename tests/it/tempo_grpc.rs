@@ -9,22 +9,22 @@ use tonic::{
 };
 use tracehouse::{
     api::tempo::tempopb::{
-        QueryInstantRequest, QueryRangeRequest, SearchRequest, SearchResponse, SearchTagValuesRequest,
-        SearchTagsRequest, streaming_querier_client::StreamingQuerierClient,
+        SearchRequest, SearchResponse, SearchTagValuesRequest, SearchTagsRequest,
+        streaming_querier_client::StreamingQuerierClient,
     },
     server::Server,
 };
 
 use crate::{frame, tempo_http};
 
-type Client = StreamingQuerierClient<Channel>;
+pub(crate) type Client = StreamingQuerierClient<Channel>;
 
-async fn client(address: std::net::SocketAddr) -> Client {
+pub(crate) async fn client(address: std::net::SocketAddr) -> Client {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     StreamingQuerierClient::new(channel)
 }
 
-async fn all<M: Message>(answer: Result<tonic::Response<Streaming<M>>, Status>) -> Result<Vec<M>, Status> {
+pub(crate) async fn all<M: Message>(answer: Result<tonic::Response<Streaming<M>>, Status>) -> Result<Vec<M>, Status> {
     let (mut stream, mut messages) = (answer?.into_inner(), Vec::new());
     while let Some(message) = stream.message().await? {
         assert!(message.encoded_len() < 1 << 20);
@@ -130,14 +130,10 @@ async fn check_errors(client: &mut Client) {
     assert_eq!((code, message.as_str()), (Code::InvalidArgument, "invalid scope: nope"));
     let name = SearchTagValuesRequest { tag_name: "nope".to_owned(), ..SearchTagValuesRequest::default() };
     assert_eq!(all(client.search_tag_values_v2(name).await).await.unwrap_err().code(), Code::InvalidArgument);
-    let range = all(client.metrics_query_range(QueryRangeRequest::default()).await).await.unwrap_err();
-    assert_eq!(range.code(), Code::Unimplemented);
-    let instant = all(client.metrics_query_instant(QueryInstantRequest::default()).await).await.unwrap_err();
-    assert_eq!(instant.code(), Code::Unimplemented);
 }
 
 /// Sends `count` traces of one span each, one per second, each with so many bytes in an attribute.
-async fn send_many(server: &Server, count: usize, bytes: usize) {
+pub(crate) async fn send_many(server: &Server, count: usize, bytes: usize) {
     let mut spans = String::new();
     for index in 1..=count {
         let separator = if index == 1 { "" } else { "," };

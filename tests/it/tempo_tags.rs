@@ -240,6 +240,7 @@ fn engine(house: &House, folder: &std::path::Path) -> QueryEngine {
         spill_folder: folder.to_owned(),
         clock,
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

@@ -3,9 +3,12 @@
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 
 use super::{
-    found::{FoundSet, FoundSpan, FoundTrace, Shown},
-    search_json::{ROOT_UNKNOWN, SearchStats, Spansets},
-    tempopb::{MetadataMetrics, SearchMetrics, ServiceStats, Span, SpanSet, TraceSearchMetadata},
+    metrics::series,
+    search::{
+        found::{FoundSet, FoundSpan, FoundTrace, Shown},
+        json::{ROOT_UNKNOWN, SearchStats, Spansets},
+    },
+    tempopb::{Exemplar, MetadataMetrics, Sample, SearchMetrics, ServiceStats, Span, SpanSet, TraceSearchMetadata},
 };
 
 const MILLISECOND_NANO: i64 = 1_000_000;
@@ -50,7 +53,8 @@ fn span(found: FoundSpan) -> Span {
     }
 }
 
-fn key_values(attributes: Vec<(String, Shown)>) -> Vec<KeyValue> {
+/// Attributes or labels.
+pub(super) fn key_values(attributes: Vec<(String, Shown)>) -> Vec<KeyValue> {
     attributes.into_iter().map(|(key, value)| key_value(key, value)).collect()
 }
 
@@ -62,6 +66,17 @@ fn key_value(key: String, shown: Shown) -> KeyValue {
         Shown::Bool(truth) => Value::BoolValue(truth),
     };
     KeyValue { key, value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+}
+
+/// A value of a series.
+pub(super) fn sample(found: series::Sample) -> Sample {
+    Sample { value: found.value, timestamp_ms: found.unix_milli }
+}
+
+/// A span that stands for a value of a series.
+pub(super) fn exemplar(found: series::Exemplar) -> Exemplar {
+    let series::Sample { unix_milli, value } = found.sample;
+    Exemplar { labels: key_values(found.labels), value, timestamp_ms: unix_milli }
 }
 
 /// What one search read, as one job that is done.

@@ -1,23 +1,35 @@
 //! Tempo's API, as Grafana's data source, Perses, Kiali and `tempo-cli` call it.
 //!
-//! The same port answers Grafana's streaming calls ([`grpc`]). Errors are plain text, as in Tempo. Routes of Tempo that are not built answer 400 and say so; they never answer
-//! with an empty result that looks like an answer.
+//! ```text
+//!  /api/traces, /api/v2/traces                   trace by id                    trace, shared_ids
+//!  /api/search                                   TraceQL, and tags before it    search
+//!  /api/search/tags, /api/search/tag, .../v2     names and values               tags
+//!  /api/metrics                                  series, services, summaries    metrics
+//!  /status, /api/status, /api/echo, /flush       who and how we are             status
+//!  /api/mcp                                      the same for assistants       mcp
+//!  /tempopb.StreamingQuerier                     all but trace by id, streamed  grpc
+//! ```
+//!
+//! The same port answers Grafana's streaming calls. Errors are plain text, as in Tempo. Routes of Tempo that are not built
+//! answer 400 and say so; they never answer with an empty result that looks like an answer. Bodies have no field that
+//! Tempo's have not, since clients refuse it; what goes beyond Tempo is in headers, and in routes of our own.
 
-mod found;
-mod grpc;
-mod legacy;
-mod messages;
-mod metrics;
 mod params;
-mod search;
-mod search_json;
-mod series;
-mod series_json;
 mod status;
-mod tags;
-pub mod tempopb;
+
+mod shared_ids;
 mod trace;
-mod values;
+
+mod search;
+
+mod tags;
+
+mod metrics;
+
+mod grpc;
+mod mcp;
+mod messages;
+pub mod tempopb;
 
 use std::sync::Arc;
 
@@ -25,7 +37,7 @@ use axum::{
     Router,
     extract::Request,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use http::{HeaderValue, StatusCode, header};
 use tonic::{server::NamedService, service::Routes};
@@ -43,13 +55,16 @@ use crate::{
 };
 
 /// Routes of Tempo that exist there and are not built here.
-const NOT_BUILT: [&str; 2] = ["/api/v2/traces/diff", "/api/mcp"];
+const NOT_BUILT: [&str; 1] = ["/api/v2/traces/diff"];
 
 /// The routes that are there, for `/status/endpoints`.
-const ROUTES: [&str; 24] = [
+const ROUTES: [&str; 29] = [
     "/api/echo",
+    "/api/mcp",
     "/api/metrics/query",
     "/api/metrics/query_range",
+    "/api/metrics/service_graph",
+    "/api/metrics/summary",
     "/api/search",
     "/api/search/tag/{name}/values",
     "/api/search/tags",
@@ -62,10 +77,12 @@ const ROUTES: [&str; 24] = [
     "/flush",
     "/metrics",
     "/ready",
+    "/shutdown",
     "/status",
     "/status/config",
     "/status/endpoints",
     "/status/overrides",
+    "/status/overrides/{tenant}",
     "/status/runtime_config",
     "/status/services",
     "/status/usage-stats",
@@ -107,6 +124,7 @@ pub fn router(state: TempoState) -> Router {
         .route("/status/config", get(status::config))
         .route("/status/runtime_config", get(status::nothing_at_runtime))
         .route("/status/overrides", get(status::nothing_at_runtime))
+        .route("/status/overrides/{tenant}", get(status::nothing_at_runtime))
         .route("/status/usage-stats", get(status::usage))
         .route("/flush", get(status::flush).post(status::flush))
         .route("/api/traces/{id}", get(trace::v1))
@@ -114,10 +132,13 @@ pub fn router(state: TempoState) -> Router {
         .route("/api/search", get(search::search))
         .route("/api/metrics/query_range", get(metrics::range))
         .route("/api/metrics/query", get(metrics::instant))
+        .route("/api/metrics/service_graph", get(metrics::graph::service_graph))
+        .route("/api/metrics/summary", get(metrics::summary::summary))
         .route("/api/search/tags", get(tags::v1))
         .route("/api/v2/search/tags", get(tags::v2))
-        .route("/api/search/tag/{*rest}", get(values::v1))
-        .route("/api/v2/search/tag/{*rest}", get(values::v2));
+        .route("/api/search/tag/{*rest}", get(tags::values::v1))
+        .route("/api/v2/search/tag/{*rest}", get(tags::values::v2));
+    router = router.route("/api/mcp", post(mcp::post).fallback(mcp::other));
     for path in NOT_BUILT {
         router = router.route(path, axum::routing::any(not_built));
     }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    config::{HumanDuration, QuerySettings},
+    config::QuerySettings,
     error::{Error, Result},
     model::{ids::TraceId, time::TimeRange},
+    traceql::literal::parse_duration,
 };
 
 const SECOND_NANO: i64 = 1_000_000_000;
@@ -39,24 +40,15 @@ impl Params {
     }
 
     /// The range of `start` and `end` in Unix seconds, or of `since` before now; all of time without them.
-    ///
-    /// The second that `end` names is inside: clients cut the fraction off, and the newest spans would be lost with it.
     pub(super) fn time_range(&self, now_unix_nano: i64) -> Result<TimeRange> {
-        match (self.unix_seconds("start")?, self.unix_seconds("end")?) {
-            (Some(start), Some(end)) if start >= end => Err(Error::invalid(format!(
-                "http parameter start must be before end. received start={start} end={end}"
-            ))),
-            (Some(start), Some(end)) => Ok(TimeRange::new(start * SECOND_NANO, (end + 1) * SECOND_NANO)),
-            (None, None) => match self.get("since") {
-                None => Ok(TimeRange::ALL),
-                Some(text) => {
-                    let since: HumanDuration =
-                        text.parse().map_err(|cause| Error::invalid(format!("invalid since: {cause}")))?;
-                    let start = now_unix_nano.saturating_sub(since.as_nanos());
-                    Ok(TimeRange::new(start, i64::MAX))
-                }
-            },
-            _ => Err(Error::invalid("only one of start and end provided: must provide both or neither")),
+        let range = seconds_range(self.unix_seconds("start")?, self.unix_seconds("end")?)?;
+        match (range, self.get("since")) {
+            (Some(range), _) => Ok(range),
+            (None, None) => Ok(TimeRange::ALL),
+            (None, Some(text)) => {
+                let since = parse_duration(text).map_err(|cause| Error::invalid(format!("invalid since: {cause}")))?;
+                Ok(TimeRange::new(now_unix_nano.saturating_sub(since), i64::MAX))
+            }
         }
     }
 
@@ -120,12 +112,38 @@ impl Params {
         }
     }
 
-    /// Refuses parameters that ask for something that is not built, so that they are not ignored in silence.
-    pub(super) fn refuse(&self, what: &str, names: &[&str]) -> Result<()> {
-        match names.iter().find(|name| self.get(name).is_some()) {
-            Some(name) => Err(Error::unsupported(format_args!("parameter {name} of {what}"))),
-            None => Ok(()),
+    /// Refuses a flag that asks for something that is not built, so that it is not ignored in silence.
+    pub(super) fn refuse_flag(&self, what: &str, name: &str) -> Result<()> {
+        match self.flag(name)? {
+            true => Err(Error::unsupported(format_args!("parameter {name} of {what}"))),
+            false => Ok(()),
         }
+    }
+}
+
+/// The range of two moments in Unix seconds, if they are given; whatever protocol asks.
+///
+/// The second that `end` names is inside: clients cut the fraction off, and the newest spans would be lost with it.
+pub(super) fn seconds_range(start: Option<i64>, end: Option<i64>) -> Result<Option<TimeRange>> {
+    match (start, end) {
+        (None, None) => Ok(None),
+        (Some(start), Some(end)) if start >= end => {
+            Err(Error::invalid(format!("http parameter start must be before end. received start={start} end={end}")))
+        }
+        (Some(start), Some(end)) => Ok(Some(TimeRange::new(start * SECOND_NANO, (end + 1) * SECOND_NANO))),
+        _ => Err(Error::invalid("only one of start and end provided: must provide both or neither")),
+    }
+}
+
+/// Refuses a query whose text is longer than the limit.
+pub(super) fn check_expression(text: &str, settings: &QuerySettings) -> Result<()> {
+    let (length, most) = (text.len() as u64, settings.expression_bytes_max.bytes());
+    match length > most {
+        true => Err(Error::invalid(format!(
+            "TraceQL expression exceeds the configured maximum size of {most} bytes (query.expression_bytes_max): it has \
+             {length}"
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -194,6 +212,7 @@ mod tests {
         assert_eq!(range("start=10&end=20").unwrap(), TimeRange::new(10 * SECOND_NANO, 21 * SECOND_NANO));
         assert_eq!(range("start=0&end=0").unwrap(), TimeRange::ALL);
         assert_eq!(range("since=1m").unwrap(), TimeRange::new(40 * SECOND_NANO, i64::MAX));
+        assert_eq!(range("since=1h30m").unwrap(), TimeRange::new(-5300 * SECOND_NANO, i64::MAX));
         assert_eq!(
             refused(range("start=20&end=10")),
             "http parameter start must be before end. received start=20 end=10"
@@ -216,6 +235,16 @@ mod tests {
         let spss = |query| Params::of(Some(query)).spans_per_spanset(&settings);
         assert_eq!(spss("spss=0").unwrap(), 3);
         assert_eq!(refused(spss("spss=1000")), "spans per span set exceeds 100. received 1000");
+    }
+
+    #[test]
+    fn expressions_have_a_limit() {
+        let settings = QuerySettings::default();
+        assert!(check_expression(&"x".repeat(128 << 10), &settings).is_ok());
+        assert_eq!(
+            refused(check_expression(&"x".repeat(200_000), &settings)),
+            "TraceQL expression exceeds the configured maximum size of 131072 bytes (query.expression_bytes_max): it has 200000"
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use prost::Message;
 
 use super::{
     JSON, LLM, PROTOBUF, TempoState, body,
-    params::{Format, Params, trace_id},
-    refusal, text,
+    params::{Format, Params, check_expression, trace_id},
+    refusal, shared_ids, text,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -29,8 +29,8 @@ use crate::{
     query::{Generations, LimitOverrides, QueryKind, QueryRequest, TraceByIdQuery, TraceFilter},
 };
 
-/// Parameters of v2 that summarise repeated spans.
-const NOT_BUILT: [&str; 1] = ["span_pruning"];
+/// The parameter of v2 that summarises repeated spans, which is not built.
+const SPAN_PRUNING: &str = "span_pruning";
 
 /// Where Tempo can be told to look; here all of it is one place.
 const MODES: [&str; 4] = ["all", "ingesters", "blocks", "external"];
@@ -54,10 +54,10 @@ struct TraceByIdResponse {
 }
 
 /// What was found of a trace.
-struct Found {
-    trace: TracesData,
+pub(super) struct Found {
+    pub(super) trace: TracesData,
     /// The limit in bytes that keeps the rest out.
-    cut_at_bytes: Option<u64>,
+    pub(super) cut_at_bytes: Option<u64>,
 }
 
 pub(super) async fn v1(
@@ -94,8 +94,11 @@ pub(super) async fn v2(
 ) -> Response {
     let params = Params::of(query.as_deref());
     let found = async {
-        params.refuse("trace by id", &NOT_BUILT)?;
+        params.refuse_flag("trace by id", SPAN_PRUNING)?;
         let filter = filter(&params)?;
+        if let Some(filter) = &filter {
+            check_expression(&filter.text, &state.settings)?;
+        }
         Ok((filter.is_some(), find(&state, &id, &params, filter).await?))
     };
     let (is_filtered, Found { trace, cut_at_bytes }) = match found.await {
@@ -162,7 +165,8 @@ fn generations(params: &Params, name: &str, default: i64) -> Result<Generations>
     }
 }
 
-async fn find(state: &TempoState, id: &str, params: &Params, filter: Option<TraceFilter>) -> Result<Found> {
+/// Finds a trace, or what a filter keeps of it.
+pub(super) async fn find(state: &TempoState, id: &str, params: &Params, filter: Option<TraceFilter>) -> Result<Found> {
     if let Some(mode) = params.get("mode").filter(|mode| !MODES.contains(mode)) {
         return Err(Error::invalid(format!("invalid mode: {mode:?} is none of {}", MODES.join(", "))));
     }
@@ -185,5 +189,7 @@ async fn find(state: &TempoState, id: &str, params: &Params, filter: Option<Trac
             Err(error) => return Err(error),
         }
     }
-    Ok(Found { trace: encode::encode(&batches)?, cut_at_bytes })
+    let mut trace = encode::encode(&batches)?;
+    shared_ids::separate(&mut trace);
+    Ok(Found { trace, cut_at_bytes })
 }

@@ -1,19 +1,23 @@
 //! `tempopb.StreamingQuerier`: Tempo's API over gRPC, on the port of HTTP, where Grafana streams from, and on its own.
 //!
-//! Every method answers with a stream of messages, each of them below [`MESSAGE_BYTES_MAX`]. A search says at once how many
-//! jobs it has, and how many are done with every message after that, which is Grafana's progress bar. What a message tells
-//! of a trace is final: Grafana keeps the first it hears. Traces come in the order of the whole answer, latest first. A
-//! stream that is dropped stops its query.
+//! Every method answers with a stream of messages, each of them below [`MESSAGE_BYTES_MAX`] but for the values of one moment,
+//! of which clients keep the last message alone ([`metrics`]). A search or a range of metrics says at once how many jobs it
+//! has, and how many are done with every message after that, which is Grafana's progress bar. What a message tells of a
+//! trace is final: Grafana keeps the first it hears. Traces come in the order of the whole answer, latest first. A stream
+//! that is dropped stops its query.
 
+mod metrics;
 mod names;
 mod packets;
 mod search;
 
 use futures::stream::BoxStream;
-use tonic::{Request, Response, Status, codec::CompressionEncoding};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, metadata::MetadataValue};
 
 use super::{
     TempoState,
+    params::seconds_range,
+    search::{ALL, SEARCHED},
     tempopb::{
         QueryInstantRequest, QueryInstantResponse, QueryRangeRequest, QueryRangeResponse, SearchRequest,
         SearchResponse, SearchTagValuesRequest, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsRequest,
@@ -21,16 +25,10 @@ use super::{
         streaming_querier_server::{StreamingQuerier, StreamingQuerierServer},
     },
 };
-use crate::{
-    api::flight::status,
-    error::{Error, Result},
-    model::time::TimeRange,
-};
+use crate::{api::flight::status, error::Result, model::time::TimeRange};
 
 /// Most bytes of one message, as far as it can be cut; clients of Tempo take 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
-
-const SECOND_NANO: i64 = 1_000_000_000;
 
 /// The answer to a call.
 type Messages<M> = BoxStream<'static, Result<M, Status>>;
@@ -50,15 +48,8 @@ pub(super) struct Querier {
 
 /// The range of two parameters in Unix seconds, both of which are zero for all of time.
 fn time_range(start: u32, end: u32) -> Result<TimeRange> {
-    match (i64::from(start), i64::from(end)) {
-        (0, 0) => Ok(TimeRange::ALL),
-        (0, _) | (_, 0) => Err(Error::invalid("only one of start and end provided: must provide both or neither")),
-        (start, end) if start >= end => {
-            Err(Error::invalid(format!("http parameter start must be before end. received start={start} end={end}")))
-        }
-        // The second that `end` names is inside, as over HTTP.
-        (start, end) => Ok(TimeRange::new(start * SECOND_NANO, (end + 1) * SECOND_NANO)),
-    }
+    let seconds = |second: u32| Some(i64::from(second)).filter(|second| *second > 0);
+    Ok(seconds_range(seconds(start), seconds(end))?.unwrap_or(TimeRange::ALL))
 }
 
 /// A parameter whose zero stands for the default.
@@ -82,7 +73,12 @@ impl StreamingQuerier for Querier {
 
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<Self::SearchStream>, Status> {
         let search = search::read(&self.state, request.into_inner()).map_err(|error| status(&error))?;
-        Ok(Response::new(search::stream(self.state.clone(), search)))
+        let is_of_all_time = search.query.range == TimeRange::ALL;
+        let mut response = Response::new(search::stream(self.state.clone(), search));
+        if is_of_all_time {
+            response.metadata_mut().insert(SEARCHED, MetadataValue::from_static(ALL));
+        }
+        Ok(response)
     }
 
     async fn search_tags(
@@ -115,15 +111,17 @@ impl StreamingQuerier for Querier {
 
     async fn metrics_query_range(
         &self,
-        _: Request<QueryRangeRequest>,
+        request: Request<QueryRangeRequest>,
     ) -> Result<Response<Self::MetricsQueryRangeStream>, Status> {
-        Err(status(&Error::unsupported("streaming of metrics queries")))
+        let query = metrics::read_range(request.into_inner()).map_err(|error| status(&error))?;
+        Ok(Response::new(metrics::range(self.state.clone(), query)))
     }
 
     async fn metrics_query_instant(
         &self,
-        _: Request<QueryInstantRequest>,
+        request: Request<QueryInstantRequest>,
     ) -> Result<Response<Self::MetricsQueryInstantStream>, Status> {
-        Err(status(&Error::unsupported("streaming of metrics queries")))
+        let query = metrics::read_instant(request.into_inner()).map_err(|error| status(&error))?;
+        Ok(Response::new(metrics::instant(self.state.clone(), query)))
     }
 }

@@ -11,12 +11,14 @@ use crate::{
     api::tempo::{
         TempoState,
         messages::metadata_metrics,
-        tags::{self, NamesRequest, ScopeFilter},
+        tags::{
+            self, NamesRequest, ScopeFilter,
+            values::{self, ValuesRequest},
+        },
         tempopb::{
             MetadataMetrics, SearchTagValuesRequest, SearchTagValuesResponse, SearchTagValuesV2Response,
             SearchTagsRequest, SearchTagsResponse, SearchTagsV2Response, SearchTagsV2Scope, TagValue,
         },
-        values::{self, ValuesRequest},
     },
     error::Result,
     traceql::ast::FieldName,

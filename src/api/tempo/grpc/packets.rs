@@ -36,6 +36,16 @@ pub(super) fn split_messages<M: Message>(items: Vec<M>) -> Vec<Vec<M>> {
     split(items, Message::encoded_len)
 }
 
+/// How many elements from the first one on fit into so many bytes.
+pub(super) fn within<T>(items: &[T], bytes_max: usize, bytes_of: impl Fn(&T) -> usize) -> usize {
+    let mut bytes = ROOM_BYTES;
+    let fits = items.iter().take_while(|item| {
+        bytes += bytes_of(item) + FRAME_BYTES;
+        bytes <= bytes_max
+    });
+    fits.count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

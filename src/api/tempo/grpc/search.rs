@@ -33,7 +33,7 @@ pub(super) fn read(state: &TempoState, request: SearchRequest) -> Result<Search>
         true => Conditions::Tags(request.tags.into_iter().collect::<BTreeMap<_, _>>()),
         false => Conditions::Query(request.query),
     };
-    let mut search = conditions.search()?;
+    let mut search = conditions.search(&state.settings)?;
     let query = &mut search.query;
     let limit = given(request.limit).unwrap_or(state.settings.search_limit_default);
     // The engine sees the parts of an answer, each of which can be within the limit.

@@ -5,44 +5,46 @@ use arrow::{
     datatypes::{Float64Type, Int64Type},
 };
 
-use super::found::{Shown, read_value};
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    api::tempo::search::found::{Shown, read_value},
+    error::{Error, ErrorKind, Result},
+};
 
 /// A label: its key and its value, which keeps its type.
-pub(super) type Label = (String, Shown);
+pub(crate) type Label = (String, Shown);
 
 /// One series of an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct FoundSeries {
+pub(crate) struct FoundSeries {
     /// What tells it from others, in order.
-    pub(super) labels: Vec<Label>,
+    pub(crate) labels: Vec<Label>,
     /// Its samples by time.
-    pub(super) samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
     /// Spans that stand for its values.
-    pub(super) exemplars: Vec<Exemplar>,
+    pub(crate) exemplars: Vec<Exemplar>,
 }
 
 /// A value at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// When, in Unix milliseconds.
-    pub(super) unix_milli: i64,
+    pub(crate) unix_milli: i64,
     /// The value.
-    pub(super) value: f64,
+    pub(crate) value: f64,
 }
 
 /// A span that stands for a value of a series.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Exemplar {
+pub(crate) struct Exemplar {
     /// Where it is shown.
-    pub(super) sample: Sample,
+    pub(crate) sample: Sample,
     /// Its trace and what the query mentions of it.
-    pub(super) labels: Vec<Label>,
+    pub(crate) labels: Vec<Label>,
 }
 
 impl FoundSeries {
     /// The series of a batch of [a metrics answer](crate::query), in its order.
-    pub(super) fn read(batch: &RecordBatch) -> Result<Vec<Self>> {
+    pub(crate) fn read(batch: &RecordBatch) -> Result<Vec<Self>> {
         let rows = StructArray::from(batch.clone());
         (0..rows.len()).map(|row| read_series(&rows, row).ok_or_else(unexpected)).collect()
     }

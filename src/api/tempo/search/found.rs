@@ -18,52 +18,52 @@ use crate::{
 
 /// A found trace.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct FoundTrace {
+pub(crate) struct FoundTrace {
     /// Its id.
-    pub(super) trace_id: TraceId,
+    pub(crate) trace_id: TraceId,
     /// Service of the root span, if there is one.
-    pub(super) root_service_name: Option<String>,
+    pub(crate) root_service_name: Option<String>,
     /// Name of the root span, if there is one.
-    pub(super) root_name: Option<String>,
+    pub(crate) root_name: Option<String>,
     /// Earliest start of its spans, in Unix nanoseconds.
-    pub(super) start_unix_nano: i64,
+    pub(crate) start_unix_nano: i64,
     /// From the earliest start to the latest end of its spans, in nanoseconds.
-    pub(super) duration_nano: i64,
+    pub(crate) duration_nano: i64,
     /// The spansets that the query found in it.
-    pub(super) sets: Vec<FoundSet>,
+    pub(crate) sets: Vec<FoundSet>,
     /// Spans and errors of the whole trace by service.
-    pub(super) services: BTreeMap<String, ServiceStats>,
+    pub(crate) services: BTreeMap<String, ServiceStats>,
 }
 
 /// Spans that a query matched together.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct FoundSet {
+pub(crate) struct FoundSet {
     /// What they have in common, and what was computed over them.
-    pub(super) attributes: Vec<(String, Shown)>,
+    pub(crate) attributes: Vec<(String, Shown)>,
     /// How many there are.
-    pub(super) matched: u64,
+    pub(crate) matched: u64,
     /// The first of them, by start time.
-    pub(super) spans: Vec<FoundSpan>,
+    pub(crate) spans: Vec<FoundSpan>,
 }
 
 /// A span that a query matched.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct FoundSpan {
+pub(crate) struct FoundSpan {
     /// Its id.
-    pub(super) span_id: SpanId,
+    pub(crate) span_id: SpanId,
     /// Its name.
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Start in Unix nanoseconds.
-    pub(super) start_unix_nano: i64,
+    pub(crate) start_unix_nano: i64,
     /// Duration in nanoseconds.
-    pub(super) duration_nano: i64,
+    pub(crate) duration_nano: i64,
     /// What the query refers to, without scope prefix.
-    pub(super) attributes: Vec<(String, Shown)>,
+    pub(crate) attributes: Vec<(String, Shown)>,
 }
 
 /// A value as search results show it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Shown {
+pub(crate) enum Shown {
     /// Text; arrays, maps and bytes as JSON.
     Text(String),
     /// Integer.
@@ -76,16 +76,16 @@ pub(super) enum Shown {
 
 /// Spans and errors of one service within a trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ServiceStats {
+pub(crate) struct ServiceStats {
     /// Its spans.
-    pub(super) span_count: u32,
+    pub(crate) span_count: u32,
     /// Those with status error.
-    pub(super) error_count: u32,
+    pub(crate) error_count: u32,
 }
 
 impl FoundTrace {
     /// The traces of a batch of [a search's answer](crate::query), in its order.
-    pub(super) fn read(batch: &RecordBatch) -> Result<Vec<Self>> {
+    pub(crate) fn read(batch: &RecordBatch) -> Result<Vec<Self>> {
         let rows = StructArray::from(batch.clone());
         (0..rows.len()).map(|row| read_trace(&rows, row).ok_or_else(unexpected)).collect()
     }
@@ -165,7 +165,7 @@ fn read_span(spans: &StructArray, row: usize) -> Option<FoundSpan> {
     })
 }
 
-pub(super) fn read_value(values: &StructArray, index: usize) -> Option<Shown> {
+pub(crate) fn read_value(values: &StructArray, index: usize) -> Option<Shown> {
     let text = |field: usize| values.column(field).as_string_opt::<i32>().filter(|column| column.is_valid(index));
     if let Some(column) = text(VALUE_STR).or_else(|| text(VALUE_JSON)) {
         return Some(Shown::Text(column.value(index).to_owned()));

@@ -12,16 +12,16 @@ use axum::{
 use http::HeaderMap;
 use serde::Serialize;
 
-use super::{
-    LLM, TempoState, body,
-    messages::metadata_metrics,
-    not_found,
-    params::{Format, Params},
-    protobuf, refusal,
-    tags::{MetadataMetrics, json, text_columns},
-    tempopb::{SearchTagValuesResponse, SearchTagValuesV2Response, TagValue},
-};
+use super::{MetadataMetrics, json, text_columns};
 use crate::{
+    api::tempo::{
+        LLM, TempoState, body,
+        messages::metadata_metrics,
+        not_found,
+        params::{Format, Params},
+        protobuf, refusal,
+        tempopb::{SearchTagValuesResponse, SearchTagValuesV2Response, TagValue},
+    },
     error::{Error, ErrorKind, Result},
     model::time::TimeRange,
     query::{QueryKind, QueryRequest, TagValuesQuery},
@@ -40,31 +40,31 @@ const NAMED: [(&str, Intrinsic); 3] = [
 
 /// Which values are asked for, whatever protocol asks.
 #[derive(Clone, Debug)]
-pub(super) struct ValuesRequest {
-    pub(super) field: FieldName,
-    pub(super) range: TimeRange,
-    pub(super) filter: Option<String>,
+pub(crate) struct ValuesRequest {
+    pub(crate) field: FieldName,
+    pub(crate) range: TimeRange,
+    pub(crate) filter: Option<String>,
     /// Most values.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Values, by type and value.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Values {
-    pub(super) values: Vec<Value>,
-    pub(super) inspected_bytes: u64,
+pub(crate) struct Values {
+    pub(crate) values: Vec<Value>,
+    pub(crate) inspected_bytes: u64,
 }
 
 /// A value with its type.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Value {
+pub(crate) struct Value {
     #[serde(rename = "type")]
-    pub(super) value_type: String,
-    pub(super) value: String,
+    pub(crate) value_type: String,
+    pub(crate) value: String,
 }
 
 /// A name of the first version, which has no scope.
-pub(super) fn bare_name(name: &str) -> FieldName {
+pub(crate) fn bare_name(name: &str) -> FieldName {
     let named = NAMED.iter().find(|(known, _)| *known == name).map(|(_, intrinsic)| *intrinsic);
     match named.or_else(|| Intrinsic::from_name(name)) {
         Some(intrinsic) => FieldName::Intrinsic(intrinsic),
@@ -73,13 +73,13 @@ pub(super) fn bare_name(name: &str) -> FieldName {
 }
 
 /// An identifier of TraceQL.
-pub(super) fn identifier(text: &str) -> Result<FieldName> {
+pub(crate) fn identifier(text: &str) -> Result<FieldName> {
     parse_reference(text).map_err(|error| {
         Error::invalid(format!("please provide a valid tagName: failed to parse identifier {text}: {error}"))
     })
 }
 
-pub(super) async fn v1(
+pub(crate) async fn v1(
     State(state): State<TempoState>,
     Path(rest): Path<String>,
     RawQuery(query): RawQuery,
@@ -105,7 +105,7 @@ pub(super) async fn v1(
 }
 
 /// The values as text, each once.
-pub(super) async fn texts(state: &TempoState, request: ValuesRequest, name: &str) -> Result<(Vec<String>, u64)> {
+pub(crate) async fn texts(state: &TempoState, request: ValuesRequest, name: &str) -> Result<(Vec<String>, u64)> {
     // What Tempo answers for the tag that Jaeger's users search errors by.
     if name == "error" {
         return Ok((vec!["true".to_owned()], 0));
@@ -117,7 +117,7 @@ pub(super) async fn texts(state: &TempoState, request: ValuesRequest, name: &str
     Ok((texts, found.inspected_bytes))
 }
 
-pub(super) async fn v2(
+pub(crate) async fn v2(
     State(state): State<TempoState>,
     Path(rest): Path<String>,
     RawQuery(query): RawQuery,
@@ -168,13 +168,13 @@ fn read(state: &TempoState, field: FieldName, params: &Params) -> Result<ValuesR
 }
 
 /// Most values for what a request asks for.
-pub(super) fn values_limit(state: &TempoState, asked: Option<usize>) -> usize {
+pub(crate) fn values_limit(state: &TempoState, asked: Option<usize>) -> usize {
     let most = state.settings.tag_values_max;
     asked.map_or(most, |asked| asked.min(most))
 }
 
 /// Finds values.
-pub(super) async fn find(state: &TempoState, request: ValuesRequest) -> Result<Values> {
+pub(crate) async fn find(state: &TempoState, request: ValuesRequest) -> Result<Values> {
     let ValuesRequest { field, range, filter, limit } = request;
     let query = TagValuesQuery { field, range, filter, limit };
     let request = QueryRequest::new(state.tenant(), QueryKind::TagValues(query));

@@ -5,11 +5,11 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{
-    search_json::{AnyValue, KeyValue, Metrics, as_text, is_zero},
-    series::{self, FoundSeries, Label},
+use super::series::{self, FoundSeries, Label};
+use crate::{
+    api::tempo::search::json::{AnyValue, KeyValue, Metrics, as_text, is_zero},
+    query::QueryStats,
 };
-use crate::query::QueryStats;
 
 #[derive(Serialize)]
 struct Response<S> {
@@ -53,7 +53,7 @@ struct Exemplar {
 }
 
 /// The body of an answer with samples over time.
-pub(super) fn range(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn range(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_json::Result<Vec<u8>> {
     let series = series.into_iter().map(|found| Series {
         labels: labels(found.labels),
         samples: found.samples.into_iter().map(Sample::from).collect(),
@@ -63,7 +63,7 @@ pub(super) fn range(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_json:
 }
 
 /// The body of an answer with one value per series.
-pub(super) fn instant(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn instant(series: Vec<FoundSeries>, stats: &QueryStats) -> serde_json::Result<Vec<u8>> {
     let one = |found: FoundSeries| {
         let value = found.samples.first()?.value;
         Some(InstantSeries { labels: labels(found.labels), value })
@@ -115,7 +115,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::tempo::found::Shown;
+    use crate::api::tempo::search::found::Shown;
 
     fn found(samples: &[(i64, f64)]) -> FoundSeries {
         let sample = |(unix_milli, value): &(i64, f64)| series::Sample { unix_milli: *unix_milli, value: *value };

@@ -1,4 +1,10 @@
-//! `/api/metrics/query_range` and `/api/metrics/query`: TraceQL metrics, always answered as JSON.
+//! What is computed from spans: `/api/metrics/query_range` and `/api/metrics/query` here, which answer TraceQL metrics, always
+//! as JSON; the service graph in [`graph`]; the counts of Tempo 2 in [`summary`].
+
+pub(crate) mod graph;
+pub(crate) mod json;
+pub(crate) mod series;
+pub(crate) mod summary;
 
 use axum::{
     extract::{RawQuery, State},
@@ -6,40 +12,41 @@ use axum::{
 };
 use chrono::DateTime;
 
-use super::{JSON, TempoState, body, params::Params, refusal, series::FoundSeries, series_json};
+use self::series::FoundSeries;
 use crate::{
+    api::tempo::{
+        JSON, TempoState, body,
+        params::{Params, check_expression},
+        refusal,
+    },
     error::{Error, ErrorKind, Result},
-    model::tenant::TenantId,
-    query::{MetricsQuery, QueryEngine, QueryKind, QueryRequest, QueryStats},
+    query::{MetricsQuery, QueryKind, QueryRequest, QueryStats},
     traceql::literal::parse_duration,
 };
 
-pub(super) async fn range(State(state): State<TempoState>, RawQuery(query): RawQuery) -> Response {
+pub(crate) async fn range(State(state): State<TempoState>, RawQuery(query): RawQuery) -> Response {
     answer(&state, query.as_deref(), false).await.unwrap_or_else(|error| refusal(&error))
 }
 
-pub(super) async fn instant(State(state): State<TempoState>, RawQuery(query): RawQuery) -> Response {
+pub(crate) async fn instant(State(state): State<TempoState>, RawQuery(query): RawQuery) -> Response {
     answer(&state, query.as_deref(), true).await.unwrap_or_else(|error| refusal(&error))
 }
 
 async fn answer(state: &TempoState, query: Option<&str>, instant: bool) -> Result<Response> {
     let params = Params::of(query);
     let query = metrics_query(&params, state.clock.now_unix_nano(), instant)?;
-    let (series, stats) = ask(&state.engine, state.tenant(), query).await?;
-    let json = if instant { series_json::instant(series, &stats) } else { series_json::range(series, &stats) };
-    let bytes =
-        json.map_err(|cause| Error::new(ErrorKind::Internal, "cannot write the answer as json").with_source(cause))?;
+    let (series, stats) = ask(state, query).await?;
+    let rendered = if instant { json::instant(series, &stats) } else { json::range(series, &stats) };
+    let bytes = rendered
+        .map_err(|cause| Error::new(ErrorKind::Internal, "cannot write the answer as json").with_source(cause))?;
     Ok(body(JSON, bytes))
 }
 
 /// The series of a query, in the order of answers, and what they cost.
-pub(super) async fn ask(
-    engine: &QueryEngine,
-    tenant: TenantId,
-    query: MetricsQuery,
-) -> Result<(Vec<FoundSeries>, QueryStats)> {
-    let request = QueryRequest::new(tenant, QueryKind::Metrics(query));
-    let (batches, stats) = engine.execute(request).await?.collect().await?;
+pub(crate) async fn ask(state: &TempoState, query: MetricsQuery) -> Result<(Vec<FoundSeries>, QueryStats)> {
+    check_expression(&query.text, &state.settings)?;
+    let request = QueryRequest::new(state.tenant(), QueryKind::Metrics(query));
+    let (batches, stats) = state.engine.execute(request).await?.collect().await?;
     let mut series = Vec::new();
     for batch in &batches {
         series.extend(FoundSeries::read(batch)?);
@@ -58,7 +65,7 @@ fn metrics_query(params: &Params, now_unix_nano: i64, instant: bool) -> Result<M
         },
         end_unix_nano: end,
         step_nano: params.get("step").map(step).transpose()?,
-        instant,
+        instant: instant || params.flag("instant")?,
         exemplars: params.number("exemplars")?,
         series_max: params.number("maxSeries")?,
         ..MetricsQuery::new(text)

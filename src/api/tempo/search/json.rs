@@ -12,22 +12,22 @@ use serde::Serialize;
 use super::found::{FoundSet, FoundSpan, FoundTrace, ServiceStats, Shown};
 
 /// What Tempo shows when no root span is known.
-pub(super) const ROOT_UNKNOWN: &str = "<root span not yet received>";
+pub(crate) const ROOT_UNKNOWN: &str = "<root span not yet received>";
 
 /// What the search read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SearchStats {
+pub(crate) struct SearchStats {
     /// Bytes read from files.
-    pub(super) inspected_bytes: u64,
+    pub(crate) inspected_bytes: u64,
     /// Files of the table.
-    pub(super) files: u64,
+    pub(crate) files: u64,
     /// Spans read from files and from memory.
-    pub(super) inspected_spans: u64,
+    pub(crate) inspected_spans: u64,
 }
 
 /// Whether the answer has spans besides traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spansets {
+pub(crate) enum Spansets {
     /// Those that the query matched.
     Shown,
     /// None, as in answers to searches by tags.
@@ -86,14 +86,14 @@ struct Span {
 
 /// An attribute or label.
 #[derive(Clone, Serialize)]
-pub(super) struct KeyValue {
-    pub(super) key: String,
-    pub(super) value: AnyValue,
+pub(crate) struct KeyValue {
+    pub(crate) key: String,
+    pub(crate) value: AnyValue,
 }
 
 /// Its value, as OTLP has it.
 #[derive(Clone, Serialize)]
-pub(super) enum AnyValue {
+pub(crate) enum AnyValue {
     #[serde(rename = "stringValue")]
     Text(String),
     #[serde(rename = "intValue", serialize_with = "as_text")]
@@ -116,7 +116,7 @@ struct Counts {
 /// What an answer cost, as searches and series tell it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     #[serde(serialize_with = "as_text", skip_serializing_if = "is_zero")]
     inspected_bytes: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -129,13 +129,13 @@ pub(super) struct Metrics {
 
 impl Metrics {
     /// The figures of an answer that was not divided into jobs.
-    pub(super) fn of_one_job(inspected_bytes: u64, total_blocks: u64, inspected_spans: u64) -> Self {
+    pub(crate) fn of_one_job(inspected_bytes: u64, total_blocks: u64, inspected_spans: u64) -> Self {
         Self { inspected_bytes, total_blocks, completed_jobs: 1, total_jobs: 1, inspected_spans }
     }
 }
 
 /// The body of an answer.
-pub(super) fn render(
+pub(crate) fn render(
     mut traces: Vec<FoundTrace>,
     spansets: Spansets,
     stats: SearchStats,
@@ -260,11 +260,11 @@ fn unify(traces: &mut [FoundTrace]) {
     }
 }
 
-pub(super) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-pub(super) fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&value.to_string())
 }
 

@@ -1,29 +1,43 @@
 //! `/api/search`: TraceQL, or the tags of before it.
 //!
-//! Without a range all data is searched. The answer has no field that Tempo's has not, so whatever goes beyond it is in
-//! headers: [`NEXT_PAGE`] is the place after the last trace of a full page, and comes back as parameter `cursor`.
+//! Without a range all data is searched, up to the last acknowledged span. The answer has no field that Tempo's has not, so
+//! whatever goes beyond it is in headers: [`SEARCHED`] says so of such a search; [`NEXT_PAGE`] is the place after the last
+//! trace of a full page, and comes back as parameter `cursor`.
+
+pub(crate) mod found;
+pub(crate) mod json;
+mod legacy;
 
 use std::collections::BTreeMap;
 
 use axum::{
     extract::{RawQuery, State},
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{
-    JSON, TempoState, body,
+use self::{
     found::FoundTrace,
-    legacy, messages,
-    params::{Format, Params},
-    protobuf, refusal,
-    search_json::{SearchStats, Spansets, render},
-    tempopb::SearchResponse,
+    json::{SearchStats, Spansets, render},
 };
 use crate::{
+    api::tempo::{
+        JSON, TempoState, body, messages,
+        params::{Format, Params, check_expression},
+        protobuf, refusal,
+        tempopb::SearchResponse,
+    },
+    config::QuerySettings,
     error::{Error, ErrorKind, Result},
+    model::time::TimeRange,
     query::{DurationBounds, QueryKind, QueryRequest, QueryStats, TraceCursor, TraceQlQuery},
 };
+
+/// The header that names the range of a search for which the client named none, over gRPC as over HTTP.
+pub(crate) const SEARCHED: &str = "tracehouse-searched-range";
+
+/// The range of such a search: everything that is stored.
+pub(crate) const ALL: &str = "all";
 
 /// The header with the cursor of the next page.
 const NEXT_PAGE: HeaderName = HeaderName::from_static("tracehouse-next-cursor");
@@ -45,22 +59,22 @@ const KNOWN: [&str; 11] = [
 
 /// What is searched, whatever protocol asks.
 #[derive(Clone, Debug)]
-pub(super) struct Search {
-    pub(super) query: TraceQlQuery,
+pub(crate) struct Search {
+    pub(crate) query: TraceQlQuery,
     /// Whether the answer shows spans; searches by tags do not.
-    pub(super) spansets: Spansets,
+    pub(crate) spansets: Spansets,
 }
 
 /// What a search found.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) traces: Vec<FoundTrace>,
-    pub(super) stats: SearchStats,
+pub(crate) struct Answer {
+    pub(crate) traces: Vec<FoundTrace>,
+    pub(crate) stats: SearchStats,
 }
 
 /// The conditions of a search.
 #[derive(Clone, Debug)]
-pub(super) enum Conditions {
+pub(crate) enum Conditions {
     /// TraceQL.
     Query(String),
     /// Tags by key; none find everything.
@@ -69,7 +83,10 @@ pub(super) enum Conditions {
 
 impl Conditions {
     /// A search under these conditions, of all time.
-    pub(super) fn search(self) -> Result<Search> {
+    pub(crate) fn search(self, settings: &QuerySettings) -> Result<Search> {
+        if let Conditions::Query(text) = &self {
+            check_expression(text, settings)?;
+        }
         Ok(match self {
             Conditions::Query(text) => Search { query: TraceQlQuery::new(text), spansets: Spansets::Shown },
             Conditions::Tags(tags) if tags.is_empty() => {
@@ -82,7 +99,7 @@ impl Conditions {
     }
 }
 
-pub(super) async fn search(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+pub(crate) async fn search(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     match respond(&state, query.as_deref(), Format::of(&headers)).await {
         Ok(response) => response,
         Err(error) => refusal(&error),
@@ -93,6 +110,7 @@ async fn respond(state: &TempoState, query: Option<&str>, format: Format) -> Res
     let params = Params::of(query);
     let search = read(state, &params)?;
     let (spansets, limit) = (search.spansets, search.query.limit);
+    let is_of_all_time = search.query.range == TimeRange::ALL;
     let Answer { traces, stats } = answer(state, search).await?;
     let next = traces.last().filter(|_| Some(traces.len()) == limit).map(cursor_after);
     let answer = match format {
@@ -107,14 +125,15 @@ async fn respond(state: &TempoState, query: Option<&str>, format: Format) -> Res
             body(JSON, bytes)
         }
     };
-    Ok(match next {
-        Some(next) => ([(NEXT_PAGE, next)], answer).into_response(),
-        None => answer,
-    })
+    let mut answer = answer;
+    let next = next.and_then(|next| Some((NEXT_PAGE, HeaderValue::try_from(next).ok()?)));
+    let range = is_of_all_time.then(|| (HeaderName::from_static(SEARCHED), HeaderValue::from_static(ALL)));
+    answer.headers_mut().extend(next.into_iter().chain(range));
+    Ok(answer)
 }
 
 fn read(state: &TempoState, params: &Params) -> Result<Search> {
-    let mut search = conditions(params)?.search()?;
+    let mut search = conditions(params)?.search(&state.settings)?;
     let query = &mut search.query;
     query.limit = Some(params.limit(&state.settings)?);
     query.spans_per_trace = Some(params.spans_per_spanset(&state.settings)?);
@@ -138,7 +157,7 @@ fn conditions(params: &Params) -> Result<Conditions> {
 }
 
 /// Bounds from a request, in which zero stands for none.
-pub(super) fn duration_bounds(min_nano: Option<i64>, max_nano: Option<i64>) -> Result<DurationBounds> {
+pub(crate) fn duration_bounds(min_nano: Option<i64>, max_nano: Option<i64>) -> Result<DurationBounds> {
     let (min_nano, max_nano) = (min_nano.filter(|nanos| *nanos > 0), max_nano.filter(|nanos| *nanos > 0));
     match (min_nano, max_nano) {
         (Some(min), Some(max)) if max <= min => {
@@ -149,7 +168,7 @@ pub(super) fn duration_bounds(min_nano: Option<i64>, max_nano: Option<i64>) -> R
 }
 
 /// Runs a search to its end.
-pub(super) async fn answer(state: &TempoState, search: Search) -> Result<Answer> {
+pub(crate) async fn answer(state: &TempoState, search: Search) -> Result<Answer> {
     let request = QueryRequest::new(state.tenant(), QueryKind::TraceQl(search.query));
     let (batches, stats) = state.engine.execute(request).await?.collect().await?;
     let mut traces = Vec::new();

@@ -1,5 +1,7 @@
 //! `/api/search/tags` and `/api/v2/search/tags`: names of attributes.
 
+pub(crate) mod values;
+
 use std::collections::BTreeSet;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -10,14 +12,14 @@ use axum::{
 use http::HeaderMap;
 use serde::Serialize;
 
-use super::{
-    JSON, TempoState, body,
-    messages::metadata_metrics,
-    params::{Format, Params},
-    protobuf, refusal,
-    tempopb::{SearchTagsResponse, SearchTagsV2Response, SearchTagsV2Scope},
-};
 use crate::{
+    api::tempo::{
+        JSON, TempoState, body,
+        messages::metadata_metrics,
+        params::{Format, Params},
+        protobuf, refusal,
+        tempopb::{SearchTagsResponse, SearchTagsV2Response, SearchTagsV2Scope},
+    },
     error::{Error, ErrorKind, Result},
     model::{attributes::AttributeScope, time::TimeRange},
     query::{QueryKind, QueryRequest, TagNamesQuery},
@@ -66,17 +68,17 @@ const SCOPES: [AttributeScope; AttributeScope::COUNT] = [
 
 /// Which names are asked for, whatever protocol asks.
 #[derive(Clone, Debug)]
-pub(super) struct NamesRequest {
-    pub(super) scope: ScopeFilter,
-    pub(super) range: TimeRange,
-    pub(super) filter: Option<String>,
+pub(crate) struct NamesRequest {
+    pub(crate) scope: ScopeFilter,
+    pub(crate) range: TimeRange,
+    pub(crate) filter: Option<String>,
     /// Most names per scope.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Which scopes are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScopeFilter {
+pub(crate) enum ScopeFilter {
     /// All of them.
     All,
     /// What every span has.
@@ -89,7 +91,7 @@ pub(super) enum ScopeFilter {
 
 impl ScopeFilter {
     /// The scopes that a word stands for.
-    pub(super) fn of(word: &str) -> Result<Self> {
+    pub(crate) fn of(word: &str) -> Result<Self> {
         Ok(match word {
             "" | "none" => ScopeFilter::All,
             INTRINSIC => ScopeFilter::Intrinsic,
@@ -104,21 +106,21 @@ impl ScopeFilter {
 
 /// Names by scope.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
-    pub(super) scopes: Vec<ScopeNames>,
-    pub(super) inspected_bytes: u64,
+pub(crate) struct Names {
+    pub(crate) scopes: Vec<ScopeNames>,
+    pub(crate) inspected_bytes: u64,
 }
 
 /// Names of one scope, in order.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct ScopeNames {
-    pub(super) name: &'static str,
-    pub(super) tags: Vec<String>,
+pub(crate) struct ScopeNames {
+    pub(crate) name: &'static str,
+    pub(crate) tags: Vec<String>,
 }
 
 impl Names {
     /// All names without their scopes; intrinsics only if nothing else was asked for.
-    pub(super) fn flat(self, scope: ScopeFilter) -> Vec<String> {
+    pub(crate) fn flat(self, scope: ScopeFilter) -> Vec<String> {
         let scopes = self.scopes.into_iter().filter(|names| scope == ScopeFilter::Intrinsic || names.name != INTRINSIC);
         scopes.flat_map(|names| names.tags).collect::<BTreeSet<_>>().into_iter().collect()
     }
@@ -127,18 +129,18 @@ impl Names {
 /// `tempopb.MetadataMetrics` in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct MetadataMetrics {
+pub(crate) struct MetadataMetrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     inspected_bytes: Option<String>,
 }
 
 impl MetadataMetrics {
-    pub(super) fn new(inspected_bytes: u64) -> Self {
+    pub(crate) fn new(inspected_bytes: u64) -> Self {
         Self { inspected_bytes: (inspected_bytes > 0).then(|| inspected_bytes.to_string()) }
     }
 }
 
-pub(super) async fn v1(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+pub(crate) async fn v1(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {
@@ -159,7 +161,7 @@ pub(super) async fn v1(State(state): State<TempoState>, RawQuery(query): RawQuer
     found.await.unwrap_or_else(|error| refusal(&error))
 }
 
-pub(super) async fn v2(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+pub(crate) async fn v2(State(state): State<TempoState>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     #[derive(Serialize)]
     struct Answer {
         scopes: Vec<ScopeNames>,
@@ -179,7 +181,7 @@ pub(super) async fn v2(State(state): State<TempoState>, RawQuery(query): RawQuer
     found.await.unwrap_or_else(|error| refusal(&error))
 }
 
-pub(super) fn json(answer: &impl Serialize) -> Result<Response> {
+pub(crate) fn json(answer: &impl Serialize) -> Result<Response> {
     match serde_json::to_vec(answer) {
         Ok(bytes) => Ok(body(JSON, bytes)),
         Err(cause) => Err(Error::new(ErrorKind::Internal, "cannot write the answer as json").with_source(cause)),
@@ -196,7 +198,7 @@ fn read(state: &TempoState, params: &Params) -> Result<NamesRequest> {
 }
 
 /// Finds names.
-pub(super) async fn find(state: &TempoState, request: NamesRequest) -> Result<Names> {
+pub(crate) async fn find(state: &TempoState, request: NamesRequest) -> Result<Names> {
     let NamesRequest { scope, range, filter, limit } = request;
     let mut names = Names::default();
     if matches!(scope, ScopeFilter::All | ScopeFilter::Intrinsic) {
@@ -228,7 +230,7 @@ pub(super) async fn find(state: &TempoState, request: NamesRequest) -> Result<Na
 }
 
 /// The two columns of an answer, which are text.
-pub(super) fn text_columns(batch: &RecordBatch) -> Result<(&arrow::array::StringArray, &arrow::array::StringArray)> {
+pub(crate) fn text_columns(batch: &RecordBatch) -> Result<(&arrow::array::StringArray, &arrow::array::StringArray)> {
     let text = |index: usize| batch.columns().get(index).and_then(|column| column.as_string_opt::<i32>());
     match (text(0), text(1)) {
         (Some(first), Some(second)) if first.null_count() + second.null_count() == 0 => Ok((first, second)),

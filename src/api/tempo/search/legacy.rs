@@ -1,7 +1,10 @@
 //! The search of before TraceQL: `tags=service.name="shop" http.status_code=500`, in logfmt.
 //!
-//! Tags become one spanset filter, so that there is one way to search. As in Tempo, names of services and operations are
-//! matched by a part of them, everything else as a whole; a tag has no type, so `500` also finds the number.
+//! Tags become TraceQL, so that there is one way to search. As in Tempo, a trace has to have all of the tags, and need not
+//! have them on one span: `service.name=shop http.status_code=500` finds a trace through `shop` with an error anywhere. Names
+//! of services and operations are matched by a part of them, everything else as a whole; a tag has no type, so `500` also
+//! finds the number. Tempo demands of ordinary attributes that they are on spans of one resource, by the places where its
+//! files put them; that is not asked here, so what Tempo finds is found.
 
 use std::collections::BTreeMap;
 
@@ -24,9 +27,10 @@ const PARTS: [(&str, &str); 4] = [
 ];
 
 /// The TraceQL query of some tags.
-pub(super) fn query(tags: &BTreeMap<String, String>) -> Result<String> {
+pub(crate) fn query(tags: &BTreeMap<String, String>) -> Result<String> {
     let conditions = tags.iter().map(|(key, value)| condition(key, value)).collect::<Result<Vec<_>>>()?;
-    Ok(format!("{{ {} }}", conditions.join(" && ")))
+    let filters: Vec<String> = conditions.iter().map(|condition| format!("{{ {condition} }}")).collect();
+    Ok(filters.join(" && "))
 }
 
 fn condition(key: &str, value: &str) -> Result<String> {
@@ -58,7 +62,7 @@ fn condition(key: &str, value: &str) -> Result<String> {
 }
 
 /// Reads logfmt: `key=value key2="value 2"`.
-pub(super) fn tags(text: &str) -> Result<BTreeMap<String, String>> {
+pub(crate) fn tags(text: &str) -> Result<BTreeMap<String, String>> {
     let mut tags = BTreeMap::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
@@ -130,7 +134,7 @@ mod tests {
     fn tags_become_traceql_that_parses() {
         let query = |text| query(&tags(text).unwrap());
         assert_eq!(query("service.name=a.b").unwrap(), r"{ resource.service.name =~ `(?s).*a\.b.*` }");
-        assert_eq!(query(r#"x="a b" y=5"#).unwrap(), "{ (.x = `a b`) && (.y = `5` || .y = 5) }");
+        assert_eq!(query(r#"x="a b" y=5"#).unwrap(), "{ (.x = `a b`) } && { (.y = `5` || .y = 5) }");
         assert_eq!(query("error=true").unwrap(), "{ (.error = `true` || .error = true || status = error) }");
         assert_eq!(query("status.code=error").unwrap(), "{ status = error }");
         assert!(query("status.code=bad").is_err());
