@@ -44,8 +44,8 @@ async fn check_graph(server: &Server, state: &str) {
     // PlaceOrder, which took 133.335593 ms.
     let time = 133.335_593;
     let expected = json!({
-        "id": "frontend-web->checkout", "source": "frontend-web", "target": "checkout", "calls": 1, "errors": 0,
-        "errorRate": 0.0, "averageMs": time, "p50Ms": time, "p95Ms": time, "p99Ms": time,
+        "id": "frontend-web->checkout", "source": "frontend-web", "target": "checkout", "type": "service",
+        "calls": 1, "errors": 0, "errorRate": 0.0, "averageMs": time, "p50Ms": time, "p95Ms": time, "p99Ms": time,
     });
     assert_eq!(edge, &expected, "{state}");
     let nodes = graph["nodes"].as_array().unwrap();
@@ -93,6 +93,47 @@ async fn check_summary(server: &Server, state: &str) {
         let (status, text) = get(server, SUMMARY, &params).await;
         assert!(status == 400 && text.starts_with(expected), "{expected}: {status} {text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_are_nodes_that_clients_tell_of() {
+    let data = tempfile::tempdir().unwrap();
+    let server = frame::start(&frame::settings(data.path())).await;
+    let start = 1_795_239_000_000_000_000_u64;
+    let span = |number: u64, parent: &str, kind: u8, status: u8, attributes: &[(&str, &str)]| {
+        let attribute = |(key, value): &(&str, &str)| json!({"key": key, "value": {"stringValue": value}});
+        json!({
+            "traceId": format!("{:032x}", 5), "spanId": format!("{number:016x}"), "parentSpanId": parent, "name": "n",
+            "kind": kind, "status": {"code": status}, "startTimeUnixNano": start.to_string(),
+            "endTimeUnixNano": (start + number * 1_000_000).to_string(),
+            "attributes": attributes.iter().map(attribute).collect::<Vec<_>>(),
+        })
+    };
+    let root = format!("{:016x}", 1);
+    let spans = [
+        span(1, "", 2, 0, &[]),
+        span(2, &root, 3, 0, &[("db.system", "postgresql"), ("db.name", "orders")]),
+        span(4, &root, 3, 2, &[("db.system", "postgresql"), ("db.name", "orders")]),
+        span(6, &root, 3, 0, &[("db.system.name", "redis")]),
+        span(8, &root, 3, 0, &[("http.request.method", "GET")]),
+    ];
+    let resource = json!({"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]});
+    let body = json!({"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}).to_string();
+    let url = format!("http://{}/v1/traces", server.addresses().otlp_http);
+    let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
+    assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
+
+    let graph = json_of(&server, GRAPH, &[]).await;
+    let listed = |name: &str| {
+        let items = graph[name].as_array().unwrap().iter();
+        items.map(|item| (item["id"].as_str().unwrap(), item["calls"].as_i64().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("edges"), [("shop->database:orders", 2), ("shop->database:redis", 1)], "{graph}");
+    assert_eq!(listed("nodes"), [("database:orders", 2), ("database:redis", 1), ("shop", 1)], "{graph}");
+    let orders = &graph["nodes"][0];
+    assert_eq!((&orders["name"], &orders["type"]), (&json!("orders"), &json!("database")));
+    assert_eq!((&orders["errorRate"], &orders["averageMs"]), (&json!(0.5), &json!(3.0)));
+    server.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

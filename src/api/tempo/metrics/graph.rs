@@ -1,13 +1,15 @@
 //! `/api/metrics/service_graph`: which services there are and which of them call which, out of stored spans.
 //!
 //! ```text
-//!  {"nodes": [{"id": "shop", "calls": 9, "errors": 1, "errorRate": 0.111, "averageMs": .., "p50Ms": .., "p95Ms": .., "p99Ms": ..}],
-//!   "edges": [{"id": "shop->stock", "source": "shop", "target": "stock", "calls": 4, ...}]}
+//!  {"nodes": [{"id": "shop", "name": "shop", "type": "service", "calls": 9, "errors": 1, "errorRate": 0.111,
+//!              "averageMs": .., "p50Ms": .., "p95Ms": .., "p99Ms": ..}],
+//!   "edges": [{"id": "shop->stock", "source": "shop", "target": "stock", "type": "service", "calls": 4, ...},
+//!             {"id": "stock->database:goods", "source": "stock", "target": "database:goods", "type": "database", ...}]}
 //! ```
 //!
 //! The calls of a node are the requests that it served: its spans of kind server and consumer, and those without a parent.
-//! The calls of an edge are spans whose parent belongs to another service; times and errors are of the callee. A service
-//! without a name is `""`. Names of fields are those of Grafana's node graph. Nothing is sampled or stored for this: the
+//! The calls of an edge are spans whose parent belongs to another service; times and errors are of the callee. Databases send
+//! no spans; calls of them are those that clients tell of. A service without a name is `""`. Names of fields are those of Grafana's node graph. Nothing is sampled or stored for this: the
 //! numbers are those of the spans that start in the asked range, all of them without one.
 
 use std::collections::BTreeMap;
@@ -42,9 +44,22 @@ struct Graph {
     message: Option<String>,
 }
 
+/// What a node is, and an edge leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// It sends spans.
+    Service,
+    /// Spans of services tell of it.
+    Database,
+}
+
 #[derive(Debug, Serialize)]
 struct Node {
     id: String,
+    name: String,
+    #[serde(rename = "type")]
+    of: Kind,
     #[serde(flatten)]
     calls: Calls,
 }
@@ -54,6 +69,8 @@ struct Edge {
     id: String,
     source: String,
     target: String,
+    #[serde(rename = "type")]
+    of: Kind,
     #[serde(flatten)]
     calls: Calls,
 }
@@ -94,41 +111,64 @@ async fn answer(state: &TempoState, query: Option<&str>) -> Result<Response> {
     json(&graph(rows, limit))
 }
 
+/// What a span says of the database that it asks; the first that is there is its name. A database sends no spans itself.
+const DATABASE: &str = "coalesce(span_attributes['peer.service'], span_attributes['db.namespace'], \
+    span_attributes['db.name'], span_attributes['db.system.name'], span_attributes['db.system'])";
+
+/// Which spans ask a database.
+const ASKS_DATABASE: &str = "kind = 'client' AND \
+    (span_attributes['db.system.name'] IS NOT NULL OR span_attributes['db.system'] IS NOT NULL)";
+
+/// Which spans are requests that their own service served.
+const IS_SERVED: &str = "(parent_span_id IS NULL OR kind IN ('server', 'consumer'))";
+
+const FIGURES: &str = "count(*) AS calls, sum(CASE WHEN status_code = 'error' THEN 1 ELSE 0 END) AS errors, \
+    avg(duration_nano) / 1e6 AS average, \
+    approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p50, \
+    approx_percentile_cont(0.95) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p95, \
+    approx_percentile_cont(0.99) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p99";
+
 /// The statement, with the range that a span has to start in. One statement sees one state of the data.
 fn statement(range: TimeRange) -> SqlQuery {
     let moment = |nanos: i64| ScalarValue::TimestampNanosecond(Some(nanos), Some("UTC".into()));
-    let (mut bounds, mut params) = (Vec::new(), Vec::new());
+    let (mut bounds, mut params) = (String::from("true"), Vec::new());
     if range.start_unix_nano != i64::MIN {
         params.push(moment(range.start_unix_nano));
-        bounds.push(format!("start_time >= ${}", params.len()));
+        bounds.push_str(&format!(" AND start_time >= ${}", params.len()));
     }
     if range.end_unix_nano != i64::MAX {
         params.push(moment(range.end_unix_nano));
-        bounds.push(format!("start_time < ${}", params.len()));
+        bounds.push_str(&format!(" AND start_time < ${}", params.len()));
     }
-    let figures = "count(*) AS calls, sum(CASE WHEN status_code = 'error' THEN 1 ELSE 0 END) AS errors, \
-        avg(duration_nano) / 1e6 AS average, \
-        approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p50, \
-        approx_percentile_cont(0.95) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p95, \
-        approx_percentile_cont(0.99) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p99";
-    let within = |condition: &str| {
-        let all: Vec<&str> =
-            [condition].into_iter().filter(|text| !text.is_empty()).chain(bounds.iter().map(String::as_str)).collect();
-        if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) }
+    let nobody = "CAST(NULL AS VARCHAR)";
+    let part = |source: &str, target: &str, of_database: bool, table: &str, condition: &str| {
+        let (source_of, groups) = match source {
+            "" => (nobody.to_owned(), target.to_owned()),
+            _ => (format!("coalesce({source}, '')"), format!("{source}, {target}")),
+        };
+        format!(
+            "SELECT {source_of} AS source, coalesce({target}, '') AS target, {of_database} AS of_database, {FIGURES} \
+             FROM {table} WHERE {condition} AND {bounds} GROUP BY {groups}"
+        )
     };
-    let served = within("(parent_span_id IS NULL OR kind IN ('server', 'consumer'))");
-    let text = format!(
-        "SELECT CAST(NULL AS VARCHAR) AS source, service_name AS target, {figures} FROM spans {served} GROUP BY service_name \
-         UNION ALL \
-         SELECT coalesce(client_service, '') AS source, server_service AS target, {figures} FROM service_edges {edges} \
-         GROUP BY client_service, server_service",
-        edges = within(""),
-    );
-    SqlQuery { text, params }
+    let parts = [
+        part("", "service_name", false, "spans", IS_SERVED),
+        part("client_service", "server_service", false, "service_edges", "true"),
+        part("", DATABASE, true, "spans", ASKS_DATABASE),
+        part("service_name", DATABASE, true, "spans", ASKS_DATABASE),
+    ];
+    SqlQuery { text: parts.join(" UNION ALL "), params }
 }
 
-/// Who calls, nobody for what a service served; who is called; and the figures.
-type Row = (Option<String>, String, Calls);
+/// The figures of a node, or of an edge.
+#[derive(Debug)]
+struct Row {
+    /// Who calls; nobody for a node.
+    source: Option<String>,
+    target: String,
+    of: Kind,
+    calls: Calls,
+}
 
 fn read(batch: &RecordBatch, row: usize) -> Option<Row> {
     let text = |name: &str| {
@@ -147,33 +187,56 @@ fn read(batch: &RecordBatch, row: usize) -> Option<Row> {
         p95_ms: float("p95")?,
         p99_ms: float("p99")?,
     };
-    Some((text("source")?, text("target")?.unwrap_or_default(), figures))
+    let of_database = batch.column_by_name("of_database")?.as_boolean_opt()?.value(row);
+    Some(Row {
+        source: text("source")?,
+        target: text("target")?.unwrap_or_default(),
+        of: if of_database { Kind::Database } else { Kind::Service },
+        calls: figures,
+    })
 }
 
 fn unexpected() -> Error {
     Error::new(ErrorKind::Internal, "the answer about services has unexpected columns")
 }
 
-/// Nodes by name and edges by calls. What an edge names is a node, whether it served a request or not.
+/// Nodes by id and edges by calls. What an edge names is a node, whether it served a request or not.
 fn graph(rows: Vec<Row>, limit: usize) -> Graph {
-    let mut nodes: BTreeMap<String, Calls> = BTreeMap::new();
+    // A database with the name of a service is a node of its own, by its kind.
+    let mut nodes: BTreeMap<(String, Kind), Calls> = BTreeMap::new();
     let mut edges = Vec::new();
-    for (source, target, calls) in rows {
+    for Row { source, target, of, calls } in rows {
         match source {
             None => {
-                nodes.insert(target, calls);
+                nodes.insert((target, of), calls);
             }
-            Some(source) => edges.push(Edge { id: format!("{source}->{target}"), source, target, calls }),
+            Some(source) => {
+                let target = node_id(&target, of);
+                edges.push(Edge { id: format!("{source}->{target}"), source, target, of, calls });
+            }
         }
     }
     edges.sort_by(|a, b| b.calls.calls.cmp(&a.calls.calls).then_with(|| a.id.cmp(&b.id)));
     let all = edges.len();
     edges.truncate(limit);
     let message = (edges.len() < all).then(|| format!("the {limit} edges with most calls of {all} are returned"));
-    for name in edges.iter().flat_map(|edge| [&edge.source, &edge.target]) {
-        nodes.entry(name.clone()).or_default();
+    for edge in &edges {
+        nodes.entry((edge.source.clone(), Kind::Service)).or_default();
+        if edge.of == Kind::Service {
+            nodes.entry((edge.target.clone(), Kind::Service)).or_default();
+        }
     }
-    Graph { nodes: nodes.into_iter().map(|(id, calls)| Node { id, calls }).collect(), edges, message }
+    let node = |((name, of), calls): ((String, Kind), Calls)| Node { id: node_id(&name, of), name, of, calls };
+    let mut nodes: Vec<Node> = nodes.into_iter().map(node).collect();
+    nodes.sort_by(|a, b| a.id.cmp(&b.id));
+    Graph { nodes, edges, message }
+}
+
+fn node_id(name: &str, of: Kind) -> String {
+    match of {
+        Kind::Service => name.to_owned(),
+        Kind::Database => format!("database:{name}"),
+    }
 }
 
 #[cfg(test)]
@@ -183,14 +246,25 @@ mod tests {
     #[test]
     fn edges_come_by_calls_and_name_nodes_that_are_there() {
         let calls = |calls| Calls { calls, ..Calls::default() };
-        let row =
-            |source: Option<&str>, target: &str, count| (source.map(str::to_owned), target.to_owned(), calls(count));
-        let rows = vec![row(None, "b", 7), row(Some("a"), "b", 2), row(Some("b"), "c", 5), row(Some("b"), "d", 1)];
-        let graph = graph(rows, 2);
+        let row = |source: Option<&str>, target: &str, of, count| Row {
+            source: source.map(str::to_owned),
+            target: target.to_owned(),
+            of,
+            calls: calls(count),
+        };
+        let rows = vec![
+            row(None, "b", Kind::Service, 7),
+            row(Some("a"), "b", Kind::Service, 2),
+            row(Some("b"), "c", Kind::Service, 5),
+            row(Some("b"), "d", Kind::Service, 1),
+            row(Some("b"), "c", Kind::Database, 3),
+            row(None, "c", Kind::Database, 3),
+        ];
+        let graph = graph(rows, 3);
         let edges: Vec<&str> = graph.edges.iter().map(|edge| edge.id.as_str()).collect();
-        assert_eq!(edges, ["b->c", "a->b"]);
+        assert_eq!(edges, ["b->c", "b->database:c", "a->b"]);
         let nodes: Vec<(&str, i64)> = graph.nodes.iter().map(|node| (node.id.as_str(), node.calls.calls)).collect();
-        assert_eq!(nodes, [("a", 0), ("b", 7), ("c", 0)]);
-        assert_eq!(graph.message.as_deref(), Some("the 2 edges with most calls of 3 are returned"));
+        assert_eq!(nodes, [("a", 0), ("b", 7), ("c", 0), ("database:c", 3)]);
+        assert_eq!(graph.message.as_deref(), Some("the 3 edges with most calls of 4 are returned"));
     }
 }
