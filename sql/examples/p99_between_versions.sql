@@ -5,12 +5,11 @@ WITH endpoints AS (
         name,
         resource_attributes['service.version'] AS version,
         count(*) AS calls,
-        approx_percentile_cont(0.99) WITHIN GROUP (ORDER BY duration_nano) AS p99,
-        min(start_time) AS first_seen
+        approx_percentile_cont(0.99) WITHIN GROUP (ORDER BY duration_nano) AS p99
     FROM spans
     WHERE kind = 'server' AND start_time >= now() - INTERVAL '1 day'
     GROUP BY service_name, name, version
-    HAVING count(*) >= 20
+    HAVING count(*) >= 10
 )
 SELECT
     after.service_name,
@@ -22,7 +21,7 @@ SELECT
     after.p99 / CAST(before.p99 AS DOUBLE) AS ratio
 FROM endpoints AS before
 JOIN endpoints AS after
-    ON before.service_name = after.service_name AND before.name = after.name AND before.first_seen < after.first_seen
+    ON before.service_name = after.service_name AND before.name = after.name AND before.version < after.version
 WHERE after.p99 > before.p99
 ORDER BY ratio DESC
 LIMIT 20

@@ -1,6 +1,28 @@
 -- otel_traces: spans under the column names of the OpenTelemetry Collector's ClickHouse exporter, for queries that exist
 -- already. These names need no quotes in a query that reads this table.
 -- Columns are appended, never renamed or re-typed.
+--   Timestamp: start of the span
+--   TraceId: 32 digits of lower-case hex
+--   SpanId: 16 digits of lower-case hex
+--   ParentSpanId: SpanId of the span above; empty for a root
+--   TraceState: W3C trace state
+--   SpanName: what the span does
+--   SpanKind: Unspecified, Internal, Server, Client, Producer or Consumer
+--   ServiceName: service.name of the resource; empty if absent
+--   ResourceAttributes: what is said of the sender
+--   ScopeName: name of the instrumentation library
+--   ScopeVersion: version of the instrumentation library
+--   SpanAttributes: what is said of the span
+--   Duration: nanoseconds
+--   StatusCode: Unset, Ok or Error
+--   StatusMessage: what an error says
+--   Events.Timestamp: times of the events
+--   Events.Name: names of the events
+--   Events.Attributes: what is said of the events
+--   Links.TraceId: traces of the linked spans
+--   Links.SpanId: the linked spans
+--   Links.TraceState: W3C trace states of the links
+--   Links.Attributes: what is said of the links
 SELECT
     arrow_cast(start_time_unix_nano, 'Timestamp(Nanosecond, Some("UTC"))') AS "Timestamp",
     id_hex(trace_id) AS "TraceId",

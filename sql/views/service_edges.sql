@@ -2,6 +2,19 @@
 -- parent. start_time, date, duration_nano and status_code are the callee's. Parents are looked for as far around a
 -- condition on start_time or date as query.trace_extent_max.
 -- Columns are appended, never renamed or re-typed.
+--   trace_id: 32 digits of lower-case hex
+--   client_service: who calls; NULL without a service.name
+--   server_service: who is called; NULL without a service.name
+--   client_span_id: span of the caller
+--   server_span_id: span of the callee
+--   client_name: name of the caller's span
+--   server_name: name of the callee's span
+--   server_kind: kind of the callee's span
+--   status_code: of the callee's span
+--   duration_nano: of the callee's span
+--   client_duration_nano: of the caller's span
+--   start_time: when the callee's span began
+--   date: UTC day of start_time
 SELECT
     id_hex(callee.trace_id) AS trace_id,
     caller.service_name AS client_service,

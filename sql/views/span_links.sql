@@ -1,6 +1,18 @@
 -- span_links: one row per link, with the span that it belongs to. start_time and date are the span's, as in every table:
 -- conditions on them skip files.
 -- Columns are appended, never renamed or re-typed.
+--   trace_id: the span's
+--   span_id: the span's
+--   service_name: the span's
+--   span_name: name of the span
+--   linked_trace_id: trace of the span that the link leads to
+--   linked_span_id: span that the link leads to
+--   trace_state: W3C trace state of the link; NULL if empty
+--   flags: W3C trace flags of the link
+--   attributes: what is said of the link
+--   dropped_attributes_count: attributes that the sender left out of the link
+--   start_time: when the span began
+--   date: UTC day of start_time
 SELECT
     id_hex(trace_id) AS trace_id,
     id_hex(span_id) AS span_id,

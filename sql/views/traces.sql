@@ -1,6 +1,16 @@
 -- traces: one row per trace, from all its spans. A condition on start_time or date chooses traces by their first start;
 -- spans are read as far around it as query.trace_extent_max. A condition on trace_id reads that trace only.
 -- Columns are appended, never renamed or re-typed.
+--   trace_id: 32 digits of lower-case hex
+--   root_service_name: service of the first span without a parent; NULL where none is stored
+--   root_name: name of that span
+--   start_time: first start of a span
+--   end_time: last end of a span
+--   duration_nano: from the one to the other in nanoseconds
+--   span_count: rows in spans
+--   error_count: those of them with status_code error
+--   services: names of the services in alphabetical order
+--   date: UTC day of start_time
 SELECT
     id_hex(trace_id) AS trace_id,
     first_value(attr_str(resource_attributes, 'service.name') ORDER BY start_time_unix_nano, span_id)

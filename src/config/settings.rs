@@ -334,6 +334,14 @@ section! {
     pub struct QuerySettings {
         /// Most memory of all running queries together; what can spill to disk does so before a query fails.
         pub memory_bytes_max: ByteSize = ByteSize::mib(512),
+        /// Most memory of one query; 0B = half of that of all queries together.
+        pub query_memory_bytes_max: ByteSize = ByteSize::from_bytes(0),
+        /// Most bytes that one query may spill to disk at a time.
+        pub spill_bytes_max: ByteSize = ByteSize::gib(16),
+        /// Most bytes that one query may read of files; 0B sets no limit.
+        pub scanned_bytes_max: ByteSize = ByteSize::from_bytes(0),
+        /// Most spans that one query may read; 0 sets no limit.
+        pub scanned_rows_max: usize = 0,
         /// Memory for what says which files hold a trace: 2 MB for a million traces.
         pub trace_filter_bytes_max: ByteSize = ByteSize::mib(64),
         /// Longest run of one query.

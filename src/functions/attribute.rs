@@ -13,11 +13,13 @@ use arrow::{
 };
 use datafusion::{
     common::{Result, ScalarValue, exec_err, plan_err},
-    logical_expr::{ColumnarValue, ExpressionPlacement, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{
+        ColumnarValue, Documentation, ExpressionPlacement, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    },
 };
 
 use crate::{
-    functions::{entries::Entries, json::json_at},
+    functions::{documentation::documentation_of, entries::Entries, json::json_at, scalar_if},
     model::attributes::{
         self, AttributeType, VALUE_BOOL, VALUE_FLOAT, VALUE_INT, VALUE_JSON, VALUE_STR, is_attribute_map,
     },
@@ -177,6 +179,10 @@ impl ScalarUDFImpl for AttrGet {
         &self.signature
     }
 
+    fn documentation(&self) -> Option<&Documentation> {
+        documentation_of(self.name())
+    }
+
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         let name = self.name();
         let [map, key] = arg_types else {
@@ -229,13 +235,6 @@ fn check_map(name: &str, data_type: &DataType) -> Result<DataType> {
     plan_err!("{name}() takes an attribute map such as span_attributes, got {data_type}")
 }
 
-fn scalar_if(scalar: bool, answer: ArrayRef) -> Result<ColumnarValue> {
-    if scalar {
-        return ScalarValue::try_from_array(&answer, 0).map(ColumnarValue::Scalar);
-    }
-    Ok(ColumnarValue::Array(answer))
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Whole {
     Keys,
@@ -278,6 +277,10 @@ impl ScalarUDFImpl for AttrWhole {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        documentation_of(self.name())
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {

@@ -8,10 +8,13 @@ use arrow::{
 };
 use datafusion::{
     common::{DataFusionError, Result, ScalarValue, exec_err, plan_err},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
 };
 
-use crate::model::ids::{IdError, SpanId, TraceId};
+use crate::{
+    functions::documentation::documentation_of,
+    model::ids::{IdError, SpanId, TraceId},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
@@ -50,6 +53,10 @@ impl ScalarUDFImpl for IdFunction {
 
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        documentation_of(self.name())
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {

@@ -16,6 +16,8 @@
 //! | `trace_id('hex')`, `span_id('hex')` | the id as bytes |
 //! | `id_hex(bytes)` | lower-case hex, which is how ids appear in `spans` |
 //!
+//! Beside them are [`times`], [`sketch`], and functions and operators on JSON from a crate ([`configure`]).
+//!
 //! 200 and `"200"` are different attributes to a tracing system, so the typed functions do not convert. `attr_number` is
 //! there because SDKs for JavaScript send a double that happens to be whole as an int. A NULL map or key gives NULL.
 //!
@@ -29,18 +31,27 @@
 
 mod assemble;
 mod attribute;
+mod documentation;
 mod entries;
 mod id_comparisons;
 mod ids;
 mod items;
 mod json;
+mod sketch;
 mod subscript;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::sync::{Arc, LazyLock};
 
-use datafusion::{execution::session_state::SessionStateBuilder, logical_expr::ScalarUDF};
+use arrow::array::{ArrayRef, AsArray, StringArray};
+use datafusion::{
+    common::{Result, ScalarValue},
+    execution::{FunctionRegistry, session_state::SessionStateBuilder},
+    logical_expr::{ColumnarValue, ScalarUDF},
+};
+use datafusion_functions_json::{JsonUnionEncoder, JsonUnionValue};
 
 pub use self::{
     assemble::AttrAssemble,
@@ -49,13 +60,15 @@ pub use self::{
     ids::IdFunction,
     items::ItemHas,
     subscript::AttributeSubscripts,
+    times::TimeFunction,
 };
 
 static SCALAR: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
     let get = AttrFunction::ALL.iter().map(|function| ScalarUDF::from(AttrGet::new(*function)));
     let whole = AttrWhole::all().into_iter().map(ScalarUDF::from);
     let ids = IdFunction::all().into_iter().map(ScalarUDF::from);
-    get.chain(whole).chain(ids).map(Arc::new).collect()
+    let times = TimeFunction::all().into_iter().map(ScalarUDF::from);
+    get.chain(whole).chain(ids).chain(times).chain(sketch::scalar()).map(Arc::new).collect()
 });
 
 /// The functions that can be called in SQL.
@@ -72,6 +85,37 @@ pub fn scalar_function(name: &str) -> Option<Arc<ScalarUDF>> {
 /// `with_default_features`: planners are asked in order, and the one for subscripts has to come first.
 pub fn configure(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.scalar_functions().get_or_insert_default().extend(SCALAR.iter().map(Arc::clone));
+    builder.aggregate_functions().get_or_insert_default().extend(sketch::aggregates());
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(AttributeSubscripts));
     builder.with_optimizer_rule(Arc::new(IdComparisons))
+}
+
+/// Adds what reads JSON in text, such as nested values of attributes: `->`, `->>` and the functions `json_*`.
+///
+/// # Errors
+/// Only a defect: a session that takes no functions.
+pub fn add_json(session: &mut dyn FunctionRegistry) -> Result<()> {
+    datafusion_functions_json::register_all(session)
+}
+
+/// What `->` found in JSON, as JSON; NULL where it found nothing or `null`. `None` if the array is something else.
+pub(crate) fn json_text(found: &ArrayRef) -> Option<StringArray> {
+    let found = JsonUnionEncoder::from_union(found.as_union_opt()?.clone())?;
+    let text = |row: usize| match found.get_value(row) {
+        JsonUnionValue::JsonNull => None,
+        JsonUnionValue::Bool(value) => Some(value.to_string()),
+        JsonUnionValue::Int(value) => Some(value.to_string()),
+        JsonUnionValue::Float(value) => Some(value.to_string()),
+        JsonUnionValue::Str(value) => Some(serde_json::Value::from(value).to_string()),
+        JsonUnionValue::Array(json) | JsonUnionValue::Object(json) => Some(json.to_owned()),
+    };
+    Some((0..found.len()).map(text).collect())
+}
+
+/// The one value where all arguments were values and no columns.
+fn scalar_if(scalar: bool, answer: ArrayRef) -> Result<ColumnarValue> {
+    if scalar {
+        return ScalarValue::try_from_array(&answer, 0).map(ColumnarValue::Scalar);
+    }
+    Ok(ColumnarValue::Array(answer))
 }

@@ -21,6 +21,9 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
             return Error::unsupported(without_stop(&lower_first(first_line(what))));
         }
         DataFusionError::ArrowError(arrow, _) => without_stop(&lower_first(&arrow_message(arrow))),
+        DataFusionError::ResourcesExhausted(text) if text.contains("during the spilling process") => {
+            format!("{}: query.spill_bytes_max", without_stop(&lower_first(first_line(text))))
+        }
         other if kind == ErrorKind::Internal => return internal(other),
         other => without_stop(&lower_first(first_line(&other.message()))),
     };

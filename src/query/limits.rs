@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use crate::{config::QuerySettings, query::request::LimitOverrides};
+use crate::{
+    config::QuerySettings,
+    error::{Error, ErrorKind, Result},
+    query::{request::LimitOverrides, stats::QueryStats},
+};
 
 /// Limits of the engine. All are finite.
 #[derive(Clone, Debug)]
 pub struct QueryLimits {
     /// Most memory of all running queries together, in bytes.
     pub memory_bytes_max: usize,
-    /// Most memory of one query, in bytes: half of that, so that one query never takes all of it. What can spill does so
-    /// before the query fails.
+    /// Most memory of one query, in bytes; by default half of that, so that one query never takes all of it. What can
+    /// spill does so before the query fails.
     pub query_memory_bytes_max: usize,
     /// Most bytes that one query may spill to disk at a time.
     pub query_spill_bytes_max: u64,
@@ -25,6 +29,10 @@ pub struct QueryLimits {
     pub result_rows_max: u64,
     /// Most bytes of Arrow data in an answer.
     pub result_bytes_max: u64,
+    /// Most bytes that a query reads of files; looked at while it runs and when it ends.
+    pub scanned_bytes_max: u64,
+    /// Most spans that scans give to the operators of a query, likewise.
+    pub scanned_rows_max: u64,
     /// Most queries that run at once.
     pub concurrency_max: usize,
     /// Most queries that wait for one of those to end.
@@ -34,6 +42,8 @@ pub struct QueryLimits {
     /// Most words and operators in a SQL statement. Literals, commas and parentheses do not count, so that a long `IN`
     /// list is cheap; what does count can nest.
     pub sql_words_max: usize,
+    /// Most operators in a SQL statement, words such as `AND` and `JOIN` among them: chains of them are deep trees.
+    pub sql_operators_max: usize,
     /// Deepest nesting in a SQL statement.
     pub sql_depth_max: usize,
     /// How far from the asked range the other spans of a matching trace may start, in nanoseconds.
@@ -67,19 +77,27 @@ impl Default for QueryLimits {
 impl From<&QuerySettings> for QueryLimits {
     fn from(settings: &QuerySettings) -> Self {
         let memory_bytes_max = settings.memory_bytes_max.as_usize();
+        let query_memory_bytes_max = match settings.query_memory_bytes_max.as_usize() {
+            0 => memory_bytes_max / 2,
+            limit => limit,
+        };
+        let unless_zero = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         Self {
             memory_bytes_max,
-            query_memory_bytes_max: memory_bytes_max / 2,
-            query_spill_bytes_max: 16 << 30,
+            query_memory_bytes_max,
+            query_spill_bytes_max: settings.spill_bytes_max.bytes(),
             trace_filter_bytes_max: settings.trace_filter_bytes_max.as_usize(),
             timeout: settings.timeout.get(),
             client_idle_max: Duration::from_secs(60),
             result_rows_max: settings.result_rows_max as u64,
             result_bytes_max: settings.result_bytes_max.bytes(),
+            scanned_bytes_max: unless_zero(settings.scanned_bytes_max.bytes()),
+            scanned_rows_max: unless_zero(settings.scanned_rows_max as u64),
             concurrency_max: settings.concurrency_max,
             queue_max: 4 * settings.concurrency_max,
             text_bytes_max: settings.expression_bytes_max.as_usize(),
             sql_words_max: 10_000,
+            sql_operators_max: 1_000,
             sql_depth_max: 64,
             trace_extent_max_nano: settings.trace_extent_max.as_nanos(),
             search_limit_default: settings.search_limit_default,
@@ -102,6 +120,27 @@ pub(crate) struct RunLimits {
     pub(crate) client_idle_max: Duration,
     pub(crate) result_rows_max: u64,
     pub(crate) result_bytes_max: u64,
+    pub(crate) scanned_bytes_max: u64,
+    pub(crate) scanned_rows_max: u64,
+}
+
+impl RunLimits {
+    /// The error of a run that read this much, if that is too much.
+    pub(crate) fn check_scanned(&self, stats: &QueryStats) -> Result<()> {
+        let found = [
+            ("bytes of files", "query.scanned_bytes_max", stats.scanned_bytes, self.scanned_bytes_max),
+            ("spans", "query.scanned_rows_max", stats.scanned_rows, self.scanned_rows_max),
+        ];
+        for (what, setting, read, limit) in found {
+            if read > limit {
+                let message = format!(
+                    "the query read {read} {what}, more than the limit {setting} = {limit}; ask for a shorter time range or fewer columns"
+                );
+                return Err(Error::new(ErrorKind::TooLarge, message));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl QueryLimits {
@@ -112,6 +151,8 @@ impl QueryLimits {
             client_idle_max: self.client_idle_max,
             result_rows_max: lower(self.result_rows_max, overrides.result_rows_max),
             result_bytes_max: lower(self.result_bytes_max, overrides.result_bytes_max),
+            scanned_bytes_max: self.scanned_bytes_max,
+            scanned_rows_max: self.scanned_rows_max,
         }
     }
 }

@@ -112,7 +112,7 @@ impl MemoryPool for QueryPool {
             let (limit, used) = (self.limit, self.used.load(Ordering::Relaxed));
             let operator = reservation.consumer().name();
             return Err(resources_datafusion_err!(
-                "{operator} needs {additional} bytes more than its share of the query's memory, of which {used} bytes are used and {limit} is the limit"
+                "{operator} needs {additional} bytes more than its share of the query's memory, of which {used} bytes are used and query.query_memory_bytes_max = {limit} is the limit"
             ));
         }
         self.note(additional);
@@ -146,7 +146,7 @@ mod tests {
         reservation.try_grow(500).unwrap();
         assert_eq!(process.used_bytes(), 500);
         let refusal = reservation.try_grow(200).unwrap_err().to_string();
-        assert!(refusal.contains("600 is the limit"), "{refusal}");
+        assert!(refusal.contains("query.query_memory_bytes_max = 600 is the limit"), "{refusal}");
         assert_eq!(process.used_bytes(), 500);
         drop(reservation);
         assert_eq!(process.used_bytes(), 0);

@@ -132,8 +132,15 @@ impl Run {
                 stats.finished = true;
             });
         };
-        let driven =
-            AssertUnwindSafe(producer.drive(async move { plan.batches(ran, figures) }.flatten_stream(), at_end));
+        let scanned = || {
+            let mut so_far = QueryStats::default();
+            for plan in plans.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                add_plan_metrics(&mut so_far, plan.as_ref());
+            }
+            so_far
+        };
+        let batches = async move { plan.batches(ran, figures) }.flatten_stream();
+        let driven = AssertUnwindSafe(producer.drive(batches, scanned, at_end));
         let failed = match driven.catch_unwind().await {
             Ok(outcome) => outcome.err(),
             Err(_) => {

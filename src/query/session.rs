@@ -125,7 +125,8 @@ impl SessionTemplate {
         let functions = builder.scalar_functions().get_or_insert_default();
         functions.extend(view_functions());
         *functions = growth::bounded(std::mem::take(functions));
-        let state = builder.build();
+        let mut state = builder.build();
+        functions::add_json(&mut state).map_err(|error| failure::internal(&error))?;
         let rules = rules::with_ours(state.optimizers());
         let state = SessionStateBuilder::new_from_existing(state).with_optimizer_rules(rules).build();
         let views = views::plan_all(&state).map_err(|error| failure::internal(&error))?;

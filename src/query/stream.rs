@@ -14,7 +14,10 @@ use datafusion::arrow::{
     datatypes::SchemaRef,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -27,6 +30,9 @@ use crate::{
 
 /// Batches that the producer may be ahead of the consumer.
 const BATCHES_AHEAD: usize = 2;
+
+/// How often a running query is asked how much it has read.
+const SCAN_LOOK: Duration = Duration::from_millis(50);
 
 /// The answer to a [`QueryRequest`](crate::query::QueryRequest): a schema, batches, and what they cost.
 #[derive(Debug)]
@@ -118,12 +124,15 @@ impl Producer {
     }
 
     /// Sends every batch of `source` until its end, a limit, or the consumer's. The error is also sent.
+    ///
+    /// `scanned` are the figures of the scans at the moment of the call.
     pub(crate) async fn drive(
         mut self,
         source: impl Stream<Item = Result<RecordBatch>>,
+        scanned: impl Fn() -> QueryStats,
         at_end: impl FnOnce(&SharedStats),
     ) -> Result<()> {
-        let outcome = self.produce(source).await;
+        let outcome = self.produce(source, scanned).await;
         at_end(&self.stats);
         if let Err(error) = &outcome {
             self.last_words().say(error).await;
@@ -131,17 +140,36 @@ impl Producer {
         outcome
     }
 
-    async fn produce(&mut self, source: impl Stream<Item = Result<RecordBatch>>) -> Result<()> {
+    async fn produce(
+        &mut self,
+        source: impl Stream<Item = Result<RecordBatch>>,
+        scanned: impl Fn() -> QueryStats,
+    ) -> Result<()> {
         let mut source = std::pin::pin!(source);
+        let mut looks = tokio::time::interval(SCAN_LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let is_limited = self.limits.scanned_bytes_max < u64::MAX || self.limits.scanned_rows_max < u64::MAX;
         loop {
             let next = tokio::select! {
                 next = tokio::time::timeout_at(self.deadline, source.next()) => next,
+                _ = looks.tick(), if is_limited => {
+                    self.limits.check_scanned(&scanned())?;
+                    continue;
+                }
                 () = self.batches.closed() => return Err(cancelled()),
             };
             match next {
                 Err(_) => return Err(timed_out(self.limits.timeout)),
+                // What a quick query read counts too, so that the same query always ends in the same way.
+                Ok(None) if is_limited => return self.limits.check_scanned(&scanned()),
                 Ok(None) => return Ok(()),
-                Ok(Some(batch)) => self.send(batch?).await?,
+                Ok(Some(batch)) => {
+                    let batch = batch?;
+                    if is_limited {
+                        self.limits.check_scanned(&scanned())?;
+                    }
+                    self.send(batch).await?;
+                }
             }
         }
     }

@@ -14,6 +14,7 @@
 //! | binary views, large and other fixed-size binary | `Binary` |
 //! | large lists, list views, fixed-size lists | `List` |
 //! | dictionary, run-end encoded | its values |
+//! | union, which is what `->` finds in JSON | JSON text |
 
 use std::sync::Arc;
 
@@ -27,7 +28,10 @@ use datafusion::arrow::{
     error::ArrowError,
 };
 
-use crate::model::{attributes, ids};
+use crate::{
+    functions,
+    model::{attributes, ids},
+};
 
 /// The schema outside for a schema inside.
 pub(crate) fn wire_schema(schema: &Schema) -> SchemaRef {
@@ -70,6 +74,7 @@ fn wire_type(data_type: &DataType) -> DataType {
         | DataType::ListView(item)
         | DataType::LargeListView(item)
         | DataType::FixedSizeList(item, _) => DataType::List(wire_field(item)),
+        DataType::Union(..) => DataType::Utf8,
         DataType::Struct(fields) if is_attribute_value(fields) => DataType::Utf8,
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(wire_field).collect()),
         DataType::Map(entries, sorted) => DataType::Map(wire_entries(entries), *sorted),
@@ -120,6 +125,10 @@ fn plain_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         | DataType::ListView(item)
         | DataType::LargeListView(item)
         | DataType::FixedSizeList(item, _) => plain_list(cast(array, &DataType::List(Arc::clone(item)))?.as_list()),
+        DataType::Union(..) => match functions::json_text(array) {
+            Some(text) => Ok(Arc::new(text)),
+            None => cast(array, &wire),
+        },
         DataType::Struct(fields) if is_attribute_value(fields) => value_text(array.as_struct()),
         DataType::Struct(_) => plain_struct(array.as_struct()),
         DataType::Map(..) => plain_map(array.as_map()),

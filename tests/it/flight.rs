@@ -156,7 +156,7 @@ async fn tables(client: &mut FlightSqlServiceClient<Channel>, query: CommandGetT
 async fn tables_are_found_by_pattern_and_by_any_name_of_their_type() {
     let (_server, mut client) = client().await;
     let all = CommandGetTables::default();
-    let every = ["otel_traces", "service_edges", "span_events", "span_links", "spans", "traces"];
+    let every = ["attributes", "otel_traces", "service_edges", "span_events", "span_links", "spans", "traces"];
     assert_eq!(tables(&mut client, all.clone()).await, every);
     let named = |pattern: &str| CommandGetTables {
         table_name_filter_pattern: Some(pattern.to_owned()),

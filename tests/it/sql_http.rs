@@ -6,7 +6,7 @@ use arrow::{array::AsArray, ipc::reader::StreamReader, record_batch::RecordBatch
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
-use tracehouse::server::Server;
+use tracehouse::{config::ByteSize, server::Server};
 
 use crate::{frame, support::process::Server as Process, tempo_http};
 
@@ -229,5 +229,27 @@ async fn memory_stays_flat_while_a_client_reads_millions_of_rows_slowly() {
         }
         assert!(bytes > 8 << 20, "{format}: {bytes}");
         assert!(most < before + 96, "{format}: from {before} MiB to {most} MiB for {} MiB", bytes >> 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_query_may_read_is_limited_and_the_error_names_the_limit() {
+    for (setting, limit) in [("query.scanned_rows_max", "= 2"), ("query.scanned_bytes_max", "= 64")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = frame::settings(folder.path());
+        match setting {
+            "query.scanned_rows_max" => settings.query.scanned_rows_max = 2,
+            _ => settings.query.scanned_bytes_max = ByteSize::from_bytes(64),
+        }
+        let server = frame::start(&settings).await;
+        tempo_http::send(&server).await;
+        frame::get(&server, "/flush").await;
+        let response = ask(&server, "", "SELECT count(DISTINCT name), max(duration_nano) FROM spans").await;
+        let error: Value = response.json().await.unwrap();
+        let message = error["error"]["message"].as_str().unwrap_or_else(|| panic!("{setting}: {error}"));
+        assert!(message.contains(&format!("more than the limit {setting} {limit}")), "{message}");
+        // What is not in files and spans is free.
+        assert_eq!(ask(&server, "", "SELECT 1").await.status().as_u16(), 200);
+        server.stop().await.unwrap();
     }
 }

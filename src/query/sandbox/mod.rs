@@ -4,8 +4,8 @@
 //! the parser's tree, so comments, quoting and nesting hide nothing; the planner's own options refuse the same things a
 //! second time. Allowed are queries, `EXPLAIN [ANALYZE]` of a query, `SHOW` and `DESCRIBE`.
 //!
-//! Three bounds hold before there is a tree: the length of the text, the number of words and operators in it (a chain
-//! `1+1+1+...` is parsed in a loop into a tree as deep as it is long), and the depth of nesting.
+//! Four bounds hold before there is a tree: the length of the text, the number of words in it, the number of operators (a
+//! chain `1+1+1+...` is parsed in a loop into a tree as deep as it is long), and the depth of nesting.
 //!
 //! No function that reads files or the network is compiled in, and table functions are an allow list. Functions that make
 //! much out of little are bounded or left out ([`growth`]).
@@ -21,6 +21,7 @@ use datafusion::{
         parser::{DFParserBuilder, Statement},
         sqlparser::{
             dialect::GenericDialect,
+            keywords::Keyword,
             parser::ParserError,
             tokenizer::{Token, TokenWithSpan, Tokenizer},
         },
@@ -46,6 +47,7 @@ impl CheckedStatement {
             .tokenize_with_location()
             .map_err(|error| failure::from_datafusion(&DataFusionError::from(ParserError::from(error))))?;
         check_word_count(&tokens, limits)?;
+        check_operator_count(&tokens, limits)?;
         number_placeholders(&mut tokens);
         names::quote(&mut tokens, spelled);
         let statements = DFParserBuilder::new(tokens)
@@ -111,6 +113,49 @@ fn check_word_count(tokens: &[TokenWithSpan], limits: &QueryLimits) -> Result<()
     Ok(())
 }
 
+/// A chain of operators is a tree as deep as it is long, and planning takes time in proportion to the square of that.
+fn check_operator_count(tokens: &[TokenWithSpan], limits: &QueryLimits) -> Result<()> {
+    let is_operator = |token: &&TokenWithSpan| match &token.token {
+        Token::Word(word) => word.quote_style.is_none() && OPERATORS.contains(&word.keyword),
+        Token::Whitespace(_)
+        | Token::Comma
+        | Token::Period
+        | Token::LParen
+        | Token::RParen
+        | Token::RBracket
+        | Token::SemiColon
+        | Token::Number(..)
+        | Token::Placeholder(_)
+        | Token::SingleQuotedString(_) => false,
+        _ => true,
+    };
+    let (operators, limit) = (tokens.iter().filter(is_operator).count(), limits.sql_operators_max);
+    if operators > limit {
+        let message = format!(
+            "query has {operators} operators, more than the limit of {limit}; IN (...) compares with many values at once"
+        );
+        return Err(Error::new(ErrorKind::TooLarge, message));
+    }
+    Ok(())
+}
+
+/// Words that make a tree deeper.
+const OPERATORS: [Keyword; 13] = [
+    Keyword::AND,
+    Keyword::BETWEEN,
+    Keyword::EXCEPT,
+    Keyword::ILIKE,
+    Keyword::IN,
+    Keyword::INTERSECT,
+    Keyword::IS,
+    Keyword::JOIN,
+    Keyword::LIKE,
+    Keyword::NOT,
+    Keyword::OR,
+    Keyword::UNION,
+    Keyword::WITH,
+];
+
 /// `?` is the next of `$1`, `$2`, ...: JDBC and ODBC programs write it so.
 fn number_placeholders(tokens: &mut [TokenWithSpan]) {
     let mut number = 0;
@@ -147,6 +192,8 @@ mod tests {
         let chain = |operator: &str, length| format!("SELECT 1{}", format!("{operator}1").repeat(length));
         assert_eq!(refusal(&chain("+", 20_000)), "query has 20001 words and operators, more than the limit of 10000");
         assert!(CheckedStatement::parse(&chain(" OR ", 500), &QueryLimits::default(), &[]).is_ok());
+        let refusal = refusal(&chain(" || ", 1_001));
+        assert!(refusal.starts_with("query has 1001 operators, more than the limit of 1000"), "{refusal}");
     }
 
     #[test]

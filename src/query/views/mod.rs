@@ -3,10 +3,12 @@
 //! ```text
 //!  spans, span_events, span_links, otel_traces    row by row: conditions move through the plan to the scan
 //!  traces, service_edges                          whole traces: widened scan, conditions applied again ([`whole`])
+//!  attributes                                     the lists of keys that files carry ([`keys`]); no span is read
 //! ```
 //!
 //! A view reads the base table and nothing else, so a query sees one state of the data however many views it joins.
 
+mod keys;
 mod whole;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -38,6 +40,8 @@ enum Reads {
     Spans,
     /// A row comes from several spans of one trace; its columns `start_time` and `date` are of one of them.
     WholeTraces,
+    /// A row comes from lists of attributes, file by file.
+    Keys,
 }
 
 /// The views, by name, with their text.
@@ -47,6 +51,7 @@ const VIEWS: &[(&str, Reads, &str)] = &[
     ("span_events", Reads::Spans, include_str!("../../../sql/views/span_events.sql")),
     ("span_links", Reads::Spans, include_str!("../../../sql/views/span_links.sql")),
     ("service_edges", Reads::WholeTraces, include_str!("../../../sql/views/service_edges.sql")),
+    ("attributes", Reads::Keys, include_str!("../../../sql/views/attributes.sql")),
     ("otel_traces", Reads::Spans, include_str!("../../../sql/views/otel_traces.sql")),
 ];
 
@@ -63,7 +68,8 @@ pub(crate) struct View {
 /// Plans all views; fails only by a defect in them.
 pub(crate) fn plan_all(state: &SessionState) -> Result<Vec<View>> {
     let base = MemTable::try_new(logical_schema(), vec![Vec::new()])?;
-    let catalogs = catalog_of(vec![(BASE_TABLE, Arc::new(base))])?;
+    let keys = MemTable::try_new(keys::schema(), vec![Vec::new()])?;
+    let catalogs = catalog_of(vec![(BASE_TABLE, Arc::new(base)), (KEYS_TABLE, Arc::new(keys))])?;
     let state = SessionStateBuilder::new_from_existing(state.clone()).with_catalog_list(catalogs).build();
     VIEWS
         .iter()
@@ -116,7 +122,12 @@ impl View {
     pub(crate) fn table(&self, base: &Arc<dyn TableProvider>, extent_nano: i64) -> Result<Arc<dyn TableProvider>> {
         Ok(match self.reads {
             Reads::Spans => {
-                let plan = over(&self.plan, base, None)?;
+                let plan = over(&self.plan, BASE_TABLE, base, None)?;
+                Arc::new(ViewTable::new(plan, Some(self.text.to_owned())))
+            }
+            Reads::Keys => {
+                let lists: Arc<dyn TableProvider> = Arc::new(keys::KeyLists::new(Arc::clone(base)));
+                let plan = over(&self.plan, KEYS_TABLE, &lists, None)?;
                 Arc::new(ViewTable::new(plan, Some(self.text.to_owned())))
             }
             Reads::WholeTraces => {
@@ -126,12 +137,20 @@ impl View {
     }
 }
 
-/// The same plan reading another base table, of which only the rows that meet `condition`.
-fn over(plan: &LogicalPlan, base: &Arc<dyn TableProvider>, condition: Option<&Expr>) -> Result<LogicalPlan> {
+/// The name that the lists of attributes have in the text of a view.
+const KEYS_TABLE: &str = "physical_keys";
+
+/// The same plan reading another table of this name, of which only the rows that meet `condition`.
+fn over(
+    plan: &LogicalPlan,
+    name: &str,
+    base: &Arc<dyn TableProvider>,
+    condition: Option<&Expr>,
+) -> Result<LogicalPlan> {
     let source = provider_as_source(Arc::clone(base));
     plan.clone()
         .transform_down_with_subqueries(|node| match node {
-            LogicalPlan::TableScan(mut scan) if scan.table_name == TableReference::bare(BASE_TABLE) => {
+            LogicalPlan::TableScan(mut scan) if scan.table_name == TableReference::bare(name) => {
                 scan.source = Arc::clone(&source);
                 let mut builder = LogicalPlanBuilder::from(LogicalPlan::TableScan(scan));
                 if let Some(condition) = condition {

@@ -27,6 +27,7 @@ use super::over;
 use crate::{
     functions::scalar_function,
     model::{schema::column, time::TimeRange},
+    query::session::BASE_TABLE,
 };
 
 const TRACE_ID: &str = "trace_id";
@@ -69,7 +70,7 @@ impl WholeTraces {
         if range.end_unix_nano != i64::MAX {
             conditions.push(start.lt(lit(range.end_unix_nano)));
         }
-        over(&self.plan, &self.base, conjunction(conditions).as_ref())
+        over(&self.plan, BASE_TABLE, &self.base, conjunction(conditions).as_ref())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The query engine over a table in memory: sandbox, limits, answers and their form.
 
+mod columns;
 pub(crate) mod data;
 mod engine;
 mod metrics;

@@ -146,6 +146,7 @@ async fn a_view_says_what_it_is() {
     +---------------+------------+
     | table_name    | table_type |
     +---------------+------------+
+    | attributes    | VIEW       |
     | otel_traces   | VIEW       |
     | service_edges | VIEW       |
     | span_events   | VIEW       |
