@@ -380,6 +380,10 @@ section! {
         pub stream_patience: HumanDuration = HumanDuration::seconds(1),
         /// Most values of one attribute in an answer about tags.
         pub tag_values_max: usize = 10_000,
+        /// How long after its start a span is counted at /metrics/services: time for it to end and to arrive.
+        pub service_metrics_delay: HumanDuration = HumanDuration::seconds(30),
+        /// Most combinations of labels at /metrics/services, edges and operations together; further ones are left out.
+        pub service_metrics_series_max: usize = 10_000,
     }
 }
 

@@ -72,6 +72,7 @@ impl Parts {
             clock: Arc::clone(&clock),
             config: Arc::clone(&settings),
             ingest: Arc::clone(&ingest),
+            service_metrics: tempo::ServiceMetrics::new()?,
         };
         let receiver = receiver::Receiver::new(Arc::clone(&ingest), &settings.ingest, clock, metrics);
         let sql = sql::router(Arc::clone(&engine));

@@ -94,6 +94,21 @@ def test_names_and_values_are_those_that_were_sent(warehouse, call, tempopb, sen
     }
 
 
+def test_streamed_series_count_every_span(call, sent, service):
+    start = min(span["start"] for span in sent.values()) // 10**9 - 60
+    query = f'{{ resource.service.name = "{service}" }} | count_over_time()'
+    asked = {"query": query, "start": start * 10**9, "end": (start + 600) * 10**9}
+    messages = call("MetricsQueryRange", step=60 * 10**9, **asked)
+    # A later sample of one moment takes the place of an earlier.
+    samples = {sample.timestamp_ms: sample.value for message in messages for series in message.series for sample in series.samples}
+    assert sum(samples.values()) == len(sent)
+    last = messages[-1].metrics
+    assert last.completedJobs == last.totalJobs > 0
+    # Of an instant, the last message is the answer.
+    messages = call("MetricsQueryInstant", **asked)
+    assert [series.value for series in messages[-1].series] == [len(sent)]
+
+
 def test_an_error_has_a_code_and_tempos_words(call):
     with pytest.raises(grpc.RpcError) as refused:
         call("Search", Query="{ status = }")

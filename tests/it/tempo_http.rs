@@ -1,16 +1,21 @@
-//! The Tempo routes, by cases in `tests/http/tempo.json`, on spans in memory, in files, and after a crash.
+//! The Tempo routes, by cases in `tests/http`, on spans in memory and in files, and under limits.
+//!
+//! `tempo.json` goes through the routes and what they refuse, `operators.json` through those that are not about spans,
+//! `clients.json` through what each client sends; `limits.json` has cases for servers with settings of their own. A case is
+//! a request, the status, and what is to be found in the answer. Every answer in JSON is decoded strictly, and asked for
+//! again in protobuf.
 
 use std::{fs, path::Path};
 
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tracehouse::{
     api::tempo::tempopb::{
         SearchResponse, SearchTagValuesResponse, SearchTagValuesV2Response, SearchTagsResponse, SearchTagsV2Response,
     },
-    config::ByteSize,
+    config::{ByteSize, Effective, Flag, Settings, Sources},
     server::Server,
 };
 
@@ -20,6 +25,8 @@ use crate::{frame, tempo_strict};
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
+    /// GET without it.
+    method: Option<String>,
     get: String,
     #[serde(default)]
     query: std::collections::BTreeMap<String, String>,
@@ -53,15 +60,24 @@ pub(crate) async fn send(server: &Server) {
     assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (200, "{}"));
 }
 
+fn read<T: DeserializeOwned>(file: &str) -> T {
+    serde_json::from_slice(&fs::read(folder().join(file)).unwrap()).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
 fn cases() -> Vec<Case> {
-    serde_json::from_slice(&fs::read(folder().join("tempo.json")).unwrap()).unwrap()
+    ["tempo.json", "operators.json", "clients.json"].into_iter().flat_map(read::<Vec<Case>>).collect()
+}
+
+fn url(server: &Server, case: &Case) -> reqwest::Url {
+    let base = format!("http://{}{}", server.addresses().tempo, case.get);
+    let url = if case.query.is_empty() { base.parse() } else { reqwest::Url::parse_with_params(&base, &case.query) };
+    url.unwrap()
 }
 
 async fn run(server: &Server, case: &Case, state: &str) {
     let context = format!("{} ({state})", case.name);
-    let base = format!("http://{}{}", server.addresses().tempo, case.get);
-    let url = if case.query.is_empty() { base.parse() } else { reqwest::Url::parse_with_params(&base, &case.query) };
-    let mut request = reqwest::Client::new().get(url.unwrap());
+    let method = case.method.as_deref().map_or(reqwest::Method::GET, |method| method.parse().unwrap());
+    let mut request = reqwest::Client::new().request(method, url(server, case));
     if let Some(accept) = &case.accept {
         request = request.header("accept", accept);
     }
@@ -87,8 +103,9 @@ async fn run(server: &Server, case: &Case, state: &str) {
         assert_eq!(found, expected, "{context}");
     }
     if status == 200 && header("content-type") == Some("application/json") {
-        let checked = tempo_strict::check(case.get.split('?').next().unwrap(), &body);
-        assert_eq!(checked, Ok(()), "{context}");
+        let path = case.get.split('?').next().unwrap();
+        assert_eq!(tempo_strict::check(path, &body), Ok(()), "{context}");
+        check_in_protobuf(server, case, path, &serde_json::from_str(&body).unwrap(), &context).await;
     }
     if let Some(expected) = &case.text {
         assert_eq!(&body, expected, "{context}");
@@ -99,6 +116,42 @@ async fn run(server: &Server, case: &Case, state: &str) {
     if let Some(expected) = &case.text_contains {
         assert!(body.contains(expected), "{context}: {body}");
     }
+}
+
+/// The same answer as the message of the gRPC API, with as many items, and without a byte that the message does not know.
+async fn check_in_protobuf(server: &Server, case: &Case, path: &str, json: &Value, context: &str) {
+    let count = |list: &str| json[list].as_array().map_or(0, Vec::len);
+    let decoded: fn(&[u8]) -> (usize, Vec<u8>) = match path {
+        "/api/search" => |bytes| again::<SearchResponse>(bytes, |message| message.traces.len()),
+        "/api/search/tags" => |bytes| again::<SearchTagsResponse>(bytes, |message| message.tag_names.len()),
+        "/api/v2/search/tags" => |bytes| again::<SearchTagsV2Response>(bytes, |message| message.scopes.len()),
+        _ if path.starts_with("/api/search/tag/") => {
+            |bytes| again::<SearchTagValuesResponse>(bytes, |message| message.tag_values.len())
+        }
+        _ if path.starts_with("/api/v2/search/tag/") => {
+            |bytes| again::<SearchTagValuesV2Response>(bytes, |message| message.tag_values.len())
+        }
+        _ if path.starts_with("/api/traces/") => {
+            |bytes| again::<TracesData>(bytes, |message| message.resource_spans.len())
+        }
+        // Series are always JSON; traces of the second version are looked at below.
+        _ => return,
+    };
+    let lists = ["traces", "tagNames", "scopes", "tagValues", "batches"];
+    let items: usize = lists.into_iter().map(count).sum();
+    let request = reqwest::Client::new().get(url(server, case)).header("accept", "application/protobuf");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "application/protobuf", "{context}");
+    let bytes = response.bytes().await.unwrap();
+    let (found, written) = decoded(&bytes);
+    assert_eq!(found, items, "{context}");
+    assert_eq!(written.len(), bytes.len(), "{context}: the message has fields that are not known");
+}
+
+/// Decodes a message, counts its items, and encodes it again, which leaves out what is not known.
+fn again<M: Message + Default>(bytes: &[u8], count: fn(&M) -> usize) -> (usize, Vec<u8>) {
+    let message = M::decode(bytes).unwrap();
+    (count(&message), message.encode_to_vec())
 }
 
 /// Grafana follows pointers without looking: what protobuf would leave out must be there.
@@ -161,6 +214,57 @@ async fn check(server: &Server, state: &str) {
         run(server, &case, state).await;
     }
     check_protobuf(server, state).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_has_a_case() {
+    let data = tempfile::tempdir().unwrap();
+    let server = start(data.path()).await;
+    let routes = frame::get(&server, "/status/endpoints").await.text().await.unwrap();
+    let cases = cases();
+    let asked = |route: &str| {
+        let pattern = regex::escape(route).replace(r"\{name\}", ".+").replace(r"\{identifier\}", ".+");
+        let pattern =
+            pattern.replace(r"\{id\}", "[^/]+").replace(r"\{method\}", "[^/]+").replace(r"\{tenant\}", "[^/]+");
+        let pattern = regex::Regex::new(&format!("^{pattern}$")).unwrap();
+        cases.iter().any(|case| pattern.is_match(case.get.split('?').next().unwrap()))
+    };
+    let without: Vec<&str> = routes.lines().filter(|line| line.starts_with('/') && !asked(line)).collect();
+    assert!(without.is_empty(), "{without:?}");
+    assert!(routes.lines().count() > 20, "{routes}");
+    server.stop().await.unwrap();
+}
+
+/// A server's settings with those of the query section as a command line would give them.
+fn with_settings(settings: Settings, given: &[String]) -> Settings {
+    let flag = |text: &String| {
+        let (key, value) = text.split_once('=').unwrap();
+        assert!(key.starts_with("query."), "{key}");
+        Flag { name: "--set".to_owned(), key: key.to_owned(), value: value.to_owned() }
+    };
+    let flags = given.iter().map(flag).collect();
+    let query = Effective::load(&Sources { flags, ..Sources::default() }).unwrap().settings().query.clone();
+    Settings { query, ..settings }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limited {
+    settings: Vec<String>,
+    cases: Vec<Case>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_limit_has_its_status_and_is_named() {
+    for limited in read::<Vec<Limited>>("limits.json") {
+        let data = tempfile::tempdir().unwrap();
+        let server = frame::start(&with_settings(frame::settings(data.path()), &limited.settings)).await;
+        send(&server).await;
+        for case in &limited.cases {
+            run(&server, case, &limited.settings.join(" ")).await;
+        }
+        server.stop().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,7 @@ use http::{HeaderValue, StatusCode, header};
 use tonic::{server::NamedService, service::Routes};
 use tower_http::compression::CompressionLayer;
 
+pub use self::metrics::services::ServiceMetrics;
 use self::tempopb::streaming_querier_server::StreamingQuerierServer;
 
 use crate::{
@@ -58,7 +59,7 @@ use crate::{
 const NOT_BUILT: [&str; 1] = ["/api/v2/traces/diff"];
 
 /// The routes that are there, for `/status/endpoints`.
-const ROUTES: [&str; 29] = [
+const ROUTES: [&str; 30] = [
     "/api/echo",
     "/api/mcp",
     "/api/metrics/query",
@@ -76,6 +77,7 @@ const ROUTES: [&str; 29] = [
     "/api/v2/traces/{id}",
     "/flush",
     "/metrics",
+    "/metrics/services",
     "/ready",
     "/shutdown",
     "/status",
@@ -103,6 +105,8 @@ pub struct TempoState {
     pub config: Arc<Settings>,
     /// What is flushed on request.
     pub ingest: Arc<Ingest>,
+    /// Counters of calls between services.
+    pub service_metrics: Arc<ServiceMetrics>,
 }
 
 impl TempoState {
@@ -126,6 +130,7 @@ pub fn router(state: TempoState) -> Router {
         .route("/status/overrides", get(status::nothing_at_runtime))
         .route("/status/overrides/{tenant}", get(status::nothing_at_runtime))
         .route("/status/usage-stats", get(status::usage))
+        .route("/metrics/services", get(metrics::services::scraped))
         .route("/flush", get(status::flush).post(status::flush))
         .route("/api/traces/{id}", get(trace::v1))
         .route("/api/v2/traces/{id}", get(trace::v2))

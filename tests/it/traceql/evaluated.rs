@@ -34,7 +34,8 @@ fn read(world: &str) -> Vec<Span> {
     spans.iter().map(span).collect()
 }
 
-fn span(json: &Json) -> Span {
+/// A span of a file.
+pub(crate) fn span(json: &Json) -> Span {
     let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
     let scope = &json["scope"];
     let items = |name: &str| json[name].as_array().cloned().unwrap_or_default();

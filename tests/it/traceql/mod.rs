@@ -14,8 +14,8 @@
 //! `TRACEHOUSE_BLESS=1 cargo test --test it traceql` rewrites the expectations of queries that are still in their class.
 
 mod corpus;
-mod evaluated;
+pub(crate) mod evaluated;
 mod hostile;
 mod random;
-mod reference;
+pub(crate) mod reference;
 mod round_trip;

@@ -1,9 +1,11 @@
 //! What is computed from spans: `/api/metrics/query_range` and `/api/metrics/query` here, which answer TraceQL metrics, always
-//! as JSON; the service graph in [`graph`]; the counts of Tempo 2 in [`summary`].
+//! as JSON; the service graph in [`graph`]; the counts of Tempo 2 in [`summary`];
+//! what Prometheus scrapes of services in [`services`].
 
 pub(crate) mod graph;
 pub(crate) mod json;
 pub(crate) mod series;
+pub(crate) mod services;
 pub(crate) mod summary;
 
 use axum::{
