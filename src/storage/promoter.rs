@@ -9,6 +9,11 @@
 //! What a table declares is in its log, so every process writes the same columns; which attributes are on the way is in
 //! memory, and starts anew with the process. The choice depends on nothing else, and ties go by name.
 //!
+//! Attributes of events and links stay in maps within their lists: on the demo's spans all of events is 1.1 % of the bytes of a
+//! file and all of links another 1.1 %, attributes being 0.7 % and 0.4 % of it, so that no column could save half a byte
+//! per span, and a query for one of them reads little else. Which keys are in a file its footer says, so that a query for an
+//! absent one skips it.
+//!
 //! A flush asks [`Promoter::choose`]; whoever rewrites files takes what is there already, [`current`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,7 +34,9 @@ use crate::{
 /// In how many flushes an attribute has to pay, always with one type, before it gets a column.
 pub const FILES_AGREE: u32 = 3;
 
-/// Bytes in a file that a value in a column saves over one in a map, by estimate.
+/// What a value in a column is worth over one in a map, in bytes of the file. On the demo's spans a file gets smaller by a
+/// quarter of a byte for each (from 5 bytes larger, where values are few, to 4 smaller, where each is another); the rest
+/// stands for queries, which read a column instead of all maps, a fifth of the file.
 const SAVED_BYTES_PER_VALUE: f64 = 1.0;
 
 /// Bytes in a file that a column costs besides its values: footer, page headers, indexes.
