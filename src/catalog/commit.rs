@@ -38,6 +38,10 @@ use crate::{
 /// Most bytes of keys and values in the tags of a file.
 pub const TAGS_BYTES_MAX: usize = 1024;
 
+/// The application whose transaction version counts the spans that were dropped because an equal one stays: checkpoints
+/// keep it, and every commit that drops some sees the count before it.
+pub(super) const DUPLICATES_APP_ID: &str = "tracehouse-duplicates";
+
 /// A change of a table, all or nothing.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -49,6 +53,8 @@ pub struct Commit {
     pub removes: Vec<Arc<str>>,
     /// How far an application is with this commit.
     pub transaction: Option<Transaction>,
+    /// Spans of the removed files that the added ones lack because an equal one stays.
+    pub duplicates: u64,
     /// Columns that the added files hold; those that the table does not declare are added to it.
     pub columns: Vec<FieldRef>,
 }
@@ -177,12 +183,12 @@ impl Operation {
 impl Commit {
     /// A commit that adds files.
     pub fn append(adds: Vec<NewFile>, transaction: Option<Transaction>, columns: Vec<FieldRef>) -> Self {
-        Self { operation: Operation::Write, adds, removes: Vec::new(), transaction, columns }
+        Self { operation: Operation::Write, adds, removes: Vec::new(), transaction, duplicates: 0, columns }
     }
 
     /// A commit that puts files in the place of others with the same spans.
     pub fn replace(removes: Vec<Arc<str>>, adds: Vec<NewFile>, columns: Vec<FieldRef>) -> Self {
-        Self { operation: Operation::Optimize, adds, removes, transaction: None, columns }
+        Self { operation: Operation::Optimize, adds, removes, transaction: None, duplicates: 0, columns }
     }
 
     /// The actions of this commit after `base`.
@@ -204,6 +210,12 @@ impl Commit {
         if let Some(Transaction { app_id, version }) = &self.transaction {
             let last_updated = Some(context.now_unix_milli);
             actions.push(Txn { app_id: app_id.clone(), version: *version, last_updated }.into());
+        }
+        if self.duplicates > 0 {
+            let dropped = i64::try_from(self.duplicates).unwrap_or(i64::MAX);
+            let version = base.duplicates().cast_signed().saturating_add(dropped);
+            let (app_id, last_updated) = (DUPLICATES_APP_ID.to_owned(), Some(context.now_unix_milli));
+            actions.push(Txn { app_id, version, last_updated }.into());
         }
         actions.extend(self.removes.iter().filter_map(|path| self.remove(base, path, context)));
         for file in &self.adds {

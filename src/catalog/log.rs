@@ -13,7 +13,7 @@ use crate::{
 
 /// What an object in the log's folder is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LogFile {
+pub enum LogFile {
     /// A commit.
     Commit(u64),
     /// A checkpoint, or a part of one.
@@ -23,7 +23,8 @@ pub(super) enum LogFile {
 }
 
 impl LogFile {
-    pub(super) fn of_path(path: &Path) -> Self {
+    /// What an object of this name is.
+    pub fn of_path(path: &Path) -> Self {
         let name = path.filename().unwrap_or_default();
         let Some((digits, rest)) = name.split_once('.') else { return LogFile::Other };
         let version = if digits.len() == 20 { digits.parse().ok() } else { None };

@@ -27,6 +27,7 @@
 //!         tags: "tracehouse.traces": where the filter of trace ids is in the file
 //! {"remove":{"path":..,"deletionTimestamp":<ms>,"dataChange":..,"extendedFileMetadata":true,"partitionValues":..,"size":..}}
 //! {"txn":{"appId":"<log uuid>","version":<last record>,"lastUpdated":<ms>}}
+//!         appId "tracehouse-duplicates": how many spans compaction has dropped because an equal one stays
 //! {"commitInfo":{"timestamp":<ms>,"operation":"WRITE","engineInfo":"tracehouse/..","commitId":"<uuid>",..}}
 //! ```
 //!
@@ -55,6 +56,7 @@ mod tables;
 pub use self::{
     commit::{CHECKSUM_TAG, Commit, CommitOutcome, NewFile, Operation, Transaction, columns_of},
     error::CatalogError,
+    log::LogFile,
     settings::CatalogSettings,
     snapshot::{LiveFile, Snapshot},
     statistics::{ColumnStatistics, FileStatistics, StatisticsValue},

@@ -21,6 +21,8 @@ pub struct CatalogSettings {
     pub log_retention: Duration,
     /// How long replaced files stay for readers that still use an older snapshot.
     pub deleted_file_retention: Duration,
+    /// How old the latest commit of another process may be that a query does not see.
+    pub snapshot_age_max: Duration,
     /// How often a commit is tried against other writers.
     pub attempts_max: u32,
     /// The longest wait before the second try; doubled for each further one, up to 64 times this.
@@ -37,6 +39,7 @@ impl Default for CatalogSettings {
             checkpoint_interval_commits: 100,
             log_retention: Duration::from_secs(24 * 3600),
             deleted_file_retention: Duration::from_secs(3600),
+            snapshot_age_max: Duration::from_secs(5),
             attempts_max: 100,
             backoff: Duration::from_millis(5),
         }

@@ -13,6 +13,7 @@ use crate::{
     catalog::{
         CatalogError, FORMAT_VERSION, FORMAT_VERSION_PROPERTY, NewFile,
         action::{Action, Add, MetaData, Protocol},
+        commit::DUPLICATES_APP_ID,
         schema::TableSchema,
         statistics::FileStatistics,
     },
@@ -182,6 +183,11 @@ impl Snapshot {
     /// How far an application got: for the UUID of a write-ahead log, the last record that is in files.
     pub fn transaction(&self, app_id: &str) -> Option<i64> {
         self.transactions.get(app_id).copied()
+    }
+
+    /// Spans that were dropped from the table in its whole life because an equal one stays.
+    pub fn duplicates(&self) -> u64 {
+        self.transaction(DUPLICATES_APP_ID).unwrap_or_default().max(0).cast_unsigned()
     }
 
     /// The columns that the table declares; `None` for a table that does not exist yet.

@@ -22,8 +22,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::{BoxFuture, Shared},
+    stream,
+};
 use object_store::path::Path;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -33,6 +38,7 @@ use crate::{
         CatalogError, CatalogSettings, action, checkpoint,
         commit::{Commit, CommitOutcome, Plan, PlanContext},
         log, open,
+        removals::Removals,
         snapshot::Snapshot,
     },
     clock::Clock,
@@ -49,6 +55,12 @@ const SETTLE_ATTEMPTS_MAX: u32 = 5;
 /// How many commits are read at once when there are several to catch up with.
 const TAIL_READS_MAX: usize = 16;
 
+/// How long a query waits for a look at the log.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A look at the log that several wait for.
+type Look = Shared<BoxFuture<'static, ()>>;
+
 /// One tenant's table.
 #[derive(Debug)]
 pub struct Table {
@@ -60,7 +72,12 @@ pub struct Table {
     committer: tokio::sync::Mutex<()>,
     /// When the end of the log was last seen.
     log_seen_unix_nano: AtomicI64,
+    /// A look at the log for queries, while it is on its way.
+    looking: Mutex<Option<Look>>,
+    /// Until when no query waits for such a look, because the last one did not come back in time.
+    patience_lost_until_unix_nano: AtomicI64,
     is_checkpointing: AtomicBool,
+    removals: Mutex<Removals>,
     background: TaskTracker,
 }
 
@@ -88,7 +105,10 @@ impl Table {
             current: ArcSwap::from_pointee(snapshot),
             committer: tokio::sync::Mutex::new(()),
             log_seen_unix_nano,
+            looking: Mutex::default(),
+            patience_lost_until_unix_nano: AtomicI64::new(i64::MIN),
             is_checkpointing: AtomicBool::new(false),
+            removals: Mutex::default(),
             background,
         })
     }
@@ -96,6 +116,16 @@ impl Table {
     /// The store that the table is in.
     pub(super) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The folder of its log in the store.
+    pub fn log_folder(&self) -> Path {
+        log::folder(&self.folder)
+    }
+
+    /// What commits removed, as far as it was asked for.
+    pub(super) fn removals(&self) -> &Mutex<Removals> {
+        &self.removals
     }
 
     /// The folder in the store.
@@ -116,6 +146,51 @@ impl Table {
         self.read_tail().await
     }
 
+    /// The latest state for a query: with every commit of other processes that is older than
+    /// [`CatalogSettings::snapshot_age_max`], as far as the store can be asked.
+    ///
+    /// A table that is queried all the time is looked at in the background, at half of that age, so that no query waits.
+    /// If the store does not answer in time, the latest known state is what there is, and for as long again no query waits.
+    pub async fn recent(self: &Arc<Self>) -> Arc<Snapshot> {
+        let age_max_nano = i64::try_from(self.settings.snapshot_age_max.as_nanos()).unwrap_or(i64::MAX);
+        let now_unix_nano = self.clock.now_unix_nano();
+        let age_nano = now_unix_nano.saturating_sub(self.log_seen_unix_nano.load(Ordering::SeqCst));
+        if age_nano < age_max_nano / 2 {
+            return self.snapshot();
+        }
+        let look = self.look();
+        let is_patient = now_unix_nano >= self.patience_lost_until_unix_nano.load(Ordering::SeqCst);
+        if age_nano >= age_max_nano && is_patient && tokio::time::timeout(LOOK_WAIT_MAX, look).await.is_err() {
+            self.lose_patience();
+        }
+        self.snapshot()
+    }
+
+    /// The look that is on its way, or a new one.
+    fn look(self: &Arc<Self>) -> Look {
+        let mut looking = self.looking.lock();
+        if let Some(look) = looking.as_ref().filter(|look| look.peek().is_none()) {
+            return look.clone();
+        }
+        let table = Arc::clone(self);
+        // A task of its own: whoever asked first can go away while others wait.
+        let task = tokio::spawn(async move {
+            if let Err(error) = table.refresh().await {
+                debug!(table = %table.folder.path(), %error, "cannot look for commits of others");
+                table.lose_patience();
+            }
+        });
+        let look = task.map(|_| ()).boxed().shared();
+        *looking = Some(look.clone());
+        look
+    }
+
+    fn lose_patience(&self) {
+        let pause_nano = i64::try_from(self.settings.snapshot_age_max.as_nanos()).unwrap_or(i64::MAX);
+        let until = self.clock.now_unix_nano().saturating_add(pause_nano);
+        self.patience_lost_until_unix_nano.store(until, Ordering::SeqCst);
+    }
+
     /// Makes a change durable and visible to every process, or fails without having changed anything.
     ///
     /// # Errors
@@ -131,7 +206,8 @@ impl Table {
         let mut has_read_tail = false;
         for attempt in 0..self.settings.attempts_max {
             let base = self.snapshot();
-            let now_unix_milli = self.clock.now_unix_nano() / 1_000_000;
+            let now_unix_nano = self.clock.now_unix_nano();
+            let now_unix_milli = now_unix_nano / 1_000_000;
             let context = PlanContext { settings: &self.settings, now_unix_milli, commit_id: &commit_id };
             let actions = match commit.plan(&base, context) {
                 Ok(Plan::Write(actions)) => actions,
@@ -148,6 +224,8 @@ impl Table {
             match self.put_commit(version, &commit_id, &self.encode(&actions)?).await? {
                 Landing::Ours => {
                     crashpoint::hit("catalog.commit.after_put");
+                    // Nothing was there when it was created: that was the end of the log.
+                    self.log_seen_unix_nano.fetch_max(now_unix_nano, Ordering::SeqCst);
                     let snapshot = self.publish(&Arc::new(base.apply(version, &actions)?));
                     self.checkpoint_if_due(version);
                     return Ok(CommitOutcome::Committed(snapshot));

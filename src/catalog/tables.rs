@@ -52,6 +52,12 @@ impl Catalog {
         cell.get_or_try_init(open).await.cloned()
     }
 
+    /// The last commit of a tenant's table that this process knows of, if the table is open and exists. Asks no one.
+    pub fn known_version(&self, tenant: &TenantId) -> Option<u64> {
+        let cell = self.tables.lock().get(tenant).map(Arc::clone)?;
+        cell.get()?.snapshot().version()
+    }
+
     /// Forgets a table that has been idle, to free its memory. Whoever still holds it can go on using it.
     pub fn close(&self, tenant: &TenantId) {
         self.tables.lock().remove(tenant);

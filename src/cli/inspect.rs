@@ -34,6 +34,8 @@ enum What {
     Files,
     /// The columns of one table: bytes, share, and which attributes are promoted.
     Columns,
+    /// The write-ahead log: every tenant's records, and up to which one they are in its table.
+    Log,
 }
 
 pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
@@ -46,6 +48,7 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
             What::Tables => inspector.tables().await?,
             What::Files => inspector.files(&tenant).await?,
             What::Columns => inspector.columns(&tenant).await?,
+            What::Log => inspector.log(&folder.log).await?,
         };
         args.output.write(batch.schema(), futures::stream::iter([Ok(batch)])).await
     })

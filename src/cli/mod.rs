@@ -11,6 +11,7 @@ mod sql;
 mod traceql;
 
 mod compact;
+mod copy;
 mod delete;
 mod inspect;
 mod verify;
@@ -51,8 +52,12 @@ enum Command {
     Compact(compact::CompactArgs),
     /// Checks every file, count and checksum of a data folder, and that what was deleted is gone.
     Verify(verify::VerifyArgs),
-    /// Shows what is in a data folder: tables, files, columns.
+    /// Shows what is in a data folder: tables, files, columns, log.
     Inspect(inspect::InspectArgs),
+    /// Copies the tables to another folder or bucket, also beside a running server.
+    Backup(copy::BackupArgs),
+    /// Copies the tables of a backup to a folder or bucket that has none.
+    Restore(copy::RestoreArgs),
 }
 
 /// Runs the command of this process's arguments and says how it went.
@@ -75,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Compact(args) => compact::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Backup(args) => copy::backup(args),
+        Command::Restore(args) => copy::restore(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

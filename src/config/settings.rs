@@ -423,6 +423,9 @@ section! {
         pub part_bytes: ByteSize = ByteSize::mib(16),
         /// Most requests for parts of files that run at once.
         pub reads_max: usize = 64,
+        /// How long a commit of another server may stay unseen by queries here; tables that are queried often cost a small
+        /// request to the store in half of this time.
+        pub table_age_max: HumanDuration = HumanDuration::seconds(5),
         /// How long a read may take before it is sent a second time, and the faster answer counts; 0s never does. At
         /// most one read in twenty is sent twice.
         pub hedge_after: HumanDuration = HumanDuration::seconds(0),

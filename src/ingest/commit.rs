@@ -4,7 +4,11 @@
 //! syncs the group, makes its records visible, and acknowledges. The order is the promise: nothing is visible or
 //! acknowledged before it is synced, and what is acknowledged is visible.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{Arc, mpsc as blocking},
+};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
@@ -14,6 +18,7 @@ use super::{
     dedup::{DedupWindow, Digest},
     log_load::LogLoad,
     record::{Encoder, RecordError},
+    settle::Cuts,
     unavailable,
 };
 use crate::{
@@ -22,7 +27,7 @@ use crate::{
     live::{ENOUGH_SPANS, Live},
     metrics::Metrics,
     model::{batch::SpanBatch, tenant::TenantId},
-    wal::{CarriedDigest, Log, NewRecord, RecordNumber, WalError},
+    wal::{CarriedDigest, Log, NewRecord, RecordNumber, Replay, WalError},
 };
 
 /// A request that waits for its acknowledgement.
@@ -39,6 +44,16 @@ pub(super) enum Command {
     Write(Pending),
     /// The table holds this tenant's records up to a number; the log may forget them.
     Cut { tenant: TenantId, through: RecordNumber },
+    /// Give the records that are in the log now, and the sequence number that comes next.
+    Replay(oneshot::Sender<(Replay, u64)>),
+    /// Give the records from a sequence number on, and do nothing until they are in the buffers: then cut the log, and
+    /// make records visible from now on. Goes on as before if nobody says so.
+    Settle {
+        sequence: u64,
+        replay: oneshot::Sender<Replay>,
+        resumed: blocking::Receiver<Cuts>,
+        done: oneshot::Sender<()>,
+    },
     /// Answer when everything before has been answered.
     Barrier(oneshot::Sender<()>),
     /// Close the log and end.
@@ -49,6 +64,8 @@ pub(super) enum Command {
 pub(super) struct Committer {
     pub(super) log: Log,
     pub(super) log_load: Arc<LogLoad>,
+    /// Whether what the tables hold is known; until then records stay in the log and are not shown.
+    pub(super) is_settled: bool,
     pub(super) live: Arc<Live>,
     pub(super) dedup: DedupWindow,
     pub(super) clock: Arc<dyn Clock>,
@@ -106,6 +123,16 @@ impl Committer {
                     next = after;
                 }
                 Command::Cut { tenant, through } => self.cut(&tenant, through),
+                Command::Replay(asked) => {
+                    let _ = asked.send((self.log.replay(), self.log.next_sequence()));
+                }
+                Command::Settle { sequence, replay, resumed, done } => {
+                    let _ = replay.send(self.log.replay_from(sequence));
+                    if let Ok(cuts) = resumed.recv() {
+                        self.settle(cuts);
+                        let _ = done.send(());
+                    }
+                }
                 Command::Barrier(done) => {
                     let _ = done.send(());
                 }
@@ -193,7 +220,9 @@ impl Committer {
                 self.observe_size();
                 self.log_load.set_refusing(false);
                 for ((gathered, batch, _), number) in encoded.into_iter().zip(appended.numbers) {
-                    self.live.push(&gathered.tenant, number, batch, gathered.received_unix_nano);
+                    if self.is_settled {
+                        self.live.push(&gathered.tenant, number, batch, gathered.received_unix_nano);
+                    }
                     for digest in &gathered.digests {
                         self.dedup.insert(&gathered.tenant, *digest, gathered.received_unix_nano);
                     }
@@ -210,6 +239,14 @@ impl Committer {
                 }
             }
         }
+    }
+
+    fn settle(&mut self, cuts: Cuts) {
+        for (tenant, through) in cuts {
+            self.cut(&tenant, through);
+        }
+        self.is_settled = true;
+        self.live.set_settled();
     }
 
     fn cut(&mut self, tenant: &TenantId, through: RecordNumber) {

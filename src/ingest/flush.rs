@@ -94,7 +94,7 @@ impl FlushReport {
 /// Empties buffers that are due into their tables, and has the log cut behind them.
 #[derive(Debug)]
 pub(super) struct Flusher {
-    writer: TableWriter,
+    writer: Arc<TableWriter>,
     policy: FlushPolicy,
     log_load: Arc<LogLoad>,
     clock: Arc<dyn Clock>,
@@ -108,7 +108,7 @@ pub(super) struct Flusher {
 /// What a flusher works with.
 #[derive(Debug)]
 pub(super) struct FlusherParts {
-    pub(super) writer: TableWriter,
+    pub(super) writer: Arc<TableWriter>,
     pub(super) policy: FlushPolicy,
     pub(super) log_load: Arc<LogLoad>,
     pub(super) clock: Arc<dyn Clock>,
@@ -195,6 +195,18 @@ impl Flusher {
         }
         report.add(self.uploads.upload_all().await?);
         self.observe(&self.live().loads());
+        Ok(report)
+    }
+
+    /// Flushes one tenant's buffer, and returns when all is in the table.
+    pub(super) async fn flush_one(&self, tenant: &TenantId) -> Result<FlushReport> {
+        let mut report = FlushReport::default();
+        // A flush that failed before is repeated as it was, without what has come since.
+        if self.live().is_sealed(tenant) {
+            report.add(self.flush(tenant).await?);
+        }
+        report.add(self.flush(tenant).await?);
+        report.add(self.uploads.upload_all().await?);
         Ok(report)
     }
 

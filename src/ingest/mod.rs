@@ -20,6 +20,9 @@
 //! with [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) and a retry hint, and nothing was stored. A flush
 //! is asked for before it comes to that: by the bytes of the buffers, and by those of the log (`log_load`).
 //!
+//! Spans that were deleted before they arrived are left out ([`Screen`]). A bucket that is away at the start keeps queries
+//! waiting, not senders (`settle`).
+//!
 //! Where the tables lie in a bucket, a flush ends in files on this machine, and `upload` brings them to the table when
 //! the bucket is there.
 //!
@@ -31,20 +34,27 @@ mod flush;
 mod log_load;
 mod open;
 pub mod record;
+mod screen;
+mod settle;
 mod table_writer;
 mod upload;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 
 pub use flush::FlushReport;
 pub use open::{IngestParts, ReadOnly, Recovered};
+pub use screen::{Screen, Screened};
 
 use self::{
     commit::{Command, Pending},
     dedup::Digest,
     flush::Flusher,
+    settle::Settler,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -82,6 +92,10 @@ pub struct Ingest {
     live: Arc<Live>,
     commands: mpsc::Sender<Command>,
     flusher: Arc<Flusher>,
+    settler: Arc<Settler>,
+    screen: Arc<OnceLock<Screen>>,
+    /// Shared by writes between their screening and their place in the queue.
+    gate: RwLock<()>,
     buffer_bytes_max: usize,
 }
 
@@ -101,6 +115,11 @@ impl Ingest {
                 "the buffer holds {buffered} bytes of spans, the limit buffer.bytes_max is {limit}; retry later"
             )));
         }
+        let passing = self.gate.read().await;
+        let request = self.screened(tenant, request).await;
+        if request.batch.num_spans() == 0 {
+            return Ok(WriteOutcome { duplicate: false });
+        }
         let (ack, acknowledged) = oneshot::channel();
         let pending = Pending { tenant: tenant.clone(), request, ack };
         self.commands.try_send(Command::Write(pending)).map_err(|refused| match refused {
@@ -109,12 +128,34 @@ impl Ingest {
             }
             mpsc::error::TrySendError::Closed(_) => unavailable("the server is shutting down"),
         })?;
+        drop(passing);
         acknowledged.await.map_err(|_| unavailable("the server is shutting down"))?
     }
 
     /// Writes what is buffered for all tenants to their tables.
     pub async fn flush(&self) -> Result<FlushReport> {
+        self.settler.settle().await?;
         self.flusher.flush_all().await
+    }
+
+    /// Writes to its table what is buffered for one tenant, and every request of it that has passed the screen so far.
+    pub async fn flush_tenant(&self, tenant: &TenantId) -> Result<FlushReport> {
+        self.settler.settle().await?;
+        drop(self.gate.write().await);
+        self.barrier().await?;
+        self.flusher.flush_one(tenant).await
+    }
+
+    /// Screens what arrives from now on; whatever is set first stays.
+    pub fn set_screen(&self, screen: Screen) {
+        let _ = self.screen.set(screen);
+    }
+
+    async fn screened(&self, tenant: &TenantId, mut request: WriteRequest) -> WriteRequest {
+        if let Some(screen) = self.screen.get() {
+            request.batch = (screen.pass)(tenant, request.batch).batch().await;
+        }
+        request
     }
 
     /// The buffers and tables that this fills.
@@ -127,8 +168,10 @@ impl Ingest {
     /// What cannot be flushed stays in the log and is replayed at the next start.
     pub async fn shutdown(&self) -> Result<()> {
         self.flusher.stop();
+        self.settler.stop();
         let drained = self.barrier().await;
-        let flushed = self.flusher.flush_all().await;
+        // Without the tables nothing can be flushed; the log has everything.
+        let flushed = if self.live.is_settled() { self.flusher.flush_all().await } else { Ok(FlushReport::default()) };
         let (done, closed) = oneshot::channel();
         if self.commands.send(Command::Close(done)).await.is_ok() {
             closed
@@ -152,6 +195,7 @@ impl Drop for Ingest {
     fn drop(&mut self) {
         // The flusher holds the last sender but ours; the log's thread ends with them.
         self.flusher.stop();
+        self.settler.stop();
     }
 }
 

@@ -1,9 +1,13 @@
-//! Start: open the log, replay what the tables do not hold, start the committer and the flusher.
+//! Start: open the log, have it replayed ([`settle`](super::settle)), start the committer and the flusher.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, thread};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    thread,
+};
 
-use tokio::sync::mpsc;
-use tracing::info;
+use tokio::sync::{RwLock, mpsc};
+use tracing::{info, warn};
 
 use super::{
     Ingest, QUEUE_REQUESTS_MAX,
@@ -12,17 +16,16 @@ use super::{
     flush::{FlushPolicy, Flusher, FlusherParts},
     log_load::LogLoad,
     record,
+    settle::{Cuts, Replayer, Settler, is_away, number_floor, replay_record},
     table_writer::{TableWriter, TableWriterParts},
 };
 use crate::{
-    catalog::{Catalog, Commit, Transaction},
+    catalog::Catalog,
     clock::Clock,
     config::{Settings, WalSync},
-    crashpoint,
     error::{Error, ErrorKind, Result},
-    live::{Live, flushed_through},
+    live::Live,
     metrics::Metrics,
-    model::tenant::TenantId,
     storage::store::Store,
     wal::{Log, LogId, LogReader, Record, Recovery, SyncMode, WalSettings},
 };
@@ -56,7 +59,7 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    fn new(log: Recovery) -> Self {
+    pub(super) fn new(log: Recovery) -> Self {
         Self { records: 0, spans: 0, skipped: 0, log }
     }
 }
@@ -64,7 +67,8 @@ impl Recovered {
 impl Ingest {
     /// Opens the log in `folder`, replays it, and starts to accept writes.
     ///
-    /// If the records do not fit into the buffer they are flushed while they are replayed.
+    /// If the records do not fit into the buffer they are flushed while they are replayed. If the tables lie in a bucket
+    /// that is away, writes are accepted all the same, and queries when it is there ([`settle`](super::settle)).
     pub async fn open(parts: IngestParts, folder: &Path) -> Result<(Arc<Self>, Recovered)> {
         let IngestParts { settings, store, catalog, clock, metrics } = parts;
         let (mut log, recovery) = Log::open(folder, wal_settings(&settings))?;
@@ -78,38 +82,44 @@ impl Ingest {
                 Error::new(ErrorKind::Unavailable, message).with_source(cause)
             })?;
         }
-        let writer = TableWriter::new(TableWriterParts {
+        let writer = Arc::new(TableWriter::new(TableWriterParts {
             live: Arc::clone(&live),
             store,
             promotion: settings.promotion.clone(),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
-        });
+        }));
 
         let mut dedup = DedupWindow::new(settings.ingest.dedup_window.as_nanos());
         for carried in &recovery.digests {
             dedup.insert(&carried.tenant, carried.digest, carried.received_unix_nano);
         }
         let mut recovered = Recovered::new(recovery);
-        let mut tenants: BTreeSet<TenantId> = live.catalog().tenants().await?.into_iter().collect();
-        let mut fenced = BTreeSet::new();
-        for record in log.replay() {
-            let record = record?;
-            for digest in &record.digests {
-                dedup.insert(&record.tenant, *digest, record.received_unix_nano);
-            }
-            if is_remote && !fenced.contains(&record.tenant) && fence(&live, &record).await? {
-                fenced.insert(record.tenant.clone());
-            }
-            replay_record(&live, &record, &mut recovered).await?;
-            tenants.insert(record.tenant);
-            crashpoint::hit("replay.after_record");
-            if live.buffered_bytes() >= policy.pressure_bytes {
-                for (tenant, _) in live.loads() {
-                    writer.store(&tenant).await?;
+        let screen = Arc::new(OnceLock::new());
+        let mut replayer = Replayer::new(&writer, policy.pressure_bytes, &screen);
+        let replayed = replay_all(&mut replayer, &log, &mut dedup, &mut recovered).await;
+        let unsettled = match replayed {
+            Ok(cuts) => {
+                // Nobody serves the queue before the log is handed over, so what was stored meanwhile is cut with the rest.
+                for (tenant, through) in cuts {
+                    log.cut(&tenant, through, || carried(&dedup))?;
                 }
+                live.set_settled();
+                None
             }
-        }
+            Err(error) if is_remote && is_away(&error) => {
+                warn!(%error, "the tables cannot be asked; spans are taken in, queries are refused");
+                for record in log.replay() {
+                    let record = record?;
+                    for digest in &record.digests {
+                        dedup.insert(&record.tenant, *digest, record.received_unix_nano);
+                    }
+                }
+                log.continue_above(number_floor(clock.now_unix_nano()));
+                Some(replayer)
+            }
+            Err(error) => return Err(error),
+        };
         if recovered.records + recovered.skipped > 0 {
             info!(
                 records = recovered.records,
@@ -119,18 +129,13 @@ impl Ingest {
             );
         }
 
-        // What was stored meanwhile is cut with the rest: nobody serves the queue before the log is handed over.
-        for tenant in tenants {
-            let flushed = flushed_through(&live.catalog().table(&tenant).await?.snapshot(), live.log());
-            log.cut(&tenant, flushed, || carried(&dedup))?;
-        }
-
         let (commands, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let log_load = Arc::new(LogLoad::new(settings.wal.bytes_max.bytes()));
         let committer = Committer {
             log,
             log_load: Arc::clone(&log_load),
             live: Arc::clone(&live),
+            is_settled: live.is_settled(),
             dedup,
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
@@ -145,9 +150,26 @@ impl Ingest {
         let parts = FlusherParts { writer, policy, log_load, clock, metrics, commands: commands.clone() };
         let flusher = Arc::new(Flusher::new(parts));
         tokio::spawn(Arc::clone(&flusher).run());
+        let settler = Arc::new(Settler::new(&live, &commands, unsettled));
+        if !live.is_settled() {
+            tokio::spawn(Arc::clone(&settler).run());
+        }
         let buffer_bytes_max = settings.buffer.bytes_max.as_usize();
-        Ok((Arc::new(Self { live, commands, flusher, buffer_bytes_max }), recovered))
+        let gate = RwLock::default();
+        Ok((Arc::new(Self { live, commands, flusher, settler, screen, gate, buffer_bytes_max }), recovered))
     }
+}
+
+/// Brings the records of the log to where they belong, and says what can be cut.
+async fn replay_all(
+    replayer: &mut Replayer,
+    log: &Log,
+    dedup: &mut DedupWindow,
+    recovered: &mut Recovered,
+) -> Result<Cuts> {
+    replayer.prepare().await?;
+    replayer.run(log.replay(), Some(dedup), recovered).await?;
+    replayer.cuts().await
 }
 
 /// The spans of a data folder that no server has open, for queries. While it lives, no server can open the folder.
@@ -158,15 +180,21 @@ pub struct ReadOnly {
     /// What the log held.
     pub recovered: Recovered,
     /// Keeps writers out.
-    _log: Option<LogReader>,
+    log: Option<LogReader>,
 }
 
 impl ReadOnly {
+    /// All records of the log, oldest first, those that are in a table included; nothing without a log.
+    pub fn records(&self) -> impl Iterator<Item = Result<Record>> {
+        self.log.iter().flat_map(LogReader::replay).map(|record| Ok(record?))
+    }
+
     /// Only what is in the tables.
     pub fn without_log(catalog: Arc<Catalog>) -> Self {
         // No log has this id, so no transaction is ours.
         let live = Arc::new(Live::new(LogId::from_bytes([0; 16]), catalog));
-        Self { live, recovered: Recovered::new(Recovery::default()), _log: None }
+        live.set_settled();
+        Self { live, recovered: Recovered::new(Recovery::default()), log: None }
     }
 
     /// Reads the log in `folder` and changes nothing there. All its records that are in no table are held in memory.
@@ -175,9 +203,10 @@ impl ReadOnly {
         let live = Arc::new(Live::new(log.id(), catalog));
         let mut recovered = Recovered::new(recovery);
         for record in log.replay() {
-            replay_record(&live, &record?, &mut recovered).await?;
+            replay_record(&live, &record?, None, &mut recovered).await?;
         }
-        Ok(Self { live, recovered, _log: Some(log) })
+        live.set_settled();
+        Ok(Self { live, recovered, log: Some(log) })
     }
 }
 
@@ -193,40 +222,4 @@ fn wal_settings(settings: &Settings) -> WalSettings {
             WalSync::Relaxed => SyncMode::Relaxed,
         },
     }
-}
-
-/// Makes sure that no request of a process that is gone can still commit records of the log.
-///
-/// Such a request names the number of its commit. It may be on its way to the bucket when its process dies, and arrive
-/// after the next process has read the table's log; the same records would then be committed twice. A commit of our own
-/// takes that number, or shows that the request has arrived. `false` if the table holds the record, so that nothing is
-/// needed for it.
-async fn fence(live: &Live, record: &Record) -> Result<bool> {
-    let table = live.catalog().table(&record.tenant).await?;
-    let snapshot = table.snapshot();
-    if record.number <= flushed_through(&snapshot, live.log()) {
-        return Ok(false);
-    }
-    let app_id = format!("{}-start", live.log());
-    let version = snapshot.transaction(&app_id).unwrap_or_default() + 1;
-    table.commit(&Commit::append(Vec::new(), Some(Transaction { app_id, version }), Vec::new())).await?;
-    Ok(true)
-}
-
-async fn replay_record(live: &Live, record: &Record, recovered: &mut Recovered) -> Result<()> {
-    let table = live.catalog().table(&record.tenant).await?;
-    if record.number <= flushed_through(&table.snapshot(), live.log()) {
-        recovered.skipped += 1;
-        return Ok(());
-    }
-    let batch = record::decode(&record.payload).map_err(|cause| corrupt(&record.tenant, record, cause))?;
-    recovered.records += 1;
-    recovered.spans += batch.num_spans();
-    live.push(&record.tenant, record.number, batch, record.received_unix_nano);
-    Ok(())
-}
-
-fn corrupt(tenant: &TenantId, record: &Record, cause: record::RecordError) -> Error {
-    Error::new(ErrorKind::Corrupt, format!("record {} of tenant {tenant} in the log cannot be read", record.number))
-        .with_source(cause)
 }

@@ -108,6 +108,10 @@ impl Buffer {
         after.cast_signed() - before.cast_signed()
     }
 
+    pub(super) fn is_sealed(&self) -> bool {
+        self.state.lock().sealed.is_some()
+    }
+
     pub(super) fn seal(&self) -> Option<Sealed> {
         let mut state = self.state.lock();
         if state.sealed.is_none() {

@@ -39,7 +39,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -52,7 +52,7 @@ pub use view::{ReadView, flushed_through};
 use self::buffer::Buffer;
 use crate::{
     catalog::Catalog,
-    error::Result,
+    error::{Error, ErrorKind, Result},
     model::{batch::SpanBatch, tenant::TenantId},
     storage::demand::KeyDemand,
     wal::{LogId, RecordNumber},
@@ -66,12 +66,30 @@ pub struct Live {
     buffers: RwLock<HashMap<TenantId, Arc<Buffer>>>,
     demands: RwLock<HashMap<TenantId, Arc<KeyDemand>>>,
     bytes: AtomicUsize,
+    is_settled: AtomicBool,
 }
 
 impl Live {
-    /// Empty buffers for the records of one log.
+    /// Empty buffers for the records of one log. Nothing can be viewed before [`Live::set_settled`].
     pub fn new(log: LogId, catalog: Arc<Catalog>) -> Self {
-        Self { log, catalog, buffers: RwLock::default(), demands: RwLock::default(), bytes: AtomicUsize::new(0) }
+        Self {
+            log,
+            catalog,
+            buffers: RwLock::default(),
+            demands: RwLock::default(),
+            bytes: AtomicUsize::new(0),
+            is_settled: AtomicBool::new(false),
+        }
+    }
+
+    /// Says that every record of the log is in a buffer or in a table, so that views are whole.
+    pub fn set_settled(&self) {
+        self.is_settled.store(true, Ordering::Release);
+    }
+
+    /// Whether views are whole.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Acquire)
     }
 
     /// The log whose records are buffered.
@@ -103,6 +121,11 @@ impl Live {
     /// with the same records. `None` if there is nothing.
     pub fn seal(&self, tenant: &TenantId) -> Option<Sealed> {
         self.existing(tenant)?.seal()
+    }
+
+    /// Whether a prefix is sealed that has not been released.
+    pub fn is_sealed(&self, tenant: &TenantId) -> bool {
+        self.existing(tenant).is_some_and(|buffer| buffer.is_sealed())
     }
 
     /// Lets go of a sealed prefix, after the tenant's snapshot in memory carries its transaction.
@@ -147,8 +170,18 @@ impl Live {
     }
 
     /// What a query of `tenant` sees now.
+    ///
+    /// # Errors
+    /// The table cannot be opened, or the buffers are not settled yet.
     pub async fn view(&self, tenant: &TenantId) -> Result<ReadView> {
+        if !self.is_settled() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the store of the tables has not answered since the start, so nothing can be shown yet; spans are taken in",
+            ));
+        }
         let table = self.catalog.table(tenant).await?;
+        table.recent().await;
         // The buffer first, the snapshot second; see the module's documentation.
         let (staged, batches) = self.existing(tenant).map(|buffer| buffer.contents()).unwrap_or_default();
         let snapshot = table.snapshot();

@@ -278,7 +278,8 @@ fn replacement(stored: &[Stored]) -> Commit {
     let mut columns: Vec<FieldRef> = stored.iter().flat_map(|stored| stored.columns.iter().map(Arc::clone)).collect();
     columns.sort_by(|a, b| a.name().cmp(b.name()));
     columns.dedup();
-    Commit { operation: Operation::Optimize, adds, removes, transaction: None, columns }
+    let duplicates = stored.iter().map(|stored| stored.duplicates).sum();
+    Commit { operation: Operation::Optimize, adds, removes, transaction: None, duplicates, columns }
 }
 
 /// Merges on a thread that may block.

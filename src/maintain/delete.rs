@@ -10,9 +10,10 @@
 //!                                a replaced file: its replacement is looked at next
 //! ```
 //!
-//! Enforcing again costs little where nothing is new, so the maintenance does it in every round: files that a flush or a
-//! compaction made meanwhile, here or elsewhere, are looked at once. Until then a span that arrives late is visible; after
-//! it, no live file has it. The bytes of replaced files leave the disk with the sweep, after the grace, and those in the
+//! From the tombstone on, what matches and arrives here is kept out ([`tombstones`](super::tombstones)), so the deletion
+//! holds when it is acknowledged. Another server learns of it with its next round of maintenance; what it has accepted until
+//! then it flushes and enforces. Enforcing again costs little where nothing is new: files that a flush or a compaction
+//! made meanwhile, here or elsewhere, are looked at once. The bytes of replaced files leave the disk with the sweep, after the grace, and those in the
 //! log when it is cut.
 
 use std::{
@@ -29,7 +30,8 @@ use uuid::Uuid;
 use super::{
     compact::{commit_settled, on_blocking_thread, put},
     merge::{Keep, MergeInput, MergeTarget},
-    tombstone::{self, Tombstone},
+    tombstone::Tombstone,
+    tombstones::Tombstones,
 };
 use crate::{
     catalog::{Catalog, CatalogError, Commit, LiveFile, Operation, Table},
@@ -68,6 +70,7 @@ pub struct Deleter {
     engine: Arc<QueryEngine>,
     clock: Arc<dyn Clock>,
     rewriting: Rewriting,
+    tombstones: Arc<Tombstones>,
     tombstone_age_max_nano: i64,
     /// Files that were looked at, by tombstone.
     checked: Mutex<HashMap<Uuid, HashSet<Arc<str>>>>,
@@ -77,10 +80,12 @@ pub struct Deleter {
 impl Deleter {
     /// A deleter from the tables of `catalog`; `engine` decides which spans match.
     pub fn new(catalog: Arc<Catalog>, engine: Arc<QueryEngine>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
+        let tombstones = Arc::new(Tombstones::new(catalog.store().clone(), Arc::clone(&engine)));
         Self {
             catalog,
             engine,
             clock,
+            tombstones,
             rewriting: Rewriting::new(settings),
             tombstone_age_max_nano: settings.deletion.tombstone_age_max.as_nanos(),
             checked: Mutex::default(),
@@ -106,35 +111,38 @@ impl Deleter {
             return Err(Error::invalid(format!("the range from {start_unix_nano} to {end_unix_nano} is empty")));
         }
         self.engine.check_filter(&filter).await?;
+        self.tombstones.load().await?;
         let tombstone = Tombstone::new(filter, range, self.clock.now_unix_nano());
-        tombstone.put(self.catalog.store(), tenant).await?;
+        let filter = format!("{:?}", tombstone.filter);
+        self.tombstones.add(tenant, tombstone).await?;
         crashpoint::hit("delete.after_tombstone");
         flush.await?;
         let report = self.enforce(tenant).await?;
-        info!(%tenant, filter = ?tombstone.filter, spans = report.spans, files = report.files, "deleted");
+        info!(%tenant, filter, spans = report.spans, files = report.files, "deleted");
         Ok(report)
     }
 
-    /// The tombstones of a tenant, oldest first.
-    pub async fn tombstones(&self, tenant: &TenantId) -> Result<Vec<Tombstone>> {
-        tombstone::list(self.catalog.store(), tenant).await
+    /// The deletions that are remembered.
+    pub fn tombstones(&self) -> &Arc<Tombstones> {
+        &self.tombstones
     }
 
     /// Removes what matches a tombstone from the files that have not been looked at, and tombstones that are too old.
     pub async fn enforce(&self, tenant: &TenantId) -> Result<DeleteReport> {
         let _turn = self.one_at_a_time.lock().await;
+        self.tombstones.load().await?;
         let mut report = DeleteReport::default();
-        let mut tombstones = tombstone::list(self.catalog.store(), tenant).await?;
-        if tombstones.is_empty() {
+        let of_tenant = self.tombstones.of(tenant)?;
+        if of_tenant.all().is_empty() {
             return Ok(report);
         }
         let table = self.catalog.table(tenant).await?;
         loop {
             let snapshot = table.refresh().await?;
-            self.checked.lock().values_mut().for_each(|files| files.retain(|path| snapshot.file(path).is_some()));
             let mut conflicts = 0;
             for file in snapshot.files() {
-                let due: Vec<&Tombstone> = tombstones.iter().filter(|tombstone| self.is_due(tombstone, file)).collect();
+                let due = of_tenant.all().iter().map(AsRef::as_ref);
+                let due: Vec<&Tombstone> = due.filter(|tombstone| self.is_due(tombstone, file)).collect();
                 if due.is_empty() {
                     continue;
                 }
@@ -143,14 +151,20 @@ impl Deleter {
                     None => conflicts += 1,
                 }
             }
+            let mut checked = self.checked.lock();
+            for tombstone in of_tenant.all() {
+                if let Some(files) = checked.get_mut(&tombstone.id) {
+                    files.retain(|path| table.snapshot().file(path).is_some());
+                }
+            }
             if conflicts == 0 {
                 break;
             }
         }
         let now = self.clock.now_unix_nano();
-        tombstones.retain(|tombstone| now.saturating_sub(tombstone.created_unix_nano) > self.tombstone_age_max_nano);
-        for expired in tombstones {
-            expired.delete(self.catalog.store(), tenant).await?;
+        let age = |tombstone: &Tombstone| now.saturating_sub(tombstone.created_unix_nano);
+        for expired in of_tenant.all().iter().filter(|tombstone| age(tombstone) > self.tombstone_age_max_nano) {
+            self.tombstones.remove(tenant, expired.id).await?;
             self.checked.lock().remove(&expired.id);
         }
         Ok(report)
@@ -236,7 +250,14 @@ pub(super) async fn rewrite(
     crashpoint::hit("delete.after_put");
     let paths = adds.iter().map(|add| Arc::from(add.path.as_str())).collect();
     let removes = vec![Arc::clone(&file.path)];
-    let commit = Commit { operation: Operation::Delete, adds, removes, transaction: None, columns };
+    let commit = Commit {
+        operation: Operation::Delete,
+        adds,
+        removes,
+        transaction: None,
+        duplicates: merged.duplicates,
+        columns,
+    };
     match commit_settled(table, &commit).await {
         Ok(()) => {
             crashpoint::hit("delete.after_commit");

@@ -1,5 +1,5 @@
-//! What is in a table, for people: the table, its files, its columns. Everything comes from the catalogue and the
-//! footers; no row is read.
+//! What is in a table, for people: the table, its files, its columns, and the log before it. Everything comes from the
+//! catalogue, the footers and the frames of the log; no row is read.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,8 +13,10 @@ use super::merge::{Keep, input::Input};
 use crate::{
     catalog::Catalog,
     error::{Error, ErrorKind, Result},
-    live::Live,
+    ingest::ReadOnly,
+    live::{Live, flushed_through},
     model::{schema::CORE_COLUMNS, tenant::TenantId},
+    wal::Record,
 };
 
 /// A look at the tables of a catalogue.
@@ -61,6 +63,7 @@ impl Inspector {
             ("first_start", starts(true)),
             ("last_start", starts(false)),
             ("spans_in_log", numbers(buffered)),
+            ("duplicates_dropped", numbers(snapshots.iter().map(|snapshot| snapshot.duplicates()).collect())),
         ])
     }
 
@@ -81,6 +84,39 @@ impl Inspector {
             ("bytes", Arc::new(UInt64Array::from_iter_values(files().map(|file| file.size_bytes)))),
             ("first_start", start(false)),
             ("last_start", start(true)),
+        ])
+    }
+
+    /// One row per tenant with records in the write-ahead log: how many, which, and up to which one its table has them.
+    pub async fn log(&self, log: &ReadOnly) -> Result<RecordBatch> {
+        let mut of_tenant: BTreeMap<TenantId, LogPart> = BTreeMap::new();
+        for record in log.records() {
+            let record = record?;
+            let part = of_tenant.entry(record.tenant.clone()).or_insert_with(|| LogPart::new(&record));
+            part.records += 1;
+            part.bytes += record.payload.len() as u64;
+            part.last = part.last.max(record.number.get());
+            part.oldest_unix_nano = part.oldest_unix_nano.min(record.received_unix_nano);
+            part.newest_unix_nano = part.newest_unix_nano.max(record.received_unix_nano);
+        }
+        for (tenant, part) in &mut of_tenant {
+            let snapshot = self.catalog.table(tenant).await?.snapshot();
+            part.stored = flushed_through(&snapshot, self.live.log()).get();
+        }
+        let parts = || of_tenant.values();
+        let numbers = |of: fn(&LogPart) -> u64| Arc::new(UInt64Array::from_iter_values(parts().map(of))) as ArrayRef;
+        let moments = |of: fn(&LogPart) -> i64| {
+            Arc::new(StringArray::from_iter_values(parts().map(|part| moment(of(part))))) as ArrayRef
+        };
+        batch([
+            ("tenant", Arc::new(StringArray::from_iter_values(of_tenant.keys().map(TenantId::as_str)))),
+            ("records", numbers(|part| part.records)),
+            ("bytes", numbers(|part| part.bytes)),
+            ("first_number", numbers(|part| part.first)),
+            ("last_number", numbers(|part| part.last)),
+            ("stored_through", numbers(|part| part.stored)),
+            ("oldest_received", moments(|part| part.oldest_unix_nano)),
+            ("newest_received", moments(|part| part.newest_unix_nano)),
         ])
     }
 
@@ -123,6 +159,33 @@ impl Inspector {
             ("share", Arc::new(Float64Array::from_iter_values(sizes().map(share)))),
             ("decoded_bytes", Arc::new(UInt64Array::from_iter_values(sizes().map(|size| size.decoded_bytes)))),
         ])
+    }
+}
+
+/// What the log has of one tenant.
+#[derive(Debug)]
+struct LogPart {
+    records: u64,
+    bytes: u64,
+    first: u64,
+    last: u64,
+    stored: u64,
+    oldest_unix_nano: i64,
+    newest_unix_nano: i64,
+}
+
+impl LogPart {
+    fn new(first: &Record) -> Self {
+        let (number, received) = (first.number.get(), first.received_unix_nano);
+        Self {
+            records: 0,
+            bytes: 0,
+            first: number,
+            last: number,
+            stored: 0,
+            oldest_unix_nano: received,
+            newest_unix_nano: received,
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 //!
 //! - [`compact`]: small files become large ones, neighbours in time first ([`pick`]), by a streaming [`merge`].
 //! - [`retain`]: spans leave by age and by size.
-//! - [`delete`]: spans are deleted for good, with a [`tombstone`] that keeps them from coming back.
+//! - [`delete`]: spans are deleted for good, with a [`tombstone`] that keeps them from coming back ([`tombstones`]).
 //! - [`sweep`]: files that no table lists any more, or that a crashed writer left, are deleted after the grace.
+//! - [`copy`]: tables are backed up and restored.
 //! - [`verify`] checks all that can be checked, [`inspect`] shows what there is; neither changes anything.
 //! - [`service`] does all of it again and again in a server.
 
@@ -17,12 +18,15 @@ mod pick;
 pub mod delete;
 pub mod retain;
 pub mod tombstone;
+pub mod tombstones;
 
 pub mod sweep;
 
+pub mod copy;
 pub mod inspect;
 pub mod verify;
 
+mod looks;
 pub mod service;
 
 use crate::{

@@ -71,14 +71,19 @@ impl Retainer {
 
     /// Removes what is too old or too much in the table of one tenant.
     pub async fn retain(&self, tenant: &TenantId) -> Result<RetentionReport> {
-        let table = self.catalog.table(tenant).await?;
         let retention = &self.retention;
         let mut report = RetentionReport::default();
-        if let Some(age_max_nano) = retention.age_max_of(tenant.as_str()) {
+        let (age_max_nano, bytes_max) =
+            (retention.age_max_of(tenant.as_str()), retention.bytes_max_of(tenant.as_str()));
+        if age_max_nano.is_none() && bytes_max.is_none() {
+            return Ok(report);
+        }
+        let table = self.catalog.table(tenant).await?;
+        if let Some(age_max_nano) = age_max_nano {
             let expired = self.clock.now_unix_nano().saturating_sub(age_max_nano);
             report.add(self.by_age(&table, expired).await?);
         }
-        if let Some(bytes_max) = retention.bytes_max_of(tenant.as_str()) {
+        if let Some(bytes_max) = bytes_max {
             let snapshot = table.snapshot();
             let files = oldest_first(snapshot.files().map(|file| (Arc::clone(&table), Arc::clone(file))).collect());
             let surplus = surplus(&files, bytes_max);
@@ -175,6 +180,7 @@ async fn remove(table: &Arc<Table>, files: &[TableFile]) -> Result<RetentionRepo
                 adds: Vec::new(),
                 removes,
                 transaction: None,
+                duplicates: 0,
                 columns: Vec::new(),
             };
             match commit_settled(table, &commit).await {

@@ -86,12 +86,15 @@ impl Sweeper {
         let now_unix_milli = self.clock.now_unix_nano() / 1_000_000;
         let grace_milli = i64::try_from(self.grace.as_millis()).unwrap_or(i64::MAX);
         let expired_unix_milli = now_unix_milli.saturating_sub(grace_milli);
+        stored.retain(|object| !live.contains(&object.location));
+        let mut report = SweepReport::default();
+        if stored.is_empty() {
+            return Ok(report);
+        }
         // Twice the grace back, for committers whose clocks differ.
         let removed = table.removed_since(expired_unix_milli.saturating_sub(grace_milli)).await?;
-
-        let mut report = SweepReport::default();
         let mut expired = Vec::new();
-        for object in stored.iter().filter(|object| !live.contains(&object.location)) {
+        for object in &stored {
             let since = match removed.get(&object.location) {
                 Some(removed_unix_milli) => *removed_unix_milli,
                 None => since(object, store.local_folder().is_some()),

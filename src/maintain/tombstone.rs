@@ -1,13 +1,15 @@
 //! Tombstones: what was deleted, kept so that nothing of it comes back.
 //!
 //! ```text
-//!  tenants/<tenant>/tombstones/<uuid>.json
+//!  tombstones/<tenant>/<uuid>.json
 //!    {"version":1,"id":"<uuid>","created_unix_nano":..,"filter":{"trace_id":"<hex>"},"start_unix_nano":..,"end_unix_nano":..}
 //! ```
 //!
 //! A deletion writes its tombstone before it touches a file, so a crash leaves at most a deletion that is not finished,
 //! which whoever maintains the table next finishes. From then on a span goes if it matches the filter and starts within
 //! `[start_unix_nano, end_unix_nano)`, whether it was in a file, was buffered or in a log, or arrives later.
+//!
+//! The tombstones of all tenants lie in one folder apart from the tables, so that one listing finds them.
 //!
 //! It stays for `deletion.tombstone_age_max`; then spans that arrive late stay. Only the maintenance deletes tombstones. One
 //! that cannot be read stops the maintenance of its tenant, because not to know what was deleted is no licence to keep it.
@@ -57,7 +59,7 @@ impl Tombstone {
         TimeRange::new(self.start_unix_nano, self.end_unix_nano)
     }
 
-    fn path(&self, tenant: &TenantId) -> Path {
+    pub(super) fn path(&self, tenant: &TenantId) -> Path {
         paths::tombstone(tenant, self.id)
     }
 
@@ -70,12 +72,20 @@ impl Tombstone {
         Ok(())
     }
 
-    pub(super) async fn delete(&self, store: &Store, tenant: &TenantId) -> Result<()> {
-        Ok(store.delete(&self.path(tenant)).await?)
+    /// Reads one; `None` if there is none.
+    ///
+    /// # Errors
+    /// It is not one, or of a later version: of kind [`ErrorKind::Corrupt`].
+    pub(super) async fn read(store: &Store, path: &Path) -> Result<Option<Self>> {
+        let Some(bytes) = store.get(path).await? else { return Ok(None) };
+        let corrupt =
+            || Error::new(ErrorKind::Corrupt, format!("tombstone {path} is not one of version {VERSION} or before"));
+        let tombstone: Self = serde_json::from_slice(&bytes).map_err(|cause| corrupt().with_source(cause))?;
+        if tombstone.version > VERSION { Err(corrupt()) } else { Ok(Some(tombstone)) }
     }
 }
 
-/// The tombstones of a tenant, oldest first.
+/// The tombstones of a tenant in the store, oldest first.
 ///
 /// # Errors
 /// One that cannot be read or understood.
@@ -84,16 +94,7 @@ pub(super) async fn list(store: &Store, tenant: &TenantId) -> Result<Vec<Tombsto
     let mut objects = store.list(&paths::tombstones_folder(tenant));
     while let Some(object) = objects.try_next().await? {
         // Gone between the two requests: expired.
-        let Some(bytes) = store.get(&object.location).await? else { continue };
-        let corrupt = || {
-            let path = &object.location;
-            Error::new(ErrorKind::Corrupt, format!("tombstone {path} is not one of version {VERSION} or before"))
-        };
-        let tombstone: Tombstone = serde_json::from_slice(&bytes).map_err(|cause| corrupt().with_source(cause))?;
-        if tombstone.version > VERSION {
-            return Err(corrupt());
-        }
-        tombstones.push(tombstone);
+        tombstones.extend(Tombstone::read(store, &object.location).await?);
     }
     tombstones.sort_by_key(|tombstone| (tombstone.created_unix_nano, tombstone.id));
     Ok(tombstones)

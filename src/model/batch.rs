@@ -10,8 +10,10 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array},
-    compute::concat,
+    array::{
+        ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
+    },
+    compute::{concat, filter_record_batch},
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt32Type},
     error::ArrowError,
 };
@@ -144,6 +146,11 @@ impl SpanBatch {
     /// `len` spans from `offset` on, with all resources and scopes. Nothing is copied; out of range panics as in Arrow.
     pub fn slice(&self, offset: usize, len: usize) -> Self {
         Self { spans: self.spans.slice(offset, len), ..self.clone() }
+    }
+
+    /// The spans for which `keep` is true, with all resources and scopes.
+    pub fn filter(&self, keep: &BooleanArray) -> Result<Self, ArrowError> {
+        Ok(Self { spans: filter_record_batch(&self.spans, keep)?, ..self.clone() })
     }
 
     /// The table that has this flat column, if the batch has it at all.

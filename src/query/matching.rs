@@ -102,10 +102,25 @@ impl QueryEngine {
         Ok(hits)
     }
 
+    /// The spans of a batch that `filter` matches and that start within `range`; `None` if there are none.
+    pub async fn matching_spans(
+        &self,
+        batch: &SpanBatch,
+        filter: &SpanFilter,
+        range: TimeRange,
+    ) -> Result<Option<BooleanBuffer>> {
+        let rows = Rows { file: None, batches: vec![Arc::new(batch.clone())] };
+        let hits = self.hits(rows, filter, range).await?;
+        if let Some(hits) = hits.as_ref().filter(|hits| hits.len() != batch.num_spans()) {
+            let (found, spans) = (hits.len(), batch.num_spans());
+            return Err(failure::internal(&format!("a batch has {spans} spans and {found} were looked at")));
+        }
+        Ok(hits)
+    }
+
     /// How many spans of a batch `filter` matches, among those that start within `range`.
     pub async fn count_matches(&self, batch: &SpanBatch, filter: &SpanFilter, range: TimeRange) -> Result<usize> {
-        let rows = Rows { file: None, batches: vec![Arc::new(batch.clone())] };
-        Ok(self.hits(rows, filter, range).await?.map_or(0, |hits| hits.count_set_bits()))
+        Ok(self.matching_spans(batch, filter, range).await?.map_or(0, |hits| hits.count_set_bits()))
     }
 
     async fn hits(&self, rows: Rows, filter: &SpanFilter, range: TimeRange) -> Result<Option<BooleanBuffer>> {

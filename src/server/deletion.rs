@@ -84,7 +84,7 @@ impl Deletion {
     async fn delete(&self, request: DeleteRequest) -> Result<DeleteReport> {
         let range = request.range(self.clock.now_unix_nano());
         let tenant = request.tenant()?;
-        let flush = async { self.ingest.flush().await.map(|_| ()) };
+        let flush = async { self.ingest.flush_tenant(&tenant).await.map(|_| ()) };
         self.deleter.delete(&tenant, request.filter, range, flush).await
     }
 }

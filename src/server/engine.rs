@@ -78,11 +78,11 @@ pub(super) async fn create_folders(settings: &Settings) -> Result<()> {
 
 /// The tables below a store.
 pub(super) fn catalog(store: &Store, clock: &Arc<dyn Clock>, settings: &Settings) -> Arc<Catalog> {
-    let grace = settings.compaction.grace.get();
+    let (grace, snapshot_age_max) = (settings.compaction.grace.get(), settings.store.table_age_max.get());
     let defaults = CatalogSettings::default();
     // A sweep asks the log when a file was removed, so the log reaches back further than the grace.
     let log_retention = defaults.log_retention.max(grace * 3);
-    let settings = CatalogSettings { deleted_file_retention: grace, log_retention, ..defaults };
+    let settings = CatalogSettings { deleted_file_retention: grace, log_retention, snapshot_age_max, ..defaults };
     Arc::new(Catalog::open(store.clone(), Arc::clone(clock), settings))
 }
 

@@ -46,7 +46,6 @@ impl OwnedFolder {
         let metrics = Arc::new(metrics);
         engine::create_folders(settings).await?;
         let store = Store::open(settings, &metrics).await?;
-        store.verify_conditional_put().await?;
         let catalog = engine::catalog(&store, &clock, settings);
         let parts = IngestParts {
             settings: Arc::new(settings.clone()),

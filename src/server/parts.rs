@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes as GrpcRoutes;
+use tracing::warn;
 
 use super::{deletion::Deletion, engine, routes::Routes, shutdown::Shutdown};
 use crate::{
@@ -46,8 +47,6 @@ impl Parts {
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
-        // Before any commit, and a replay can bring some.
-        store.verify_conditional_put().await?;
         // The log's lock comes first: what follows may clean up after a process that is gone.
         let (ingest, _) = Ingest::open(parts, &settings.local_folder().join(engine::LOG_FOLDER)).await?;
         store.clean_temporary(clock.now_unix_nano()).await?;
@@ -58,10 +57,19 @@ impl Parts {
         let maintained = MaintenanceParts {
             catalog: Arc::clone(&catalog),
             engine: Arc::clone(&engine),
+            ingest: Arc::clone(&ingest),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
         };
         let maintenance = Maintenance::start(&maintained, &settings);
+        let tombstones = maintenance.deleter().tombstones();
+        ingest.set_screen(tombstones.screen());
+        if ingest.live().is_settled()
+            && let Err(error) = tombstones.load().await
+        {
+            // The maintenance reads them as soon as it can, and deletes what slips through until then.
+            warn!(%error, "cannot read what was deleted");
+        }
         let (deleter, for_deletion) = (Arc::clone(maintenance.deleter()), Arc::clone(&ingest));
         let deletion = Deletion { deleter, ingest: for_deletion, clock: Arc::clone(&clock) };
         let shutdown = Shutdown { ingest: Arc::clone(&ingest), asked: asked_to_stop.clone() };

@@ -5,7 +5,7 @@
 //!   tenants/<tenant>/spans/            one Delta table per tenant
 //!     _delta_log/00000000000000000000.json ...
 //!     date=2026-11-21/<uuid>.parquet   data files, by UTC day of the span's start
-//!   tenants/<tenant>/tombstones/       what was deleted: one small object each
+//!   tombstones/<tenant>/<uuid>.json    what was deleted: one small object each
 //!   .temporary/                        half-written files (local disk only), never seen by readers of a table
 //!   .probe/                            objects of the start-up check, deleted at once
 //! ```
@@ -38,7 +38,8 @@ impl TableFolder {
     /// Of the characters that a tenant's name may have, `*` is the one that object stores and file systems object to;
     /// it becomes `+`, which no tenant's name has.
     pub fn of_tenant(tenant: &TenantId) -> Self {
-        Self(in_tenant_folder(tenant, SPANS))
+        let name = folder_name(tenant);
+        Self(Path::from_iter([PathPart::from(TENANTS), PathPart::from(name.as_str()), PathPart::from(SPANS)]))
     }
 
     /// The folder itself.
@@ -52,14 +53,18 @@ impl TableFolder {
     }
 }
 
-fn in_tenant_folder(tenant: &TenantId, name: &str) -> Path {
-    let folder = tenant.as_str().replace('*', "+");
-    Path::from_iter([PathPart::from(TENANTS), PathPart::from(folder.as_str()), PathPart::from(name)])
+fn folder_name(tenant: &TenantId) -> String {
+    tenant.as_str().replace('*', "+")
+}
+
+/// The folder of what was deleted, with a folder for each tenant.
+pub fn all_tombstones_folder() -> Path {
+    Path::from(TOMBSTONES)
 }
 
 /// The folder of what was deleted from a tenant's table.
 pub fn tombstones_folder(tenant: &TenantId) -> Path {
-    in_tenant_folder(tenant, TOMBSTONES)
+    Path::from_iter([PathPart::from(TOMBSTONES), PathPart::from(folder_name(tenant).as_str())])
 }
 
 /// The place of one tombstone.

@@ -76,6 +76,14 @@ pub enum StoreError {
         /// What the store said.
         source: Box<ObjectError>,
     },
+    /// The store answers, and does not take what is written: there is no such bucket, or no permission.
+    #[error("{store} takes no writes: {source}")]
+    TakesNoWrites {
+        /// The store, as it describes itself.
+        store: String,
+        /// What it said.
+        source: Box<ObjectError>,
+    },
     /// The store overwrites where it was told not to, so that two writers would destroy each other's commits.
     #[error(
         "{store} does not honour conditional writes: {detail}; a store that keeps the first of two writers is needed"
@@ -95,6 +103,7 @@ impl From<StoreError> for Error {
             StoreError::Folder { .. }
             | StoreError::Bucket { .. }
             | StoreError::Cache { .. }
+            | StoreError::TakesNoWrites { .. }
             | StoreError::NoConditionalPut { .. } => ErrorKind::InvalidArgument,
         };
         Error::new(kind, error.to_string()).with_source(error)
@@ -342,6 +351,9 @@ impl Store {
                 Ok(PutNew::Created) => {}
                 Ok(PutNew::AlreadyExists) => return Err(refused("a new object was said to exist")),
                 Err(error) if is_not_implemented(&error) => return Err(refused("they are not implemented")),
+                Err(StoreError::Failed { source, .. }) if is_refusal(&source) => {
+                    return Err(StoreError::TakesNoWrites { store: self.objects.to_string(), source });
+                }
                 Err(error) => return Err(error),
             }
             let second_put = self.put_new(&path, second).await?;
@@ -384,6 +396,12 @@ fn prefixed(bucket: &Bucket, settings: &Settings) -> Result<Arc<dyn ObjectStore>
 fn is_not_implemented(error: &StoreError) -> bool {
     let StoreError::Failed { source, .. } = error else { return false };
     matches!(**source, ObjectError::NotImplemented { .. } | ObjectError::NotSupported { .. })
+}
+
+/// Whether the store has answered, so that to ask again later would not help.
+fn is_refusal(error: &ObjectError) -> bool {
+    use ObjectError::{NotFound, PermissionDenied, Unauthenticated};
+    matches!(error, NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(ObjectError) -> StoreError + Send + Sync + 'static {

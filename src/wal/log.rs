@@ -40,6 +40,8 @@ pub struct Log {
     active: Option<Active>,
     next_sequence: u64,
     tenants: BTreeMap<TenantId, TenantState>,
+    /// No number up to this one is given any more.
+    number_floor: RecordNumber,
     /// What the head on disk says; shared with replays.
     first_sequence: Arc<AtomicU64>,
     poison: Option<String>,
@@ -88,7 +90,7 @@ impl Log {
     ///
     /// First [`Log::replay`], which also gives the digests of records that are stored elsewhere by now. Then, and before
     /// the first append for a tenant whose table has a transaction version for this log, pass that version to
-    /// [`Log::cut`]: if the log is an older copy of itself, or lost a tail that was not synced, its numbers continue
+    /// [`Log::cut`], or see to it with [`Log::continue_above`]: if the log is an older copy of itself, or lost a tail that was not synced, its numbers continue
     /// behind what is stored, instead of being given twice.
     pub fn open(dir: &Path, settings: WalSettings) -> Result<(Self, Recovery), WalError> {
         settings.check()?;
@@ -122,6 +124,7 @@ impl Log {
             active: None,
             next_sequence: recovered.next_sequence,
             tenants: recovered.last_numbers.into_iter().map(with_last).collect(),
+            number_floor: RecordNumber::ZERO,
             first_sequence: Arc::new(AtomicU64::new(head.first_sequence)),
             poison: None,
             last_sync_duration: Duration::ZERO,
@@ -152,6 +155,20 @@ impl Log {
         self.tenants.get(tenant).copied().unwrap_or_default().last
     }
 
+    /// Gives only numbers above `floor` from now on, to every tenant.
+    ///
+    /// This is for appends before it is known which numbers the tables hold: a floor that grows with time, and faster than
+    /// numbers are given, keeps what an older copy of the log, or one that lost its tail, has forgotten from being given
+    /// twice.
+    pub fn continue_above(&mut self, floor: RecordNumber) {
+        self.number_floor = self.number_floor.max(floor);
+    }
+
+    /// The sequence number that the next record gets, for [`Log::replay_from`].
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.all_segments().map(|segment| segment.bytes).sum()
@@ -173,6 +190,12 @@ impl Log {
     /// All records that are in the log now, oldest first, those of cut records included while their segment is there.
     pub fn replay(&self) -> Replay {
         Replay::new(self.id, Arc::clone(&self.first_sequence), self.all_segments())
+    }
+
+    /// Those of [`Log::replay`] without segments that end before `sequence`.
+    pub fn replay_from(&self, sequence: u64) -> Replay {
+        let segments = self.all_segments().filter(|segment| segment.end_sequence() > sequence);
+        Replay::new(self.id, Arc::clone(&self.first_sequence), segments)
     }
 
     /// Stores all records of a group, or none that counts: after an error, nothing of the group may be acknowledged.
@@ -312,7 +335,8 @@ impl Log {
         let mut last: HashMap<&TenantId, RecordNumber> = HashMap::new();
         let mut numbers = Vec::with_capacity(records.len());
         for record in records {
-            let last = last.entry(record.tenant).or_insert_with(|| self.last_number(record.tenant));
+            let last =
+                last.entry(record.tenant).or_insert_with(|| self.last_number(record.tenant).max(self.number_floor));
             *last = last.next();
             numbers.push(*last);
         }

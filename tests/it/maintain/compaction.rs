@@ -82,6 +82,13 @@ async fn equal_spans_become_one_and_are_counted_and_others_with_the_same_ids_sta
     assert_eq!(house.count("SELECT count(*) FROM spans").await, 5);
     let report = compact_all(&house.catalog, &house.shared_clock()).await;
     assert_eq!(report.duplicates, 2);
+    assert_eq!(house.table().await.snapshot().duplicates(), 2);
+    // The count is in the table: it goes on from there, and a new process knows it.
+    house.store(plain(&[span])).await;
+    compact_all(&house.catalog, &house.shared_clock()).await;
+    house.table().await.checkpoint().await.unwrap();
+    let elsewhere = Catalog::open(house.store.clone(), house.shared_clock(), CatalogSettings::default());
+    assert_eq!(elsewhere.table(&TenantId::single()).await.unwrap().snapshot().duplicates(), 3);
     let users = house.sql("SELECT span_id, span_attributes['enduser'] AS u FROM spans ORDER BY 1, 2").await;
     insta::assert_snapshot!(users, @r"
     +------------------+---+

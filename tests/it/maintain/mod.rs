@@ -1,6 +1,7 @@
 //! Compaction, sweep, retention and deletion: tables change their files, and no answer changes but where it is asked for.
 
 mod compaction;
+mod copies;
 mod deletion;
 mod house;
 mod process;

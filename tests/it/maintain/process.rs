@@ -100,3 +100,41 @@ async fn the_commands_work_on_a_folder_without_a_server_and_on_a_server() {
     assert!(verified.status.success(), "{}", text(&verified));
     assert!(text(&verified).contains("28 spans in 1 files"), "{}", text(&verified));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_beside_a_running_server_is_restored_into_another_folder() {
+    let (folder, backup, restored) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut server = Server::start_with(folder.path(), SETTINGS, None).await.unwrap();
+    send(&server, 1..101).await;
+    let stored = "SELECT count(*) AS n FROM system.files WHERE spans = 100";
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let batches = sql::query(&server.flight, stored).await.unwrap();
+        if arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&batches[0]["n"]).value(0) == 1 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never flushed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let place = |folder: &tempfile::TempDir| folder.path().to_str().unwrap().to_owned();
+    let copied = run(folder.path(), &["backup", "--to", &place(&backup)]);
+    assert!(text(&copied).contains("single-tenant: 100 spans as of commit 0; 1 files"), "{}", text(&copied));
+    let again = text(&run(folder.path(), &["backup", "--to", &place(&backup)]));
+    assert!(again.contains("0 files of 0B copied, 1 were there"), "{again}");
+    send(&server, 101..111).await;
+    server.stop().await;
+    let log = text(&run(folder.path(), &["inspect", "log", "--format", "csv"]));
+    assert!(log.starts_with("tenant,records,bytes,"), "{log}");
+
+    let back = run(restored.path(), &["restore", "--from", &place(&backup)]);
+    assert!(back.status.success(), "{}", text(&back));
+    let refused = run(restored.path(), &["restore", "--from", &place(&backup)]);
+    assert!(!refused.status.success() && text(&refused).contains("has tables already"), "{}", text(&refused));
+    let server = Server::start_with(restored.path(), SETTINGS, None).await.unwrap();
+    assert_eq!(count(&server, "true").await, 100);
+    let mut server = server;
+    server.stop().await;
+    let verified = run(restored.path(), &["verify"]);
+    assert!(verified.status.success(), "{}", text(&verified));
+}

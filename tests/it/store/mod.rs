@@ -4,6 +4,7 @@ mod cache;
 mod faulty;
 mod outage;
 mod random_faults;
+mod two_servers;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
