@@ -8,7 +8,7 @@
 //! `cargo bench --bench storage`, with `BENCH_SPANS` (default 1,000,000; 200,000 make one flush).
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
 
-use std::{collections::BTreeMap, env, fs, time::Duration};
+use std::{collections::BTreeMap, env, fs, slice, time::Duration};
 
 use bytes::Bytes;
 use parquet::{
@@ -98,7 +98,7 @@ fn automatic(flushes: &[SpanBatch]) -> Promotion {
     let promoter = Promoter::new(PromotionSettings::default());
     let mut chosen = Promotion::default();
     for flush in flushes.iter().cycle().take((FILES_AGREE as usize).max(flushes.len())) {
-        let counts = residual_counts(flush);
+        let counts = residual_counts(slice::from_ref(flush));
         let evidence = Evidence { spans: flush.num_spans(), counts: &counts, asked: &Asked::default() };
         chosen = promoter.choose(&TenantId::single(), &Declared::default(), &evidence);
     }
@@ -110,13 +110,14 @@ fn report(name: &str, set: &Promotion, flushes: &[SpanBatch], spans: u64) -> Vec
     let shaped: Vec<SpanBatch> = flushes
         .iter()
         .map(|flush| {
-            assert!(!residual_counts(flush).is_empty());
+            assert!(!residual_counts(slice::from_ref(flush)).is_empty());
             flush.promoted_as(set).unwrap()
         })
         .collect();
     let shape = thread_cpu() - started;
     let started = thread_cpu();
-    let files: Vec<WrittenFile> = shaped.iter().flat_map(|flush| write_files(flush).unwrap()).collect();
+    let files: Vec<WrittenFile> =
+        shaped.iter().flat_map(|flush| write_files(slice::from_ref(flush)).unwrap()).collect();
     let write = thread_cpu() - started;
     let started = thread_cpu();
     let read: usize = files.iter().map(|file| rows(&file.bytes)).sum();

@@ -145,14 +145,12 @@ impl TableWriter {
         let asked = self.live.demand(tenant).take_half();
         let (promoter, of) = (Arc::clone(&self.promoter), tenant.clone());
         let files = tokio::task::spawn_blocking(move || {
-            let spans = SpanBatch::concat(&batches).map_err(|cause| failed(cause.into()))?;
-            drop(batches);
-            let counts = if declared.is_some() { keys::residual_counts(&spans) } else { Vec::new() };
-            let evidence = Evidence { spans: spans.num_spans(), counts: &counts, asked: &asked };
+            let spans = batches.iter().map(SpanBatch::num_spans).sum();
+            let counts = if declared.is_some() { keys::residual_counts(&batches) } else { Vec::new() };
+            let evidence = Evidence { spans, counts: &counts, asked: &asked };
             let promotion = promoter.choose(&of, &declared.unwrap_or_default(), &evidence);
-            let shaped = spans.promoted_as(&promotion).map_err(|cause| failed(cause.into()))?;
-            drop(spans);
-            Ok::<_, Error>(writer::write_files(&shaped)?)
+            let shaped = batches.into_iter().map(|batch| batch.promoted_as(&promotion)).collect::<Result<Vec<_>, _>>();
+            Ok::<_, Error>(writer::write_files(&shaped.map_err(|cause| failed(cause.into()))?)?)
         })
         .await
         .map_err(|panic| failed(panic.into()))??;

@@ -219,6 +219,22 @@ impl SpanBatch {
         Promotion::new(tables.into_iter().flat_map(promoted_fields).filter_map(|field| promoted_attribute(field)))
     }
 
+    /// The same batches, where columns of one name have different types, the first that has it keeps its own and the values
+    /// of the others go to the maps.
+    pub fn with_one_type_per_column(batches: &[Self]) -> Result<Cow<'_, [Self]>, ArrowError> {
+        let sets: Vec<Promotion> = batches.iter().map(SpanBatch::promotion).collect();
+        let all = Promotion::new(sets.iter().flat_map(|set| set.attributes().iter().cloned()));
+        let agrees = |attribute: &PromotedAttribute| all.of_column(&attribute.column) == Some(attribute);
+        if sets.iter().flat_map(Promotion::attributes).all(agrees) {
+            return Ok(Cow::Borrowed(batches));
+        }
+        let batches = batches.iter().zip(sets).map(|(batch, set)| match set.attributes().iter().all(agrees) {
+            true => Ok(batch.clone()),
+            false => batch.promoted_as(&Promotion::new(set.attributes().iter().filter(|own| agrees(own)).cloned())),
+        });
+        batches.collect::<Result<_, _>>().map(Cow::Owned)
+    }
+
     /// One batch with the spans of all, in order. Columns that some lack are filled with NULL; where columns of one name
     /// have different types, the first batch keeps its own and the values of the others go to the maps.
     pub fn concat(batches: &[Self]) -> Result<Self, BatchError> {
@@ -227,7 +243,7 @@ impl SpanBatch {
             [one] => return Ok(one.clone()),
             _ => {}
         }
-        let batches = with_one_type_per_column(batches)?;
+        let batches = Self::with_one_type_per_column(batches)?;
         let batches = batches.as_ref();
         let resources = concat_table(&batches.iter().map(|batch| &batch.resources), Table::Resources)?;
         let scopes = concat_table(&batches.iter().map(|batch| &batch.scopes), Table::Scopes)?;
@@ -318,20 +334,6 @@ fn reshaped(table: &RecordBatch, scope: AttributeScope, target: &Promotion) -> R
     let columns = core.chain(promoted.into_iter().map(|(_, column)| column)).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(table.num_rows()));
     RecordBatch::try_new_with_options(schema, columns, &options)
-}
-
-fn with_one_type_per_column(batches: &[SpanBatch]) -> Result<Cow<'_, [SpanBatch]>, ArrowError> {
-    let sets: Vec<Promotion> = batches.iter().map(SpanBatch::promotion).collect();
-    let all = Promotion::new(sets.iter().flat_map(|set| set.attributes().iter().cloned()));
-    let agrees = |attribute: &PromotedAttribute| all.of_column(&attribute.column) == Some(attribute);
-    if sets.iter().flat_map(Promotion::attributes).all(agrees) {
-        return Ok(Cow::Borrowed(batches));
-    }
-    let batches = batches.iter().zip(sets).map(|(batch, set)| match set.attributes().iter().all(agrees) {
-        true => Ok(batch.clone()),
-        false => batch.promoted_as(&Promotion::new(set.attributes().iter().filter(|own| agrees(own)).cloned())),
-    });
-    batches.collect::<Result<_, _>>().map(Cow::Owned)
 }
 
 fn concat_table<'a>(

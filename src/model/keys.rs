@@ -285,9 +285,9 @@ pub struct KeyCount {
 }
 
 /// Counts the keys in the residual maps of resources, scopes and spans; at most [`KEYS_MAX`] of each.
-pub fn residual_counts(batch: &SpanBatch) -> Vec<KeyCount> {
+pub fn residual_counts(batches: &[SpanBatch]) -> Vec<KeyCount> {
     let mut collectors = KeyCollectors::default();
-    collectors.add_batch(batch, &all_rows(batch));
+    batches.iter().for_each(|batch| collectors.add_batch(batch, &all_rows(batch)));
     let flat = [AttributeScope::Resource, AttributeScope::Scope, AttributeScope::Span];
     flat.into_iter().flat_map(|scope| collectors.of(scope).counts(scope).collect::<Vec<_>>()).collect()
 }

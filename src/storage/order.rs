@@ -10,8 +10,9 @@ use arrow::{
     array::{AsArray, FixedSizeBinaryArray},
     datatypes::Int64Type,
 };
+use itertools::Itertools;
 
-use crate::model::{batch::SpanBatch, schema::column};
+use crate::model::{batch::SpanBatch, gather::Place, schema::column};
 
 const NANOS_PER_DAY: i64 = 86_400 * 1_000_000_000;
 
@@ -24,61 +25,64 @@ pub fn date_of(start_time_unix_nano: i64) -> i32 {
     start_time_unix_nano.div_euclid(NANOS_PER_DAY) as i32
 }
 
-/// Rows of a batch that start on one day.
+/// Rows of some batches that start on one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DayRows {
     /// Days since the Unix epoch.
     pub date: i32,
-    /// Rows of the batch.
-    pub rows: Vec<u32>,
+    /// Where they are.
+    pub rows: Vec<Place>,
 }
 
-/// The rows of a batch by the day of their start, earliest day first, each day's in the order of a file.
-pub fn days(batch: &SpanBatch) -> Vec<DayRows> {
-    let mut days: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
-    let starts = batch.start_times().values();
-    let mut run: Option<(i32, usize)> = None;
-    let mut close = |date: i32, rows: std::ops::Range<usize>| {
-        days.entry(date).or_default().extend(rows.start as u32..rows.end as u32);
-    };
-    for (row, start) in starts.iter().enumerate() {
-        let date = date_of(*start);
-        match run {
-            Some((current, _)) if current == date => {}
-            Some((current, first)) => {
-                close(current, first..row);
-                run = Some((date, row));
-            }
-            None => run = Some((date, row)),
+/// The rows of some batches by the day of their start, earliest day first, each day's in the order of a file.
+pub fn days(batches: &[SpanBatch]) -> Vec<DayRows> {
+    let mut days: BTreeMap<i32, Vec<Place>> = BTreeMap::new();
+    for (number, batch) in batches.iter().enumerate() {
+        let starts = batch.start_times().values().iter().enumerate();
+        for (date, run) in &starts.chunk_by(|(_, start)| date_of(**start)) {
+            days.entry(date).or_default().extend(run.map(|(row, _)| (number, row)));
         }
     }
-    if let Some((current, first)) = run {
-        close(current, first..starts.len());
-    }
-    days.into_iter().map(|(date, rows)| DayRows { date, rows: sorted(batch, &rows) }).collect()
+    days.into_iter().map(|(date, rows)| DayRows { date, rows: sorted(batches, &rows) }).collect()
 }
 
-fn sorted(batch: &SpanBatch, rows: &[u32]) -> Vec<u32> {
-    let spans = batch.spans();
-    let traces = spans[column::TRACE_ID].as_fixed_size_binary();
-    let ids = spans[column::SPAN_ID].as_fixed_size_binary();
-    let starts = spans[column::START_TIME].as_primitive::<Int64Type>().values();
+/// What rows of one batch are sorted by.
+struct Keys<'a> {
+    traces: &'a FixedSizeBinaryArray,
+    spans: &'a FixedSizeBinaryArray,
+    starts: &'a [i64],
+}
 
-    let trace = |row: u32| u128_at(traces, row as usize);
-    let mut trace_starts: HashMap<u128, i64> = HashMap::new();
-    for row in rows {
-        let start = starts[*row as usize];
-        trace_starts.entry(trace(*row)).and_modify(|first| *first = start.min(*first)).or_insert(start);
+impl<'a> Keys<'a> {
+    fn of(batch: &'a SpanBatch) -> Self {
+        let spans = batch.spans();
+        Self {
+            traces: spans[column::TRACE_ID].as_fixed_size_binary(),
+            spans: spans[column::SPAN_ID].as_fixed_size_binary(),
+            starts: spans[column::START_TIME].as_primitive::<Int64Type>().values(),
+        }
     }
-    let mut keyed: Vec<(i64, u128, i64, u64, u32)> = rows
+}
+
+fn sorted(batches: &[SpanBatch], rows: &[Place]) -> Vec<Place> {
+    let keys: Vec<Keys<'_>> = batches.iter().map(Keys::of).collect();
+    let mut trace_starts: HashMap<u128, i64> = HashMap::new();
+    for (batch, row) in rows {
+        let start = keys[*batch].starts[*row];
+        let trace = u128_at(keys[*batch].traces, *row);
+        trace_starts.entry(trace).and_modify(|first| *first = start.min(*first)).or_insert(start);
+    }
+    // Places as half as wide numbers: what is sorted is moved often.
+    let mut keyed: Vec<(i64, u128, i64, u64, u32, u32)> = rows
         .iter()
-        .map(|row| {
-            let trace = trace(*row);
-            (trace_starts[&trace], trace, starts[*row as usize], u64_at(ids, *row as usize), *row)
+        .map(|(batch, row)| {
+            let Keys { traces, spans, starts } = &keys[*batch];
+            let trace = u128_at(traces, *row);
+            (trace_starts[&trace], trace, starts[*row], u64_at(spans, *row), *batch as u32, *row as u32)
         })
         .collect();
     keyed.sort_unstable();
-    keyed.into_iter().map(|(.., row)| row).collect()
+    keyed.into_iter().map(|(.., batch, row)| (batch as usize, row as usize)).collect()
 }
 
 fn u128_at(ids: &FixedSizeBinaryArray, row: usize) -> u128 {

@@ -295,7 +295,7 @@ async fn stored(world: &World) -> SessionContext {
         let batches = [batch(world, before, &promotion(&part.promoted)), batch(world, after, &promotion(second))];
         if part.file && part.stitched {
             let mut days: BTreeMap<i32, Vec<WrittenFile>> = BTreeMap::new();
-            for file in batches.iter().flat_map(|batch| write_files(batch).unwrap()) {
+            for file in batches.iter().flat_map(|batch| write_files(std::slice::from_ref(batch)).unwrap()) {
                 days.entry(file.date).or_default().push(file);
             }
             // Columns of two types do not come together in one table.
@@ -409,7 +409,7 @@ proptest! {
         for part in &world.parts {
             let target = promotion(part.target.as_ref().unwrap_or(&part.promoted));
             there = there.promoted_as(&target).unwrap();
-            for count in tracehouse::model::keys::residual_counts(&there) {
+            for count in tracehouse::model::keys::residual_counts(std::slice::from_ref(&there)) {
                 let in_column = target.get(count.scope, &count.key).map(|attribute| attribute.value_type as usize);
                 prop_assert!(in_column.is_none_or(|value_type| count.by_type[value_type] == 0), "{count:?}");
             }

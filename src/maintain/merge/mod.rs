@@ -17,7 +17,7 @@ pub(crate) mod input;
 mod reader;
 mod runs;
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
@@ -135,6 +135,6 @@ async fn plan(inputs: &[Input]) -> Result<Runs> {
 /// The rows of a batch, which are in the order of a file, as a file of one row group.
 fn write(batch: &SpanBatch) -> Result<Option<WrittenFile>> {
     let Some((first, _)) = batch.start_time_range() else { return Ok(None) };
-    let day = DayRows { date: order::date_of(first), rows: (0..batch.num_spans() as u32).collect() };
-    Ok(Some(writer::write_file(batch, &day)?))
+    let day = DayRows { date: order::date_of(first), rows: (0..batch.num_spans()).map(|row| (0, row)).collect() };
+    Ok(Some(writer::write_file(slice::from_ref(batch), &day)?))
 }

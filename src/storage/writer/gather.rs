@@ -1,64 +1,101 @@
-//! Rows of a batch in the flat shape.
+//! Rows of some batches in the flat shape.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, UInt32Array},
-    compute::take,
+    array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array},
     datatypes::{Field, Float64Type, Int64Type, UInt32Type},
     error::ArrowError,
 };
 
 use crate::{
     model::{
+        attributes::AttributeType,
         batch::SpanBatch,
-        gather::gather,
+        gather::{Place, gather_of_many},
         promotion::{PromotedAttribute, promoted_attribute},
         schema::{CORE_COLUMNS, column},
     },
     storage::writer::{ColumnRange, layout::has_many_values},
 };
 
-/// Some rows of a batch, in the flat shape, column by column.
+/// Some rows of batches in the flat shape, column by column. Columns of one name have one type in all batches.
+///
+/// Each value is copied once, from the batch where it came in to the column that is encoded.
 pub(super) struct Gather<'a> {
-    batch: &'a SpanBatch,
-    rows: &'a UInt32Array,
-    resources: UInt32Array,
-    scopes: UInt32Array,
+    batches: &'a [SpanBatch],
+    rows: &'a [Place],
+    resources: Vec<Place>,
+    scopes: Vec<Place>,
+}
+
+/// A column where it is now: for each batch its array, if the batch has it, and the rows.
+struct Source<'a> {
+    arrays: Vec<Option<&'a ArrayRef>>,
+    rows: &'a [Place],
+}
+
+impl<'a> Source<'a> {
+    /// The arrays and rows of them at which the column has a value.
+    fn values(&self) -> impl Iterator<Item = (&'a ArrayRef, usize)> {
+        let present = self.rows.iter().filter_map(|(batch, row)| Some((self.arrays[*batch]?, *row)));
+        present.filter(|(array, row)| array.is_valid(*row))
+    }
 }
 
 impl<'a> Gather<'a> {
-    pub(super) fn new(batch: &'a SpanBatch, rows: &'a UInt32Array) -> Result<Self, ArrowError> {
-        let indexes = |name: &str| -> Result<UInt32Array, ArrowError> {
-            Ok(take(&batch.spans()[name], rows, None)?.as_primitive::<UInt32Type>().clone())
+    pub(super) fn new(batches: &'a [SpanBatch], rows: &'a [Place]) -> Self {
+        let indexes = |name: &str| -> Vec<Place> {
+            let indexes: Vec<&[u32]> =
+                batches.iter().map(|batch| &**batch.spans()[name].as_primitive::<UInt32Type>().values()).collect();
+            rows.iter().map(|(batch, row)| (*batch, indexes[*batch][*row] as usize)).collect()
         };
-        let (resources, scopes) = (indexes(column::RESOURCE_INDEX)?, indexes(column::SCOPE_INDEX)?);
-        Ok(Self { batch, rows, resources, scopes })
+        Self { batches, rows, resources: indexes(column::RESOURCE_INDEX), scopes: indexes(column::SCOPE_INDEX) }
     }
 
-    /// The table with this column, and the rows of it.
-    fn source(&self, name: &str) -> Option<(&ArrayRef, &UInt32Array)> {
-        [
-            (self.batch.spans(), self.rows),
-            (self.batch.resources(), &self.resources),
-            (self.batch.scopes(), &self.scopes),
-        ]
-        .into_iter()
-        .find_map(|(table, rows)| Some((table.column_by_name(name)?, rows)))
+    /// A column and its rows, if a batch has it.
+    fn source(&self, name: &str) -> Option<Source<'_>> {
+        let tables: [(fn(&SpanBatch) -> &RecordBatch, &[Place]); 3] =
+            [(SpanBatch::spans, self.rows), (SpanBatch::resources, &self.resources), (SpanBatch::scopes, &self.scopes)];
+        tables.into_iter().find_map(|(table, rows)| {
+            let arrays: Vec<_> = self.batches.iter().map(|batch| table(batch).column_by_name(name)).collect();
+            arrays.iter().any(Option::is_some).then_some(Source { arrays, rows })
+        })
     }
 
     pub(super) fn column(&self, name: &str) -> Result<ArrayRef, ArrowError> {
-        let Some((values, rows)) = self.source(name) else {
-            return Err(ArrowError::SchemaError(format!("span batch has no column {name}")));
+        let source = self.source(name);
+        let first = source.as_ref().and_then(|source| source.arrays.iter().flatten().next().copied());
+        let (Some(source), Some(first)) = (&source, first) else {
+            return Err(ArrowError::SchemaError(format!("no span batch has a column {name}")));
         };
-        gather(values, rows)
+        if source.arrays.iter().all(Option::is_some) {
+            let arrays: Vec<&dyn Array> = source.arrays.iter().flatten().map(AsRef::as_ref).collect();
+            return gather_of_many(&arrays, source.rows);
+        }
+        // One NULL stands for all rows of the batches that lack the column.
+        let null = new_null_array(first.data_type(), 1);
+        let arrays: Vec<&dyn Array> = source.arrays.iter().map(|array| array.map_or(&*null, AsRef::as_ref)).collect();
+        let lacks = |batch: usize| source.arrays[batch].is_none();
+        let rows: Vec<Place> =
+            source.rows.iter().map(|(batch, row)| (*batch, if lacks(*batch) { 0 } else { *row })).collect();
+        gather_of_many(&arrays, &rows)
     }
 
     /// The promoted columns that hold a value in some of the rows, by name.
     pub(super) fn promoted(&self) -> Result<Vec<PromotedAttribute>, ArrowError> {
-        let core = CORE_COLUMNS.len();
+        let schemas = self.batches.iter().map(SpanBatch::flat_schema);
+        let mut fields: BTreeMap<String, Arc<Field>> = BTreeMap::new();
+        for schema in schemas {
+            for field in schema.fields().iter().skip(CORE_COLUMNS.len()) {
+                if !fields.contains_key(field.name()) {
+                    fields.insert(field.name().clone(), Arc::clone(field));
+                }
+            }
+        }
         let mut promoted = Vec::new();
-        for field in self.batch.flat_schema().fields().iter().skip(core) {
-            let Some((values, rows)) = self.source(field.name()) else { continue };
-            if rows.values().iter().any(|row| values.is_valid(*row as usize)) {
+        for field in fields.values() {
+            if self.source(field.name()).is_some_and(|source| source.values().next().is_some()) {
                 promoted.push(promoted_attribute(field).ok_or_else(|| not_promoted(field))?);
             }
         }
@@ -67,18 +104,19 @@ impl<'a> Gather<'a> {
 
     /// The promoted columns that hold a NaN. Statistics leave it out, and queries take it for the largest number.
     pub(super) fn with_nan<'p>(&self, promoted: &'p [PromotedAttribute]) -> Vec<&'p str> {
-        let holds_nan = |name: &str| {
-            let Some((values, rows)) = self.source(name) else { return false };
-            let Some(floats) = values.as_primitive_opt::<Float64Type>() else { return false };
-            rows.values().iter().any(|row| floats.is_valid(*row as usize) && floats.value(*row as usize).is_nan())
+        let is_nan = |(array, row): (&ArrayRef, usize)| {
+            array.as_primitive_opt::<Float64Type>().is_some_and(|floats| floats.value(row).is_nan())
         };
-        promoted.iter().map(|attribute| &*attribute.column).filter(|name| holds_nan(name)).collect()
+        let of_type = promoted.iter().filter(|attribute| attribute.value_type == AttributeType::Float);
+        let holds_nan = |name: &&str| self.source(name).is_some_and(|source| source.values().any(is_nan));
+        of_type.map(|attribute| &*attribute.column).filter(holds_nan).collect()
     }
 
     /// The promoted columns that get a bloom filter.
     pub(super) fn with_many_values<'p>(&self, promoted: &'p [PromotedAttribute]) -> Vec<&'p str> {
         let many = |attribute: &&PromotedAttribute| {
-            self.source(&attribute.column).is_some_and(|(values, _)| has_many_values(attribute, values))
+            let source = self.source(&attribute.column);
+            source.is_some_and(|source| has_many_values(attribute, &source.arrays.iter().flatten().copied()))
         };
         promoted.iter().filter(many).map(|attribute| &*attribute.column).collect()
     }

@@ -54,12 +54,18 @@ pub(super) fn file_schema(promoted: &[PromotedAttribute]) -> SchemaRef {
 
 /// Whether a column has so many different texts that its least and greatest value and its dictionary do not prune, and a
 /// bloom filter does. Told from some values that are spread over it.
-pub(super) fn has_many_values(attribute: &PromotedAttribute, values: &ArrayRef) -> bool {
+pub(super) fn has_many_values<'a>(
+    attribute: &PromotedAttribute,
+    arrays: &(impl Iterator<Item = &'a ArrayRef> + Clone),
+) -> bool {
     // Values of resources repeat from span to span.
-    let is_candidate = attribute.value_type == AttributeType::Str && attribute.scope == AttributeScope::Span;
-    let Some(texts) = values.as_string_opt::<i32>().filter(|_| is_candidate) else { return false };
-    let step = (texts.len() - texts.null_count()).div_ceil(SAMPLE_VALUES).max(1);
-    let sample: Vec<&str> = texts.iter().flatten().step_by(step).collect();
+    if attribute.value_type != AttributeType::Str || attribute.scope != AttributeScope::Span {
+        return false;
+    }
+    let texts = arrays.clone().filter_map(|array| array.as_string_opt::<i32>());
+    let count: usize = texts.clone().map(|texts| texts.len() - texts.null_count()).sum();
+    let step = count.div_ceil(SAMPLE_VALUES).max(1);
+    let sample: Vec<&str> = texts.flat_map(|texts| texts.iter().flatten()).step_by(step).collect();
     let distinct: HashSet<&str> = sample.iter().copied().collect();
     sample.len() >= 16 && distinct.len() * 4 > sample.len()
 }

@@ -20,10 +20,7 @@
 mod gather;
 mod layout;
 
-use arrow::{
-    array::{AsArray, UInt32Array},
-    error::ArrowError,
-};
+use arrow::{array::AsArray, error::ArrowError};
 use bytes::Bytes;
 use parquet::{
     arrow::{
@@ -42,6 +39,7 @@ use self::{
 use crate::{
     model::{
         batch::SpanBatch,
+        gather::Place,
         keys::{AttributeKeys, KeyCollectors},
         promotion::PromotedAttribute,
         schema::column,
@@ -109,19 +107,18 @@ pub struct WrittenFile {
     pub traces: Option<Range<u64>>,
 }
 
-/// Writes one file for each day on which spans of the batch start.
-pub fn write_files(batch: &SpanBatch) -> Result<Vec<WrittenFile>, WriteError> {
-    order::days(batch).iter().map(|day| write_file(batch, day)).collect()
+/// Writes one file for each day on which spans of the batches start.
+pub fn write_files(batches: &[SpanBatch]) -> Result<Vec<WrittenFile>, WriteError> {
+    let batches = SpanBatch::with_one_type_per_column(batches)?;
+    order::days(&batches).iter().map(|day| write_file(&batches, day)).collect()
 }
 
-/// Writes the file of one day; `day` comes from [`order::days`] of the same batch.
-pub fn write_file(batch: &SpanBatch, day: &DayRows) -> Result<WrittenFile, WriteError> {
-    let rows = UInt32Array::from(day.rows.clone());
-    let gather = Gather::new(batch, &rows)?;
+/// Writes the file of one day; `day` comes from [`order::days`] of the same batches, whose columns agree in their types.
+pub fn write_file(batches: &[SpanBatch], day: &DayRows) -> Result<WrittenFile, WriteError> {
+    let rows = day.rows.as_slice();
+    let gather = Gather::new(batches, rows);
     let promoted = gather.promoted()?;
-    let mut collectors = KeyCollectors::default();
-    collectors.add_batch(batch, &day.rows);
-    let keys = collectors.finish();
+    let keys = keys_of(batches, rows);
     let schema = file_schema(&promoted);
     let with_bloom = gather.with_many_values(&promoted);
     let layout = Layout {
@@ -133,9 +130,8 @@ pub fn write_file(batch: &SpanBatch, day: &DayRows) -> Result<WrittenFile, Write
     let options = ArrowWriterOptions::new().with_properties(layout.properties()?);
     let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options)?;
     let (mut file, factory) = writer.into_serialized_writer()?;
-    for (index, start) in (0..rows.len()).step_by(ROW_GROUP_ROWS_MAX).enumerate() {
-        let group_rows = rows.slice(start, ROW_GROUP_ROWS_MAX.min(rows.len() - start));
-        let gather = Gather::new(batch, &group_rows)?;
+    for (index, group_rows) in rows.chunks(ROW_GROUP_ROWS_MAX).enumerate() {
+        let gather = Gather::new(batches, group_rows);
         let mut columns = factory.create_column_writers(index)?.into_iter();
         let mut group = file.next_row_group()?;
         // Column by column, so that one gathered column at a time is in memory.
@@ -152,12 +148,22 @@ pub fn write_file(batch: &SpanBatch, day: &DayRows) -> Result<WrittenFile, Write
         group.close()?;
     }
     let mut traces = TraceFilterBuilder::default();
-    let ids = batch.spans()[column::TRACE_ID].as_fixed_size_binary();
-    day.rows.iter().for_each(|row| traces.add(ids.value(*row as usize)));
+    let ids: Vec<_> = batches.iter().map(|batch| batch.spans()[column::TRACE_ID].as_fixed_size_binary()).collect();
+    rows.iter().for_each(|(batch, row)| traces.add(ids[*batch].value(*row)));
     let traces = end_of_file(&mut file, traces, &keys)?;
     let bytes = Bytes::from(file.into_inner()?);
     let ranges = STATS_COLUMNS.iter().map(|column| gather.range(column)).collect::<Result<_, _>>()?;
     Ok(WrittenFile { bytes, rows: rows.len(), date: day.date, ranges, promoted, keys, traces })
+}
+
+fn keys_of(batches: &[SpanBatch], rows: &[Place]) -> AttributeKeys {
+    let mut by_batch = vec![Vec::new(); batches.len()];
+    rows.iter().for_each(|(batch, row)| by_batch[*batch].push(*row as u32));
+    let mut collectors = KeyCollectors::default();
+    for (batch, rows) in batches.iter().zip(by_batch) {
+        collectors.add_batch(batch, &rows);
+    }
+    collectors.finish()
 }
 
 /// Writes what comes behind the row groups, the footer apart. Returns where the filter of traces is.

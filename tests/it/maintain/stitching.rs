@@ -32,7 +32,8 @@ async fn a_stitched_file_answers_as_its_parts() {
     let mut batches: Vec<_> = (0..4).map(|_| random(&mut seed, 150, 10, NOW)).collect();
     // One without any promoted attribute of spans, and one of a single span.
     batches.insert(1, plain(&[Plain { trace: 1, span: 5, start: NOW, user: "x" }]));
-    let parts: Vec<WrittenFile> = batches.iter().flat_map(|batch| write_files(batch).unwrap()).collect();
+    let parts: Vec<WrittenFile> =
+        batches.iter().flat_map(|batch| write_files(std::slice::from_ref(batch)).unwrap()).collect();
     let whole = stitch(parts.clone()).unwrap();
     assert_eq!(whole.rows, 601);
 
