@@ -64,14 +64,14 @@ pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>) -> DfResult<LogicalPlan> {
     };
     let start = || col(column::START_TIME);
     let selected = match range {
-        Some((from, to)) => selection.clone().and(start().gt_eq(lit(*from))).and(start().lt(lit(*to))),
-        None => selection.clone(),
+        Some((from, to)) => col(SELECTED).and(start().gt_eq(lit(*from))).and(start().lt(lit(*to))),
+        None => col(SELECTED),
     };
-    let mut asked = vec![(SELECTED.to_owned(), SpanValue::Expr(selected.is_true()))];
+    let mut asked = vec![(SELECTED.to_owned(), SpanValue::Holds(selection.clone()))];
     let columns: Vec<&str> = TEXTS.iter().chain(&MAPS).map(|(column, _)| *column).collect();
     // Names of their own, because the spans have some of these columns anyway.
     asked.extend(columns.iter().map(|column| (asked_name(column), SpanValue::Expr(col(*column)))));
-    let mut shown: Vec<Expr> = vec![scope.intervals.index_expr().alias(INTERVAL), col(SELECTED)];
+    let mut shown: Vec<Expr> = vec![scope.intervals.index_expr().alias(INTERVAL), selected.alias(SELECTED)];
     shown.extend(columns.iter().map(|column| col(asked_name(column))));
     leaf.spans(scope, asked)?.project(shown)?.build()
 }

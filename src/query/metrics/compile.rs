@@ -1,7 +1,5 @@
 //! From a checked metrics query to its parts: functions over spans at the leaves, arithmetic and ranking above.
 
-use datafusion::logical_expr::Expr;
-
 use crate::{
     error::{Error, Result},
     query::{
@@ -9,16 +7,16 @@ use crate::{
             fields::{LabelColumns, Number},
             series::{SeriesSet, Side},
         },
-        traceql::{lower, spans::SpanSource},
+        traceql::spans::SpanSource,
     },
     traceql::{
         self, TraceQlError,
         ast::{
-            ArithmeticOp, Body, Field, FieldExpr, FieldName, Hint, Intrinsic, Metrics, MetricsCall, MetricsFunction,
-            MetricsSource, Pipeline, Reducer, SeriesExpr, SeriesStage, SpansetExpr, Stage, StageKind,
+            ArithmeticOp, Body, Field, FieldName, Hint, Intrinsic, Metrics, MetricsCall, MetricsFunction,
+            MetricsSource, Pipeline, Reducer, SeriesExpr, SeriesStage, SpansetExpr, StageKind,
         },
         literal::Literal,
-        plan::Spansets,
+        plan::Condition,
     },
 };
 
@@ -49,6 +47,8 @@ enum Node {
 /// A metrics function over the spans of a pipeline.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
+    /// Its position among those of the query.
+    pub(crate) position: usize,
     /// The spans.
     pub(crate) source: SpanSource,
     /// What the query says of the spans themselves, for showing.
@@ -77,8 +77,8 @@ pub(crate) enum Function {
     Quantiles(Number, Vec<f64>),
     /// Attribute values inside and outside of a selection.
     Compare {
-        /// Whether a span is in the selection; NULL counts as false.
-        selection: Expr,
+        /// Whether a span is in the selection.
+        selection: Condition,
         /// How many values per attribute.
         top: usize,
         /// Where spans of the selection start, in Unix nanoseconds; the second one is outside.
@@ -159,7 +159,7 @@ fn metrics_node(metrics: &Metrics, text: &str, leaves: &mut Vec<Leaf>) -> Result
     let node = match &metrics.source {
         MetricsSource::Math(series) => series_node(series, text, leaves)?,
         MetricsSource::Spans { pipeline, call } => {
-            leaves.push(leaf(pipeline, call).map_err(|error| error.of(text))?);
+            leaves.push(leaf(leaves.len(), pipeline, call).map_err(|error| error.in_text(text))?);
             Node::Leaf(leaves.len() - 1)
         }
     };
@@ -177,34 +177,7 @@ fn series_node(series: &SeriesExpr, text: &str, leaves: &mut Vec<Leaf>) -> Resul
     })
 }
 
-/// An error that may still lack its place in the text.
-enum Refused {
-    InText(TraceQlError),
-    Whole(Error),
-}
-
-impl Refused {
-    fn of(self, text: &str) -> Error {
-        match self {
-            Refused::InText(error) => error.in_text(text).into(),
-            Refused::Whole(error) => error,
-        }
-    }
-}
-
-impl From<TraceQlError> for Refused {
-    fn from(error: TraceQlError) -> Self {
-        Refused::InText(error)
-    }
-}
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Refused::Whole(error)
-    }
-}
-
-fn leaf(pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf, Refused> {
+fn leaf(position: usize, pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf, TraceQlError> {
     let mut mentioned = Vec::new();
     for stage in &pipeline.stages {
         if let StageKind::Spansets(spansets) = &stage.kind {
@@ -218,38 +191,24 @@ fn leaf(pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf, Refused> {
         MetricsFunction::ReduceOverTime(reducer, Field { name: field, .. }) => {
             add(&mut mentioned, field);
             let name = format!("{}_over_time", reducer.name());
-            let number = Number::float(&name, field)?;
-            (name, Function::Reduce(*reducer, number))
+            (name, Function::Reduce(*reducer, Number::float(field)))
         }
         MetricsFunction::HistogramOverTime(Field { name: field, .. }) => {
             add(&mut mentioned, field);
-            let name = "histogram_over_time";
-            (name.to_owned(), Function::Histogram(Number::int(name, field)?))
+            ("histogram_over_time".to_owned(), Function::Histogram(Number::int(field)))
         }
         MetricsFunction::QuantileOverTime(Field { name: field, .. }, quantiles) => {
             add(&mut mentioned, field);
-            let name = "quantile_over_time";
-            (name.to_owned(), Function::Quantiles(Number::int(name, field)?, quantiles.clone()))
+            ("quantile_over_time".to_owned(), Function::Quantiles(Number::int(field), quantiles.clone()))
         }
         MetricsFunction::Compare { selection, top, range } => {
             let top = top.and_then(|top| usize::try_from(top).ok()).unwrap_or(COMPARE_TOP);
-            let selection = selection_filter(selection)?;
+            let selection = Condition::build(selection)?;
             ("compare".to_owned(), Function::Compare { selection, top, range: *range })
         }
     };
     let labels = call.by.iter().enumerate().map(|(position, field)| LabelColumns::new(&field.name, position)).collect();
-    Ok(Leaf { source: SpanSource::compile(pipeline)?, mentioned, function, name, labels })
-}
-
-/// The filter `{ selection }`.
-fn selection_filter(selection: &FieldExpr) -> Result<Expr, TraceQlError> {
-    let kind = StageKind::Spansets(SpansetExpr::Filter(selection.clone()));
-    let pipeline = Pipeline { stages: vec![Stage { kind, at: selection.at }] };
-    let spansets = Spansets::build(&pipeline)?;
-    match spansets.single() {
-        Some(condition) => Ok(lower::filter(condition)),
-        None => Err(TraceQlError::unsupported("a selection that needs the whole trace", selection.at)),
-    }
+    Ok(Leaf { position, source: SpanSource::compile(pipeline)?, mentioned, function, name, labels })
 }
 
 fn mention(spansets: &SpansetExpr, mentioned: &mut Vec<FieldName>) {

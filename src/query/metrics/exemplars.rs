@@ -2,7 +2,8 @@
 //!
 //! The aggregation notes the first and the last start of the spans of each cell. Out of those a few are chosen, spread over
 //! time and series, and a second plan fetches the spans that start then: it reads few pages, because starts are sorted
-//! nearly. What is chosen depends on the spans alone, not on the files that they lie in.
+//! nearly. What is chosen depends on the spans alone, not on the files that they lie in. A series that arithmetic has made
+//! shows spans of the side that it has its labels from.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -34,6 +35,15 @@ const PER_SLOT: usize = 2;
 const NUMBER: &str = "exemplar_number";
 /// Spans that are kept for a moment of a group, so that one of another trace can take the place of the first.
 const SPANS_PER_MOMENT: usize = 4;
+
+/// What the values of series are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// Those of a metrics function, so that a span stands at its own number if the function took one.
+    Numbers,
+    /// Results of arithmetic, at which the span stands.
+    Results,
+}
 
 /// A moment at which a span of a group starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,7 +112,7 @@ pub(crate) fn choose(
 
 fn origin(leaf: &Leaf, group: usize, bucket: u32) -> Origin {
     let bucket = if matches!(leaf.function, Function::Histogram(_)) { bucket } else { 0 };
-    Origin { group, bucket }
+    Origin { leaf: leaf.position, group, bucket }
 }
 
 fn by_origin(series: &[Series]) -> HashMap<Origin, Vec<usize>> {
@@ -169,7 +179,7 @@ pub(crate) fn add(
         for (index, field) in leaf.mentioned.iter().enumerate() {
             let values = column(&shown_column(index))?.as_struct();
             if values.is_valid(row) {
-                labels.push((field.to_string(), fields::value_of(values.columns(), row)));
+                labels.extend(fields::value_of(values.columns(), row).map(|value| (field.to_string(), value)));
             }
         }
         let number = numbers.filter(|numbers| numbers.is_valid(row)).map(|numbers| numbers.value(row));
@@ -188,6 +198,7 @@ pub(crate) fn attach(
     intervals: Intervals,
     chosen: &[Moment],
     mut fetched: Fetched,
+    scale: Scale,
 ) {
     let by_origin = by_origin(series);
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
@@ -201,10 +212,11 @@ pub(crate) fn attach(
         let Some(indexes) = by_origin.get(&origin(leaf, moment.group, moment.bucket)) else { continue };
         let interval = intervals.index_of(moment.start);
         let is_duration = leaf.number().is_some_and(|number| number.is_duration);
-        let number = found.number.map(|number| if is_duration { number / 1e9 } else { number });
+        let number = found.number.filter(|_| scale == Scale::Numbers);
+        let number = number.map(|number| if is_duration { number / 1e9 } else { number });
         let Some(index) = shown_in(series, indexes, interval, number) else { continue };
         let value = match &leaf.function {
-            Function::Reduce(..) | Function::Quantiles(..) => number,
+            Function::Reduce(..) | Function::Quantiles(..) if scale == Scale::Numbers => number,
             _ => Some(series[index].values[interval]),
         };
         let (Some(value), Ok(id)) = (value, <[u8; TraceId::LEN]>::try_from(trace.as_slice())) else { continue };

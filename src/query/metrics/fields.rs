@@ -15,7 +15,6 @@ use datafusion::{
 
 use super::label::LabelValue;
 use crate::{
-    error::{Error, Result},
     functions::{AttrFunction, scalar_function},
     model::{
         attributes::{AttributeScope, value_fields},
@@ -62,18 +61,18 @@ impl LabelColumns {
     }
 }
 
-/// The value in one row of the columns that a field has: one per type, or one alone.
-pub(crate) fn value_of(columns: &[ArrayRef], row: usize) -> LabelValue {
-    let Some(at) = columns.iter().position(|column| column.is_valid(row)) else { return LabelValue::nil() };
+/// The value in one row of the columns that a field has: one per type, or one alone; nothing if it is missing.
+pub(crate) fn value_of(columns: &[ArrayRef], row: usize) -> Option<LabelValue> {
+    let at = columns.iter().position(|column| column.is_valid(row))?;
     let column = &columns[at];
     match column.data_type() {
         // What is stored as an empty value is there and has none.
-        DataType::Utf8 if at > 0 && column.as_string::<i32>().value(row) == "null" => LabelValue::nil(),
-        DataType::Utf8 => LabelValue::Text(column.as_string::<i32>().value(row).to_owned()),
-        DataType::Int64 => LabelValue::Int(column.as_primitive::<Int64Type>().value(row)),
-        DataType::Float64 => LabelValue::Float(column.as_primitive::<Float64Type>().value(row)),
-        DataType::Boolean => LabelValue::Bool(column.as_boolean().value(row)),
-        _ => LabelValue::nil(),
+        DataType::Utf8 if at > 0 && column.as_string::<i32>().value(row) == "null" => None,
+        DataType::Utf8 => Some(LabelValue::Text(column.as_string::<i32>().value(row).to_owned())),
+        DataType::Int64 => Some(LabelValue::Int(column.as_primitive::<Int64Type>().value(row))),
+        DataType::Float64 => Some(LabelValue::Float(column.as_primitive::<Float64Type>().value(row))),
+        DataType::Boolean => Some(LabelValue::Bool(column.as_boolean().value(row))),
+        _ => None,
     }
 }
 
@@ -125,41 +124,22 @@ const VALUE: &str = "metric_value";
 
 impl Number {
     /// Numbers of both kinds as floats.
-    ///
-    /// # Errors
-    /// The field can never be a number.
-    pub(crate) fn float(function: &str, field: &FieldName) -> Result<Self> {
-        Self::new(function, field, AttrFunction::Number, DataType::Float64)
+    pub(crate) fn float(field: &FieldName) -> Self {
+        Self::new(field, AttrFunction::Number, DataType::Float64)
     }
 
     /// Integers alone.
-    ///
-    /// # Errors
-    /// The field can never be a number.
-    pub(crate) fn int(function: &str, field: &FieldName) -> Result<Self> {
-        Self::new(function, field, AttrFunction::Int, DataType::Int64)
+    pub(crate) fn int(field: &FieldName) -> Self {
+        Self::new(field, AttrFunction::Int, DataType::Int64)
     }
 
-    fn new(function: &str, field: &FieldName, get: AttrFunction, data_type: DataType) -> Result<Self> {
-        if let FieldName::Intrinsic(intrinsic) = field {
-            if *intrinsic == Intrinsic::Duration {
-                let value = cast(col(column::DURATION), data_type);
-                return Ok(Self { asked: None, value, is_duration: true });
-            }
-            if matches!(intrinsic, Intrinsic::TraceDuration | Intrinsic::EventTimeSinceStart) {
-                return Err(Error::unsupported(format_args!("{function}({field})")));
-            }
-            let is_number =
-                matches!(intrinsic, Intrinsic::SpanChildCount | Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight);
-            if !is_number && *intrinsic != Intrinsic::NestedSetParent {
-                return Err(Error::invalid(format!(
-                    "{function}({field}) needs numbers, such as duration or a numeric attribute; {field} is none"
-                )));
-            }
+    fn new(field: &FieldName, get: AttrFunction, data_type: DataType) -> Self {
+        if *field == FieldName::Intrinsic(Intrinsic::Duration) {
+            return Self { asked: None, value: cast(col(column::DURATION), data_type), is_duration: true };
         }
         if let Some(attribute) = own_attribute(field) {
             let asked = (VALUE.to_owned(), SpanValue::Expr(attribute_expr(get, attribute)));
-            return Ok(Self { asked: Some(asked), value: col(VALUE), is_duration: false });
+            return Self { asked: Some(asked), value: col(VALUE), is_duration: false };
         }
         let part = |name: &str| get_field(col(VALUE), name);
         let value = match get {
@@ -169,6 +149,7 @@ impl Number {
                 coalesce(vec![int, part("float")])
             }
         };
-        Ok(Self { asked: Some((VALUE.to_owned(), SpanValue::Field(field.clone()))), value, is_duration: false })
+        let asked = Some((VALUE.to_owned(), SpanValue::Number(field.clone())));
+        Self { asked, value, is_duration: field.is_duration() }
     }
 }

@@ -134,13 +134,17 @@ impl Leaf {
         self.labels.iter().map(|label| label.width()).sum()
     }
 
+    /// The labels whose fields have a value; where none has one, the first says so.
     fn labels_of(&self, columns: &[ArrayRef], row: usize) -> Vec<Label> {
         let mut columns = columns;
         let mut labels = Vec::with_capacity(self.labels.len() + 1);
         for label in &self.labels {
             let (own, rest) = columns.split_at(label.width());
-            labels.push((label.key.clone(), value_of(own, row)));
+            labels.extend(value_of(own, row).map(|value| (label.key.clone(), value)));
             columns = rest;
+        }
+        if let (true, Some(first)) = (labels.is_empty(), self.labels.first()) {
+            labels.push((first.key.clone(), LabelValue::nil()));
         }
         labels
     }
@@ -343,7 +347,7 @@ impl Group {
             labels,
             values: vec![empty; intervals.count()],
             exemplars: Vec::new(),
-            origin: Origin { group, bucket },
+            origin: Origin { leaf: leaf.position, group, bucket },
         };
         let labelled = |key: &str, value: f64| {
             let own = (key.to_owned(), LabelValue::Float(value));

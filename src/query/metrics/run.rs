@@ -23,7 +23,7 @@ use super::{
     answer,
     compare::{self, Tally},
     compile::{Compiled, Function, Leaf},
-    exemplars,
+    exemplars::{self, Scale},
     interval::Intervals,
     label::compare_labels,
     leaf::{Groups, Scope},
@@ -80,10 +80,8 @@ impl MetricsRun {
             extent_nano: limits.trace_extent_max_nano,
             series_max: limits.metrics_series_max.min(asked_series),
             samples_max: limits.metrics_samples_max,
-            exemplars_max: match query.instant || !compiled.is_one_leaf() {
-                true => 0,
-                false => asked_exemplars.min(limits.metrics_exemplars_max),
-            },
+            // The answer to an instant query has no place for them.
+            exemplars_max: if query.instant { 0 } else { asked_exemplars.min(limits.metrics_exemplars_max) },
         };
         Ok(Self { compiled, intervals, limits, base, session, form })
     }
@@ -122,15 +120,19 @@ impl MetricsRun {
 
     async fn series(&self, ran: &RanPlans, stats: &SharedStats) -> DfResult<Vec<Series>> {
         let mut leaves = Vec::with_capacity(self.compiled.leaves.len());
-        let mut last = None;
+        let mut sources = Vec::new();
         for leaf in &self.compiled.leaves {
             if let Function::Compare { top, .. } = leaf.function {
-                leaves.push(self.compare(leaf, top, ran).await?);
+                let mut compared = self.compare(leaf, top, ran).await?;
+                compared.series.iter_mut().for_each(|series| series.origin.leaf = leaf.position);
+                leaves.push(compared);
                 continue;
             }
             let groups = self.groups(leaf, ran).await?;
             leaves.push(groups.series(leaf, self.intervals, self.limits.samples_max).map_err(external)?);
-            last = Some((leaf, groups));
+            if self.limits.exemplars_max > 0 {
+                sources.push((leaf, groups));
+            }
         }
         let mut series = self.compiled.finish(leaves).series;
         series.sort_by(|a, b| compare_labels(&a.labels, &b.labels));
@@ -142,8 +144,10 @@ impl MetricsRun {
                     Some(format!("Response exceeds maximum series limit of {most}, a partial response is returned"));
             });
         }
-        if let Some((leaf, groups)) = last.filter(|_| self.limits.exemplars_max > 0) {
-            self.add_exemplars(leaf, groups, &mut series, ran).await?;
+        sources.retain(|(leaf, _)| series.iter().any(|series| series.origin.leaf == leaf.position));
+        let most = self.limits.exemplars_max / sources.len().max(1);
+        for (leaf, groups) in sources {
+            self.add_exemplars(leaf, groups, &mut series, (most, ran)).await?;
         }
         Ok(series)
     }
@@ -183,9 +187,9 @@ impl MetricsRun {
         leaf: &Leaf,
         mut groups: Groups,
         series: &mut [Series],
-        ran: &RanPlans,
+        (most, ran): (usize, &RanPlans),
     ) -> DfResult<()> {
-        let chosen = exemplars::choose(leaf, series, &groups, self.intervals, self.limits.exemplars_max);
+        let chosen = exemplars::choose(leaf, series, &groups, self.intervals, most);
         if chosen.is_empty() {
             return Ok(());
         }
@@ -195,7 +199,8 @@ impl MetricsRun {
         while let Some(batch) = batches.next().await {
             exemplars::add(&mut fetched, leaf, &mut groups, &wanted, &batch?)?;
         }
-        exemplars::attach(leaf, series, self.intervals, &chosen, fetched);
+        let scale = if self.compiled.is_one_leaf() { Scale::Numbers } else { Scale::Results };
+        exemplars::attach(leaf, series, self.intervals, &chosen, fetched, scale);
         Ok(())
     }
 

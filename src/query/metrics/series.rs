@@ -27,6 +27,9 @@ pub(crate) struct Series {
 /// The spans that a series came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Origin {
+    /// The position of the metrics function that they are of. Of a series that arithmetic has made, it is the one whose
+    /// labels it has.
+    pub(crate) leaf: usize,
     /// The group of spans with equal labels.
     pub(crate) group: usize,
     /// The bucket of their values, where these were put into buckets and each bucket is a series.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use datafusion::{
     arrow::{
         array::{
-            Array, ArrayRef, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, ListArray, MapArray, RecordBatch,
+            Array, ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, ListArray, MapArray, RecordBatch,
             RecordBatchOptions, StringBuilder, StructArray, UInt32Array,
         },
         buffer::OffsetBuffer,
@@ -17,7 +17,7 @@ use datafusion::{
 
 use super::{
     program::{Place, Program, Source, SpanColumn, SpanColumnValue, passing_column},
-    stages::{Owned, Spanset},
+    stages::{Owned, Spanset, Trace},
     trace::{Columns, TraceSpans},
 };
 use crate::{
@@ -303,15 +303,22 @@ pub(super) struct SpanRows<'a> {
 #[derive(Debug)]
 enum ComputedColumn {
     Values(Box<ValueBuilder>),
+    /// Whether the condition at a position holds.
+    Holds(usize, BooleanBuilder),
     Ints(Int64Builder),
     Floats(Float64Builder),
 }
 
 impl ComputedColumn {
-    fn of(value: &SpanColumnValue) -> Option<Self> {
+    /// The column of a value; the conditions of columns start at `next_condition`.
+    fn of(value: &SpanColumnValue, next_condition: &mut usize) -> Option<Self> {
         match value {
             SpanColumnValue::Expr(..) => None,
-            SpanColumnValue::Late(_) => Some(Self::Values(Box::default())),
+            SpanColumnValue::Late(_) | SpanColumnValue::LateNumber(_) => Some(Self::Values(Box::default())),
+            SpanColumnValue::Holds(_) => {
+                *next_condition += 1;
+                Some(Self::Holds(*next_condition - 1, BooleanBuilder::new()))
+            }
             SpanColumnValue::Place(Place::CriticalPathShare) => Some(Self::Floats(Float64Builder::new())),
             SpanColumnValue::Place(_) => Some(Self::Ints(Int64Builder::new())),
         }
@@ -320,6 +327,7 @@ impl ComputedColumn {
     fn finish(self) -> Result<ArrayRef> {
         Ok(match self {
             Self::Values(values) => values.finish()?,
+            Self::Holds(_, mut bools) => Arc::new(bools.finish()),
             Self::Ints(mut ints) => Arc::new(ints.finish()),
             Self::Floats(mut floats) => Arc::new(floats.finish()),
         })
@@ -328,7 +336,9 @@ impl ComputedColumn {
 
 impl<'a> SpanRows<'a> {
     pub(super) fn new(program: &'a Program, batch: &'a RecordBatch, columns: &'a [SpanColumn]) -> Self {
-        let computed = columns.iter().filter_map(|column| ComputedColumn::of(&column.value)).collect();
+        let mut next_condition = program.plan.conditions.len();
+        let of = |column: &SpanColumn| ComputedColumn::of(&column.value, &mut next_condition);
+        let computed = columns.iter().filter_map(of).collect();
         Self { program, batch, columns, rows: Vec::new(), computed }
     }
 
@@ -348,12 +358,18 @@ impl<'a> SpanRows<'a> {
                             value => values.append(&value, json),
                         }
                     }
+                    (SpanColumnValue::LateNumber(name), ComputedColumn::Values(values)) => {
+                        let (value, json) = trace.late(name, *span);
+                        values.append(&value, json);
+                    }
+                    (_, ComputedColumn::Holds(condition, bools)) => bools.append_value(trace.holds(*condition, *span)),
                     (SpanColumnValue::Place(place), column) => match (trace.place(*place, *span), column) {
                         (Some(Dynamic::Int(value)), ComputedColumn::Ints(ints)) => ints.append_value(value),
                         (Some(Dynamic::Float(value)), ComputedColumn::Floats(floats)) => floats.append_value(value),
                         (_, ComputedColumn::Ints(ints)) => ints.append_null(),
                         (_, ComputedColumn::Floats(floats)) => floats.append_null(),
                         (_, ComputedColumn::Values(values)) => values.append(&Dynamic::Missing, None),
+                        (_, ComputedColumn::Holds(_, bools)) => bools.append_null(),
                     },
                     _ => {}
                 }

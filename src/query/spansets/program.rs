@@ -107,8 +107,12 @@ pub(crate) struct SpanColumn {
 pub(crate) enum SpanColumnValue {
     /// An expression on the base table, with the field it gives.
     Expr(Expr, Field),
-    /// A field that only the trace decides, as an attribute value.
+    /// A field that only the trace decides, as answers show it.
     Late(FieldName),
+    /// The same as aggregates take it: durations are integers.
+    LateNumber(FieldName),
+    /// Whether the span fulfils a condition.
+    Holds(Condition),
     /// Where the span stands in the trace.
     Place(Place),
 }
@@ -161,7 +165,13 @@ pub(super) fn passing_column(name: &str) -> String {
 
 impl Program {
     pub(crate) fn new(plan: &Spansets, range: TimeRange, output: Output) -> Result<Self> {
-        let conditions: Vec<BoundCondition> = plan.conditions.iter().map(split).collect();
+        let of_columns = match &output {
+            Output::Traces { .. } => &[][..],
+            Output::Spans(columns) => columns,
+        };
+        // Those of the stages first, so that stages find theirs; then those of columns, in order.
+        let held = of_columns.iter().filter_map(SpanColumn::condition);
+        let conditions: Vec<BoundCondition> = plan.conditions.iter().chain(held).map(split).collect();
         let late_values: Vec<bool> = plan.values.iter().map(Value::reads_trace).collect();
         let mut late_fields = Vec::new();
         for late in conditions.iter().filter_map(|condition| condition.late.as_ref()) {
@@ -220,8 +230,10 @@ impl Program {
                         SpanColumnValue::Expr(expr, _) => {
                             columns.push((passing_column(&span_column.name), expr.clone()));
                         }
-                        SpanColumnValue::Late(name) => late_fields.push(name.clone()),
-                        SpanColumnValue::Place(_) => {}
+                        SpanColumnValue::Late(name) | SpanColumnValue::LateNumber(name) => {
+                            late_fields.push(name.clone());
+                        }
+                        SpanColumnValue::Holds(_) | SpanColumnValue::Place(_) => {}
                     }
                 }
             }
@@ -288,11 +300,30 @@ impl SpanColumn {
         matches!(self.value, SpanColumnValue::Expr(..))
     }
 
+    fn condition(&self) -> Option<&Condition> {
+        match &self.value {
+            SpanColumnValue::Holds(condition) => Some(condition),
+            _ => None,
+        }
+    }
+
     fn field(&self) -> Field {
         match &self.value {
             SpanColumnValue::Expr(_, field) => field.clone().with_name(&self.name),
-            SpanColumnValue::Late(_) => Field::new(&self.name, DataType::Struct(value_fields()), true),
+            SpanColumnValue::Late(_) | SpanColumnValue::LateNumber(_) => {
+                Field::new(&self.name, DataType::Struct(value_fields()), true)
+            }
+            SpanColumnValue::Holds(_) => Field::new(&self.name, DataType::Boolean, true),
             SpanColumnValue::Place(place) => Field::new(&self.name, place.data_type(), true),
+        }
+    }
+}
+
+impl std::fmt::Display for SpanColumn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.condition() {
+            Some(condition) => write!(f, "{}={condition}", self.name),
+            None => f.write_str(&self.name),
         }
     }
 }
@@ -323,7 +354,7 @@ fn described(plan: &Spansets, range: TimeRange, output: &Output) -> String {
     let values = list(plan.values.iter().map(ToString::to_string).collect());
     let what = match output {
         Output::Traces { spans_max } => format!("traces, {spans_max} spans each"),
-        Output::Spans(columns) => list(columns.iter().map(|column| column.name.clone()).collect()),
+        Output::Spans(columns) => list(columns.iter().map(ToString::to_string).collect()),
     };
     let TimeRange { start_unix_nano, end_unix_nano } = range;
     format!(

@@ -1,7 +1,7 @@
 //! The spans of a pipeline's final spansets as rows, for whoever counts or joins them.
 //!
-//! One filter is a filtered scan, in which copies of a span are rows like any other. Everything else is decided on whole
-//! traces by [`crate::query::spansets`], and each span of the result is there once.
+//! Filters that speak of the span itself are a filtered scan, in which copies of a span are rows like any other. Everything
+//! else is decided on whole traces by [`crate::query::spansets`], and each span of the result is there once.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use arrow::datatypes::Field;
 use datafusion::{
     catalog::TableProvider,
     common::{DFSchema, Result as DfResult},
-    logical_expr::{Expr, ExprSchemable, LogicalPlan, col},
+    logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, col},
 };
 
-use super::{lower, shown};
+use super::{computed, lower, shown};
 use crate::{
     model::{
         schema::{column, logical_schema},
@@ -26,7 +26,7 @@ use crate::{
     traceql::{
         TraceQlError,
         ast::{FieldName, Pipeline},
-        plan::{Condition, Spansets},
+        plan::{Condition, Spansets, Value},
     },
 };
 
@@ -58,6 +58,41 @@ pub(crate) enum SpanValue {
     /// A field of TraceQL, as the struct that attribute values are: status and kind as words, durations as text as Go
     /// writes them, NULL where the span has none.
     Field(FieldName),
+    /// The same, but durations are integers of nanoseconds.
+    Number(FieldName),
+    /// Whether the span fulfils a condition.
+    Holds(Condition),
+}
+
+impl SpanValue {
+    /// Whether only the whole trace tells it.
+    fn reads_trace(&self) -> bool {
+        match self {
+            SpanValue::Expr(_) => false,
+            SpanValue::Field(name) | SpanValue::Number(name) => name.is_of_trace(),
+            SpanValue::Holds(condition) => condition.reads_trace(),
+        }
+    }
+
+    /// The expression of one that the span itself tells.
+    fn of_span(&self) -> Expr {
+        match self {
+            SpanValue::Expr(expr) => expr.clone(),
+            SpanValue::Field(name) => shown::value(name),
+            SpanValue::Number(name) => computed::call(&Value::Field(name.clone())),
+            SpanValue::Holds(condition) => lower::filter(condition).is_true(),
+        }
+    }
+
+    /// The value of one that only the whole trace tells.
+    fn of_trace(&self) -> Option<SpanColumnValue> {
+        self.reads_trace().then(|| match self {
+            SpanValue::Field(name) => Some(SpanColumnValue::Late(name.clone())),
+            SpanValue::Number(name) => Some(SpanColumnValue::LateNumber(name.clone())),
+            SpanValue::Holds(condition) => Some(SpanColumnValue::Holds(condition.clone())),
+            SpanValue::Expr(_) => None,
+        })?
+    }
 }
 
 impl SpanSource {
@@ -69,9 +104,9 @@ impl SpanSource {
 
     /// The plan that yields the spans.
     pub(crate) fn plan(&self, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
-        let is_late = |(_, value): &(String, SpanValue)| matches!(value, SpanValue::Field(name) if name.is_of_trace());
-        match self.spansets.single().filter(|_| !request.columns.iter().any(is_late)) {
-            Some(condition) => filtered(condition, request, base),
+        let is_late = request.columns.iter().any(|(_, value)| value.reads_trace());
+        match self.spansets.filters().filter(|_| !is_late) {
+            Some(conditions) => filtered(&conditions, request, base),
             None => self.evaluated(request, base),
         }
     }
@@ -83,9 +118,8 @@ impl SpanSource {
         extent_nano: i64,
         base: &Arc<dyn TableProvider>,
     ) -> DfResult<LogicalPlan> {
-        if let Some(condition) = self.spansets.single() {
-            let filter = starts_in(range).into_iter().fold(lower::filter(condition), Expr::and);
-            return scan_base(base)?.filter(filter)?.build();
+        if let Some(conditions) = self.spansets.filters() {
+            return rows_of(&conditions, range, base)?.build();
         }
         self.found(SpanColumn::of_base(), range, extent_nano, base)
     }
@@ -101,12 +135,9 @@ impl SpanSource {
             columns.push(computed(name, col(name))?);
         }
         for (name, value) in &request.columns {
-            columns.push(match value {
-                SpanValue::Expr(expr) => computed(name, expr.clone())?,
-                SpanValue::Field(field) if field.is_of_trace() => {
-                    SpanColumn { name: name.clone(), value: SpanColumnValue::Late(field.clone()) }
-                }
-                SpanValue::Field(field) => computed(name, shown::value(field))?,
+            columns.push(match value.of_trace() {
+                Some(value) => SpanColumn { name: name.clone(), value },
+                None => computed(name, value.of_span())?,
             });
         }
         self.found(columns, request.range, request.extent_nano, base)
@@ -125,12 +156,26 @@ impl SpanSource {
     }
 }
 
-fn filtered(condition: &Condition, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
-    let filter = starts_in(request.range).into_iter().fold(lower::filter(condition), Expr::and);
+/// The rows that fulfil all conditions, each by itself: fields of events in two of them may speak of two events.
+fn rows_of(
+    conditions: &[&Condition],
+    range: TimeRange,
+    base: &Arc<dyn TableProvider>,
+) -> DfResult<LogicalPlanBuilder> {
+    let conditions = conditions.iter().map(|condition| lower::filter(condition));
+    let rows = scan_base(base)?;
+    match conditions.chain(starts_in(range)).reduce(Expr::and) {
+        Some(filter) => rows.filter(filter),
+        None => Ok(rows),
+    }
+}
+
+fn filtered(
+    conditions: &[&Condition],
+    request: &SpanRequest,
+    base: &Arc<dyn TableProvider>,
+) -> DfResult<LogicalPlan> {
     let mut columns: Vec<Expr> = OWN_COLUMNS.into_iter().map(col).collect();
-    columns.extend(request.columns.iter().map(|(name, value)| match value {
-        SpanValue::Expr(expr) => expr.clone().alias(name),
-        SpanValue::Field(field) => shown::value(field).alias(name),
-    }));
-    scan_base(base)?.filter(filter)?.project(columns)?.build()
+    columns.extend(request.columns.iter().map(|(name, value)| value.of_span().alias(name)));
+    rows_of(conditions, request.range, base)?.project(columns)?.build()
 }

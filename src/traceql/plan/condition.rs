@@ -115,8 +115,8 @@ impl PartialEq for Pattern {
 }
 
 impl Condition {
-    /// The condition that a filter expresses.
-    pub(super) fn build(expr: &FieldExpr) -> Result<Self, TraceQlError> {
+    /// The condition that the filter `{ expr }` expresses. The error has no excerpt yet.
+    pub fn build(expr: &FieldExpr) -> Result<Self, TraceQlError> {
         match &expr.kind {
             FieldKind::Literal(literal) => Ok(Condition::Constant(*literal == Literal::Bool(true))),
             FieldKind::Field(name) => Ok(Condition::IsTrue(name.clone())),
@@ -335,8 +335,19 @@ impl Value {
 }
 
 impl FieldExpr {
+    /// Whether it names what only the whole trace tells. A test for having no parent does not.
+    pub fn reads_trace(&self) -> bool {
+        match &self.kind {
+            FieldKind::Literal(_) => false,
+            FieldKind::Field(name) => name.is_of_trace(),
+            FieldKind::Unary { operand, .. } => operand.reads_trace(),
+            FieldKind::Binary { op: FieldOp::Comparison(op), lhs, rhs } if root_test(*op, lhs, rhs).is_some() => false,
+            FieldKind::Binary { lhs, rhs, .. } => lhs.reads_trace() || rhs.reads_trace(),
+        }
+    }
+
     /// Calls `visit` with every field of the expression, from left to right.
-    pub fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
+    pub fn for_each_field<'a>(&'a self, visit: &mut dyn FnMut(&'a FieldName)) {
         match &self.kind {
             FieldKind::Literal(_) => {}
             FieldKind::Field(name) => visit(name),

@@ -28,6 +28,9 @@ pub struct Spansets {
     pub stages: Vec<PlannedStage>,
     /// What is shown of a span besides ids, name and times: what the query mentions, then what `select` asks for.
     pub shown: Vec<FieldName>,
+    /// Whether the text names what only the whole trace tells, even where constants decide without it. A test for
+    /// roots needs no trace.
+    pub reads_trace: bool,
 }
 
 /// What a stage does with each spanset.
@@ -115,12 +118,12 @@ impl Spansets {
     pub fn build(pipeline: &Pipeline) -> Result<Self, TraceQlError> {
         let mut builder = Builder::default();
         let stages = builder.stages(&pipeline.stages)?;
-        let Builder { conditions, values, mentioned, selected } = builder;
+        let Builder { conditions, values, mentioned, selected, reads_trace } = builder;
         let mut shown = mentioned;
         for name in &selected {
             show(&mut shown, name);
         }
-        Ok(Self { conditions, values, stages, shown })
+        Ok(Self { conditions, values, stages, shown, reads_trace })
     }
 
     /// All spans: `{ }`.
@@ -130,15 +133,27 @@ impl Spansets {
             values: Vec::new(),
             stages: vec![PlannedStage::Spansets(PlannedSpansets::Filter(0))],
             shown: Vec::new(),
+            reads_trace: false,
         }
     }
 
-    /// The condition of a pipeline that is one filter and needs nothing but the span itself.
+    /// The conditions of a pipeline of nothing but filters and `select` that needs nothing but the span itself. A span has
+    /// to fulfil each, and each may look at another event.
+    pub fn filters(&self) -> Option<Vec<&Condition>> {
+        if self.reads_trace {
+            return None;
+        }
+        let filter = |stage: &PlannedStage| match stage {
+            PlannedStage::Spansets(PlannedSpansets::Filter(index)) => Some(*index),
+            _ => None,
+        };
+        self.stages.iter().map(|stage| self.conditions.get(filter(stage)?)).collect()
+    }
+
+    /// The condition of a pipeline that is one such filter.
     pub fn single(&self) -> Option<&Condition> {
-        match self.stages.as_slice() {
-            [PlannedStage::Spansets(PlannedSpansets::Filter(index))] => {
-                self.conditions.get(*index).filter(|condition| !condition.reads_trace())
-            }
+        match self.filters()?.as_slice() {
+            [condition] => Some(condition),
             _ => None,
         }
     }
@@ -150,6 +165,7 @@ struct Builder {
     values: Vec<Value>,
     mentioned: Vec<FieldName>,
     selected: Vec<FieldName>,
+    reads_trace: bool,
 }
 
 /// The position of an item, which is added if it is new.
@@ -180,6 +196,7 @@ impl Builder {
                 }
                 StageKind::Coalesce => planned.push(PlannedStage::Coalesce),
                 StageKind::Select(fields) => {
+                    self.reads_trace |= fields.iter().any(|field| field.name.is_of_trace());
                     self.selected.extend(fields.iter().map(|field| field.name.clone()));
                 }
             }
@@ -188,6 +205,7 @@ impl Builder {
     }
 
     fn mention(&mut self, field: &FieldExpr) {
+        self.reads_trace |= field.reads_trace();
         field.for_each_field(&mut |name| show(&mut self.mentioned, name));
     }
 

@@ -27,6 +27,7 @@ pub(crate) const NOW: i64 = 1_795_238_400_000_000_000;
 
 pub(crate) const SECOND: i64 = 1_000_000_000;
 
+#[derive(Debug)]
 pub(crate) struct House {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) ingest: Arc<Ingest>,

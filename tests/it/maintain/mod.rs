@@ -3,7 +3,7 @@
 mod compaction;
 mod copies;
 mod deletion;
-mod house;
+pub(crate) mod house;
 mod process;
 mod retention;
 mod steady_state;

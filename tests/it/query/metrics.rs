@@ -99,10 +99,10 @@ async fn spans_are_counted_per_interval_and_labels() {
     check(
         "{} | count_over_time() by (resource.service.name, span.status)",
         &[
+            r#"resource.service.name="gateway" | 0:0 5:0 10:2"#,
+            r#"resource.service.name="worker" | 0:0 5:1 10:0"#,
             r#"resource.service.name="cart" span.status=503 | 0:0 5:2 10:0"#,
             r#"resource.service.name="gateway" span.status=200 | 0:1 5:0 10:0"#,
-            r#"resource.service.name="gateway" span.status="nil" | 0:0 5:0 10:2"#,
-            r#"resource.service.name="worker" span.status="nil" | 0:0 5:1 10:0"#,
         ],
     )
     .await;
@@ -110,7 +110,7 @@ async fn spans_are_counted_per_interval_and_labels() {
     check("{ name = `nope` } | rate()", &[r#"__name__="rate" | 0:0 5:0 10:0"#]).await;
     check("{ name = `nope` } | rate() by (name)", &[]).await;
     let many = "{ name = `job` } | rate() by (name, kind, status, span.on, span.ratio, .list, event.n, span.none)";
-    let expected = r#"name="job" kind="internal" status="ok" span.on="true" span.ratio=0.5 .list="[1,2]" event.n=3 span.none="nil" | 0:0 5:0.2 10:0"#;
+    let expected = r#"name="job" kind="internal" status="ok" span.on="true" span.ratio=0.5 .list="[1,2]" event.n=3 | 0:0 5:0.2 10:0"#;
     check(many, &[expected]).await;
 }
 
@@ -207,6 +207,10 @@ async fn exemplars_are_spans_behind_the_values() {
             r#"p=0.5 | 0:0 5:0.004194304 10:0 | 5:0.003 | trace:id="2" kind="internal" duration="3ms""#,
             "p=0.9 | 0:0 5:0.004194304 10:0",
         ]
+    );
+    assert_eq!(
+        series(with("({ status = error } | rate()) / ({ } | rate())")).await,
+        [r#"__name__="(rate / rate)" | 0:0 5:0.6666666666666667 10:0 | 1:0.6666666666666667 | trace:id="1" status="error""#,]
     );
     assert_eq!(
         series(with("{ status = error } | rate() with (exemplars = false)")).await,

@@ -67,6 +67,27 @@ pub(super) fn check(class: &str, answer: impl Fn(&str) -> Result<String, String>
 }
 
 #[test]
+fn the_corpus_has_cases_of_every_class_and_five_hundred_in_all() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traceql");
+    let cases = |class: &str| {
+        let blocks = corpus_files(class).into_iter().flat_map(|path| read_blocks(&path));
+        blocks.filter(|block| matches!(block, Block::Case { .. })).count()
+    };
+    let mut classes: Vec<String> = vec!["valid", "parse_error", "invalid", "unsupported", "planned"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let worlds = fs::read_dir(root.join("evaluated")).unwrap().map(|entry| entry.unwrap());
+    let worlds = worlds.filter(|entry| entry.file_type().unwrap().is_dir());
+    classes.extend(worlds.map(|entry| format!("evaluated/{}", entry.file_name().to_string_lossy())));
+    let counts: Vec<(String, usize)> = classes.into_iter().map(|class| (class.clone(), cases(&class))).collect();
+    assert!(counts.iter().all(|(_, count)| *count > 0), "{counts:?}");
+    let evaluated = counts.iter().filter(|(class, _)| class.starts_with("evaluated")).map(|(_, count)| count);
+    assert!(evaluated.sum::<usize>() >= 250, "{counts:?}");
+    assert!(counts.iter().map(|(_, count)| count).sum::<usize>() >= 500, "{counts:?}");
+}
+
+#[test]
 fn valid_queries_print_their_canonical_text_which_reads_the_same() {
     check("valid", |text| {
         let query = traceql::compile(text).map_err(|error| error.to_string())?;
@@ -109,7 +130,7 @@ fn planned_filters_are_folded_and_list_what_is_shown() {
         Ok(search) => {
             let spansets = search.spansets;
             let shown: Vec<String> = spansets.shown.iter().map(ToString::to_string).collect();
-            let condition = spansets.single().ok_or("more than one filter")?;
+            let [condition] = &spansets.conditions[..] else { return Err("more than one filter".to_owned()) };
             Ok(format!("{condition}\nshown: {}", shown.join(", ")).trim_end().to_owned())
         }
         Err(error) => Err(error.to_string()),

@@ -7,19 +7,20 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::Value as Json;
-use tracehouse::{
-    query::QueryEngine,
-    traceql::{
-        self,
-        ast::Body,
-        literal::{Kind, Status},
-    },
+use tokio::runtime::Runtime;
+use tracehouse::traceql::{
+    self,
+    ast::Body,
+    literal::{Kind, Status},
 };
 
 use super::{
     corpus,
-    random::engine::{self, Question},
-    reference::{self, Answer, Attr, Attributes, Buckets, Event, Found, Link, Span},
+    random::{
+        engine::{self, Data, Layout, Question},
+        series::{self, Times},
+    },
+    reference::{self, Attr, Attributes, Event, Found, Link, Span},
 };
 
 const EVERYTHING: (i64, i64) = (-1_000_000, 1_000_000);
@@ -114,23 +115,35 @@ fn shown(found: &[Found], spans: &[Span]) -> String {
     if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") }
 }
 
+/// How the spans lie in each of the engines.
+const DIVISIONS: [&str; 3] = ["in a file", "buffered", "divided"];
+
+/// Engines over the same spans: all in one file, all buffered, and spread over files and buffers. A query is asked of one
+/// of them; the random queries divide their spans in every way.
+fn engines(spans: &[Span]) -> (Runtime, Vec<Data>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let divided = (0..spans.len()).map(|row| row % 5).collect();
+    let layouts = [
+        Layout { division: vec![0; spans.len()], files: 1, merged: 0 },
+        Layout { division: vec![0; spans.len()], files: 0, merged: 0 },
+        Layout { division: divided, files: 4, merged: 2 },
+    ];
+    let data = layouts.iter().map(|layout| runtime.block_on(Data::of(spans, layout, EXTENT))).collect();
+    (runtime, data)
+}
+
 fn check(world: &str) {
     let spans = read(world);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // All in one file, all buffered, and spread over files and buffers.
-    let divisions = [vec![0; spans.len()], vec![1; spans.len()], (0..spans.len()).map(|row| row % 5).collect()];
-    let engines: Vec<QueryEngine> =
-        divisions.iter().map(|division| runtime.block_on(engine::engine(&spans, division, EXTENT))).collect();
+    let (runtime, engines) = engines(&spans);
     corpus::check(&format!("evaluated/{world}"), |text| {
         let query = traceql::compile(text).map_err(|error| error.to_string())?;
         let Body::Spansets(pipeline) = &query.body else { return Err("no search".to_owned()) };
         let found = reference::search(pipeline, &spans, EVERYTHING, EXTENT);
         let wanted: Vec<String> = found.iter().map(|found| engine::lines(found, SHOWN)).collect();
-        // Each query on one of them: the random queries divide their spans in every way.
         let which = text.len() % engines.len();
-        let division = ["in a file", "buffered", "divided"][which];
+        let division = DIVISIONS[which];
         let question = Question { text, range: EVERYTHING, limit: SHOWN, shown: SHOWN };
-        let answer = runtime.block_on(engine::ask(&engines[which], &question))?;
+        let answer = runtime.block_on(engine::ask(&engines[which].engine, &question))?;
         if answer != wanted {
             return Err(format!("the engine, {division}:\n{}\nnot\n{}", answer.join("\n"), wanted.join("\n")));
         }
@@ -148,26 +161,25 @@ fn queries_over_odd_traces_find_these_spansets() {
     check("odd");
 }
 
-fn check_series(folder: &str, spans: &[Span], buckets: Buckets) {
+fn check_series(folder: &str, spans: &[Span], times: Times) {
+    let (runtime, engines) = engines(spans);
     corpus::check(&format!("evaluated/{folder}"), |text| {
         let query = traceql::compile(text).map_err(|error| error.to_string())?;
         let Body::Metrics(metrics) = &query.body else { return Err("no metrics".to_owned()) };
-        Ok(shown_series(&reference::metrics(metrics, spans, buckets, EXTENT)))
+        let wanted = reference::metrics(metrics, spans, times.buckets(), EXTENT);
+        let which = text.len() % engines.len();
+        let answer = runtime.block_on(series::ask(&engines[which].engine, text, times))?;
+        if !series::are_same(&answer, &wanted) {
+            let (answer, wanted) = (series::shown(&answer), series::shown(&wanted));
+            return Err(format!("the engine, {}:\n{answer}\nnot\n{wanted}", DIVISIONS[which]));
+        }
+        Ok(series::shown(&wanted))
     });
 }
 
-fn shown_series(answer: &Answer) -> String {
-    let line = |(labels, samples): &(String, Vec<(i64, f64)>)| {
-        let samples: Vec<String> = samples.iter().map(|(time, value)| format!("{time}:{value}")).collect();
-        format!("{labels} {}", samples.join(" "))
-    };
-    let lines: Vec<String> = answer.iter().map(line).collect();
-    if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") }
-}
-
 #[test]
-fn the_reference_makes_these_series_of_a_shop() {
+fn metrics_over_a_shop_make_these_series() {
     let spans = read("shop");
-    check_series("shop_series", &spans, Buckets::of_range(1500, 6500, 2000));
-    check_series("shop_instant", &spans, Buckets::instant(500, 10_000));
+    check_series("shop_series", &spans, Times { start: 1500, end: 6500, step: Some(2000) });
+    check_series("shop_instant", &spans, Times { start: 500, end: 10_000, step: None });
 }

@@ -1,11 +1,20 @@
 //! Texts meant to exhaust the stack, the memory or the patience of the parser.
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
-use tracehouse::traceql::{
-    self, TraceQlError,
-    parse::{BRACKET_DEPTH_MAX, EXPRESSION_DEPTH_MAX, QUERY_BYTES_MAX, REGEXES_MAX},
+use tracehouse::{
+    model::tenant::TenantId,
+    query::{MetricsQuery, QueryKind, QueryRequest, TraceQlQuery},
+    traceql::{
+        self, TraceQlError,
+        parse::{BRACKET_DEPTH_MAX, EXPRESSION_DEPTH_MAX, QUERY_BYTES_MAX, REGEXES_MAX},
+        size::{FIELDS_MAX, FUNCTIONS_MAX, STAGES_MAX},
+    },
 };
+
+use crate::query::data::small_engine;
 
 fn message(text: &str) -> String {
     match traceql::compile(text) {
@@ -88,9 +97,62 @@ fn parentheses_cost_linear_time() {
 }
 
 #[test]
+fn fields_stages_and_functions_are_counted() {
+    let names = |count: usize| (0..count).map(|n| format!(".a{n}")).collect::<Vec<_>>().join(", ");
+    assert!(message(&format!("{{}} | select({})", names(FIELDS_MAX))).starts_with("valid"));
+    let refused = format!("query names more than {FIELDS_MAX} different fields");
+    assert_eq!(message(&format!("{{}} | select({})", names(FIELDS_MAX + 1))), refused);
+    assert_eq!(message(&format!("{{}} | rate() by({})", names(10_000))), refused);
+    let stages = |count: usize| vec!["{ .a }"; count].join(" | ");
+    assert!(message(&stages(STAGES_MAX)).starts_with("valid"));
+    assert_eq!(message(&stages(STAGES_MAX + 1)), format!("query has more than {STAGES_MAX} stages"));
+    let sum = |count: usize| vec!["({} | rate())"; count].join(" + ");
+    assert!(message(&sum(FUNCTIONS_MAX)).starts_with("valid"));
+    assert_eq!(message(&sum(FUNCTIONS_MAX + 1)), format!("query has more than {FUNCTIONS_MAX} metrics functions"));
+}
+
+/// Queries as large as they may be, each in its way.
+fn largest() -> Vec<String> {
+    let numbered = |count: usize, one: &dyn Fn(usize) -> String, link: &str| {
+        (0..count).map(one).collect::<Vec<_>>().join(link)
+    };
+    let names = |count: usize| numbered(count, &|n| format!(".a{n}"), ", ");
+    vec![
+        numbered(STAGES_MAX, &|n| format!("{{ .a = {n} }}"), " | "),
+        numbered(STAGES_MAX / 2, &|n| format!("{{ span.a = {n} }}"), " >> "),
+        format!("{{ {} }}", numbered(EXPRESSION_DEPTH_MAX - 5, &|n| format!(".a{} = 1", n % FIELDS_MAX), " || ")),
+        format!("{{}} | {}", numbered(STAGES_MAX - 1, &|n| format!("by(span.a{})", n % FIELDS_MAX), " | ")),
+        format!("{{}} | {}", numbered(STAGES_MAX - 1, &|n| format!("max(.a{}) > 1", n % FIELDS_MAX), " | ")),
+        format!("{{}} | select({})", names(FIELDS_MAX)),
+        format!("{{}} | rate() by({})", names(FIELDS_MAX)),
+        numbered(FUNCTIONS_MAX, &|n| format!("({{ .a = {n} }} | rate() by(.b{n}))"), " + "),
+        numbered(REGEXES_MAX, &|n| format!("{{ .a =~ `(x+x+)+y{n}` }}"), " | "),
+        format!("{{}} /*{}*/", "(".repeat(QUERY_BYTES_MAX - 10)),
+    ]
+}
+
+#[test]
+fn the_largest_queries_are_answered_or_refused_in_bounded_time() {
+    // A debug build is some thirty times slower than what is promised.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let engine = small_engine();
+    for text in largest() {
+        let kind = match traceql::is_metrics(&text) {
+            true => QueryKind::Metrics(MetricsQuery::new(&text)),
+            false => QueryKind::TraceQl(TraceQlQuery::new(&text)),
+        };
+        let request = QueryRequest::new(TenantId::single(), kind);
+        let started = Instant::now();
+        let answer = runtime.block_on(async { engine.execute(request).await?.collect().await });
+        let head: String = text.chars().take(60).collect();
+        assert!(started.elapsed() < PATIENCE, "{head} took {:?}", started.elapsed());
+        answer.map_err(|error| format!("{head}: {error}")).unwrap();
+    }
+}
+
+#[test]
 fn many_small_things_are_no_trouble() {
-    let pipes = format!("{{}}{}", " | { .a }".repeat(10_000));
-    assert!(message(&pipes).starts_with("valid"), "{}", message(&pipes));
     let selected = format!("{{}} | select(.a{})", ", .a".repeat(20_000));
     assert!(message(&selected).starts_with("valid"), "{}", message(&selected));
     let comment = format!("{{}} /*{}*/", "(".repeat(100_000));

@@ -4,11 +4,8 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Float64Type, Int64Type};
-use datafusion::catalog::TableProvider;
 use futures::FutureExt;
-use object_store::{ObjectStore, memory::InMemory};
 use tracehouse::{
-    clock::ManualClock,
     metrics::Metrics,
     model::{
         attributes::{AttributeScope, AttributeType},
@@ -21,56 +18,102 @@ use tracehouse::{
         tenant::TenantId,
         time::TimeRange,
     },
-    query::{AnswerForm, BaseTables, EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, TraceQlQuery},
-    storage::store::Store,
+    query::{AnswerForm, EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, SpansTable, TraceQlQuery},
 };
 
 use super::Random;
 use crate::{
+    maintain::{compact_all, house::House},
     query::data::START,
-    span_table::{StoredTable, write},
     traceql::reference::{Attr, Attributes, Found, Span, Val},
 };
 
-/// Which part of the data each row lies in; even ones are files.
-pub(super) fn division(random: &mut Random, rows: usize) -> Vec<usize> {
-    let parts = 1 + random.below(5);
-    (0..rows).map(|_| random.below(parts)).collect()
+/// How spans come to lie where they are: part after part is written, and the first of them become files.
+#[derive(Clone, Debug)]
+pub(in crate::traceql) struct Layout {
+    /// The part of each row.
+    pub(in crate::traceql) division: Vec<usize>,
+    /// Parts that become a file each; later ones stay in the buffer.
+    pub(in crate::traceql) files: usize,
+    /// After how many of the files these are merged.
+    pub(in crate::traceql) merged: usize,
 }
 
-pub(in crate::traceql) async fn engine(rows: &[Span], division: &[usize], extent: i64) -> QueryEngine {
-    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let store = Store::new(Arc::clone(&objects));
-    let (mut files, mut buffered) = (Vec::new(), Vec::new());
-    for part in 0..=division.iter().max().copied().unwrap_or(0) {
-        let of_part: Vec<&Span> =
-            rows.iter().zip(division).filter(|(_, other)| **other == part).map(|(span, _)| span).collect();
-        if of_part.is_empty() {
-            continue;
-        }
-        let batch = batch(&of_part, part);
-        if part % 2 == 0 {
-            files.extend(write(objects.as_ref(), &format!("part{part}"), &batch).await);
-        } else {
-            buffered.push(Arc::new(batch));
-        }
+impl Layout {
+    /// Some way for so many rows.
+    pub(super) fn random(random: &mut Random, rows: usize) -> Self {
+        let parts = 1 + random.below(5);
+        let files = random.below(parts + 1);
+        let merged = random.below(files + 1);
+        Self { division: (0..rows).map(|_| random.below(parts)).collect(), files, merged }
     }
-    let table: Arc<dyn TableProvider> = Arc::new(StoredTable { files, buffered });
-    let tables: BaseTables = Arc::new(move |_: &TenantId| {
-        let table = Arc::clone(&table);
-        async move { Ok(table) }.boxed()
-    });
-    QueryEngine::try_new(EngineOptions {
-        store: Some(store),
-        tables,
-        limits: QueryLimits { trace_extent_max_nano: extent, ..QueryLimits::default() },
-        threads: 1,
-        spill_folder: std::env::temp_dir(),
-        clock: Arc::new(ManualClock::new(START + 10_000_000_000)),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
+
+    /// The rows that are there in the end: a merge keeps one of those that agree in everything.
+    pub(in crate::traceql) fn rows(&self, written: &[Span]) -> Vec<Span> {
+        let with_part = || written.iter().zip(&self.division);
+        let of_merged = || with_part().filter(|(_, part)| **part < self.merged);
+        let mut parts: Vec<usize> = of_merged().map(|(_, part)| *part).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        if parts.len() < 2 {
+            return written.to_vec();
+        }
+        let mut rows: Vec<Span> = Vec::new();
+        for (row, _) in of_merged() {
+            if !rows.contains(row) {
+                rows.push(row.clone());
+            }
+        }
+        rows.extend(with_part().filter(|(_, part)| **part >= self.merged).map(|(row, _)| row.clone()));
+        rows
+    }
+
+    fn part(&self, rows: &[Span], part: usize) -> Option<SpanBatch> {
+        let of_part = rows.iter().zip(&self.division).filter(|(_, other)| **other == part);
+        let of_part: Vec<&Span> = of_part.map(|(span, _)| span).collect();
+        (!of_part.is_empty()).then(|| batch(&of_part, part))
+    }
+}
+
+/// An engine, and what it reads.
+#[derive(Debug)]
+pub(in crate::traceql) struct Data {
+    pub(in crate::traceql) engine: QueryEngine,
+    _house: House,
+}
+
+impl Data {
+    /// Writes the rows.
+    pub(in crate::traceql) async fn of(rows: &[Span], layout: &Layout, extent: i64) -> Self {
+        let house = House::open().await;
+        let parts = layout.division.iter().max().map_or(0, |last| last + 1);
+        for part in 0..parts.max(layout.merged) {
+            if let Some(batch) = layout.part(rows, part) {
+                house.write(batch).await;
+            }
+            if part < layout.files {
+                house.ingest.flush().await.unwrap();
+            }
+            if part + 1 == layout.merged {
+                compact_all(&house.catalog, &house.shared_clock()).await;
+            }
+        }
+        let live = Arc::clone(house.ingest.live());
+        let engine = QueryEngine::try_new(EngineOptions {
+            tables: Arc::new(move |tenant| {
+                let (live, tenant) = (Arc::clone(&live), tenant.clone());
+                async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
+            }),
+            store: Some(house.store.clone()),
+            limits: QueryLimits { trace_extent_max_nano: extent, ..QueryLimits::default() },
+            threads: 1,
+            spill_folder: std::env::temp_dir(),
+            clock: house.shared_clock(),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            settings: Arc::default(),
+        });
+        Self { engine: engine.unwrap(), _house: house }
+    }
 }
 
 fn model(attributes: &Attributes) -> Vec<Attribute<'_>> {
@@ -210,7 +253,7 @@ fn trace(batch: &RecordBatch, row: usize) -> String {
     std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
-fn entries(entries: &StructArray) -> Vec<(String, Val)> {
+pub(super) fn entries(entries: &StructArray) -> Vec<(String, Val)> {
     let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_struct());
     let value = |row: usize| {
         let is = |name: &str| values.is_valid(row) && values[name].is_valid(row);

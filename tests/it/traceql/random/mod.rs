@@ -1,13 +1,15 @@
 //! Random traces and random queries: the engine must answer what the reference does, wherever the spans lie.
 //!
-//! A world is some traces with everything that goes wrong in practice (copies, cycles, orphans, skewed clocks, mixed types),
-//! divided at random over files and buffered batches, with many queries about it. `TRACEHOUSE_TRACEQL_CASES=100000` asks for
-//! more queries than 2,000, `TRACEHOUSE_TRACEQL_SEED=7` starts elsewhere. A disagreement is shrunk and
-//! printed as the seed, the query, the spans and both answers.
+//! A world is some traces with everything that goes wrong in practice (copies, cycles, orphans, skewed clocks, mixed
+//! types). Some worlds make a data set, which is divided at random over files, merged files and buffered batches, with many
+//! searches and metrics queries about it; a case is one query about one world. `TRACEHOUSE_TRACEQL_CASES=100000` asks for
+//! more cases than 2,000, `TRACEHOUSE_TRACEQL_SEED=7` starts elsewhere. A disagreement is shrunk and printed as the seed,
+//! the query, the spans and both answers.
 
 mod agree;
 pub(super) mod engine;
 mod queries;
+pub(super) mod series;
 mod spans;
 
 /// Numbers that look random and are the same for the same seed (SplitMix64).

@@ -1,6 +1,7 @@
 //! Random queries by the grammar. Not all make sense; those that the check refuses are thrown away.
 
 use super::Random;
+use crate::query::data::START;
 
 const FIELDS: &[&str] = &[
     ".a",
@@ -71,6 +72,76 @@ pub(super) fn query(random: &mut Random) -> String {
         return format!("{{ {} }}", condition(random, 3));
     }
     pipeline(random, 3, true)
+}
+
+/// Numbers that functions take of spans.
+const MEASURES: &[&str] = &[
+    "duration",
+    "duration",
+    "trace:duration",
+    "event:timeSinceStart",
+    "span.a",
+    ".a",
+    "resource.a",
+    "event.a",
+    "parent.a",
+    "span:childCount",
+    "nestedSetLeft",
+    "nestedSetParent",
+];
+
+/// A query for time series.
+pub(super) fn metrics(random: &mut Random) -> String {
+    if random.chance(80) {
+        return series(random);
+    }
+    let number = random.pick(&["2", "0.5", "3", "0"]);
+    let op = random.pick(&["+", "-", "*", "/"]);
+    match random.below(4) {
+        0 => format!("({}) {op} {number}", series(random)),
+        1 => format!("{number} {op} ({})", series(random)),
+        _ => format!("({}) {op} ({})", series(random), series(random)),
+    }
+}
+
+fn series(random: &mut Random) -> String {
+    let spans = match random.below(10) {
+        0..3 => "{ }".to_owned(),
+        3..6 => format!("{{ {} }}", condition(random, 2)),
+        6 => format!("{{ {} }} | {{ {} }}", condition(random, 1), condition(random, 1)),
+        _ => pipeline(random, 2, true),
+    };
+    if random.chance(15) {
+        let arguments = match random.below(3) {
+            0 => String::new(),
+            1 => format!(", {}", 1 + random.below(3)),
+            _ => format!(", {}, {}, {}", 1 + random.below(12), START + 200, START + 600),
+        };
+        return format!("{spans} | compare({{ {} }}{arguments})", condition(random, 2));
+    }
+    let measure = random.pick(MEASURES);
+    let function = match random.below(9) {
+        0..2 => "rate()".to_owned(),
+        2..4 => "count_over_time()".to_owned(),
+        4 => format!("histogram_over_time({measure})"),
+        5 => format!("quantile_over_time({measure}, {})", random.pick(&["0.5", "0.9, 0.99", "0", "1, 0.1"])),
+        _ => format!("{}_over_time({measure})", random.pick(&["min", "max", "avg", "sum"])),
+    };
+    let by = match random.below(4) {
+        0 => format!(" by({})", random.pick(FIELDS)),
+        1 => format!(" by({}, {})", random.pick(FIELDS), random.pick(FIELDS)),
+        _ => String::new(),
+    };
+    let mut text = format!("{spans} | {function}{by}");
+    for _ in 0..random.below(3) {
+        let stage = match random.below(3) {
+            0 => format!(" | topk({})", 1 + random.below(3)),
+            1 => format!(" | bottomk({})", 1 + random.below(3)),
+            _ => format!(" {} {}", random.pick(COMPARISONS), random.pick(&["0", "1", "2", "0.5", "100ns", "10000000"])),
+        };
+        text.push_str(&stage);
+    }
+    text
 }
 
 fn pipeline(random: &mut Random, depth: usize, may_group: bool) -> String {

@@ -3,11 +3,15 @@
 use super::Random;
 use crate::traceql::reference::{Attr, Attributes, Event, Link, Span};
 
-/// Rows of a few small traces.
-pub(super) fn rows(random: &mut Random) -> Vec<Span> {
-    let traces = 1 + random.below(6);
+/// Most traces of a world.
+const TRACES_MAX: usize = 6;
+
+/// Rows of the few small traces of a world.
+pub(super) fn rows(random: &mut Random, world: usize) -> Vec<Span> {
+    let traces = 1 + random.below(TRACES_MAX);
     let mut rows = Vec::new();
-    for trace in 1..=traces as u64 {
+    for trace in 1..=traces {
+        let trace = (world * TRACES_MAX + trace) as u64;
         let spans = 1 + random.below(9);
         let mut of_trace: Vec<Span> = Vec::new();
         for number in 1..=spans as u64 {

@@ -1,4 +1,4 @@
-//! Time series: section 8, but for exemplars and `compare`.
+//! Time series: section 8, but for exemplars. `compare` is in [`super::compare`], labels in [`super::label`].
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,9 @@ use tracehouse::traceql::{
 use super::{
     Span,
     answer::traces,
+    compare::compare,
     expression::{Look, Subject},
+    label::{self, Labels, label_text, name, own_labels},
     spansets,
     trace::Trace,
     value::{self, Val},
@@ -30,10 +32,10 @@ pub(crate) struct Buckets {
 }
 
 impl Buckets {
-    /// Whole buckets on multiples of `step` since `epoch` that cover a range.
-    pub(crate) fn of_range(start: i64, end: i64, step: i64) -> Self {
-        let first = start.div_euclid(step) * step;
-        let last = -((-end).div_euclid(step)) * step;
+    /// Whole buckets that cover a range, at multiples of `step` after the Unix epoch, which was `since_epoch` before 0.
+    pub(crate) fn of_range(since_epoch: i64, (start, end): (i64, i64), step: i64) -> Self {
+        let first = (since_epoch + start).div_euclid(step) * step - since_epoch;
+        let last = -((-(since_epoch + end)).div_euclid(step)) * step - since_epoch;
         Self { first, step, count: ((last - first) / step) as usize + 1 }
     }
 
@@ -50,12 +52,10 @@ impl Buckets {
     }
 }
 
-type Labels = Vec<(String, Val)>;
-
 #[derive(Clone, Debug)]
-struct Series {
-    labels: Labels,
-    samples: BTreeMap<usize, f64>,
+pub(super) struct Series {
+    pub(super) labels: Labels,
+    pub(super) samples: BTreeMap<usize, f64>,
 }
 
 /// The answer: label text with samples by time, in order.
@@ -70,15 +70,10 @@ struct Question<'a> {
 
 pub(crate) fn metrics(query: &Metrics, rows: &[Span], buckets: Buckets, extent: i64) -> Answer {
     let mut series = Question { rows, buckets, extent }.series(query);
-    series.sort_by_key(|series| (series.labels.len(), label_text(&series.labels)));
+    series.sort_by_key(|series| label::order(&series.labels));
     let samples =
         |series: &Series| series.samples.iter().map(|(bucket, value)| (buckets.time(*bucket), *value)).collect();
     series.iter().map(|series| (label_text(&series.labels), samples(series))).collect()
-}
-
-fn label_text(labels: &[(String, Val)]) -> String {
-    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    format!("{{{}}}", labels.join(", "))
 }
 
 impl Question<'_> {
@@ -123,13 +118,20 @@ impl Question<'_> {
                 }
             }
         }
+        if let MetricsFunction::Compare { selection, top, range } = &call.function {
+            return compare(selection, top.map_or(10, |top| top as usize), *range, self.buckets.count, &spans);
+        }
         let mut groups: Vec<(Labels, Vec<(usize, Subject<'_>)>)> = Vec::new();
         for (bucket, span) in spans {
-            let labels = labels(&call.by, span);
+            let labels = label::of_span(&call.by, span);
             match groups.iter_mut().find(|(other, _)| *other == labels) {
                 Some((_, spans)) => spans.push((bucket, span)),
                 None => groups.push((labels, vec![(bucket, span)])),
             }
+        }
+        let counts = matches!(call.function, MetricsFunction::Rate | MetricsFunction::CountOverTime);
+        if groups.is_empty() && counts && call.by.is_empty() {
+            groups.push((Vec::new(), Vec::new()));
         }
         groups.into_iter().flat_map(|(labels, spans)| self.of_group(call, &labels, &spans)).collect()
     }
@@ -158,8 +160,9 @@ impl Question<'_> {
             }
             MetricsFunction::ReduceOverTime(reducer, field) => {
                 let numbers = |bucket| in_bucket(bucket).filter_map(|span| number(field, *span)).collect::<Vec<f64>>();
+                let unit = unit(field);
                 let samples: BTreeMap<usize, f64> =
-                    (0..self.buckets.count).filter_map(|b| Some((b, reduce(*reducer, &numbers(b))?))).collect();
+                    (0..self.buckets.count).filter_map(|b| Some((b, reduce(*reducer, &numbers(b), unit)?))).collect();
                 let labels = named(&format!("{}_over_time", reducer.name()));
                 if samples.is_empty() { Vec::new() } else { vec![Series { labels, samples }] }
             }
@@ -170,7 +173,7 @@ impl Question<'_> {
                 powers.dedup();
                 let series = |power| {
                     let count = |bucket| in_bucket(bucket).filter(|span| power_of(span) == Some(power)).count() as f64;
-                    Series { labels: of("__bucket", unit(field) * 2f64.powi(power as i32)), samples: every(&count) }
+                    Series { labels: of("__bucket", 2f64.powi(power as i32) / unit(field)), samples: every(&count) }
                 };
                 powers.into_iter().map(series).collect()
             }
@@ -187,11 +190,11 @@ impl Question<'_> {
                 }
                 let series = |q: &f64| Series {
                     labels: of("p", *q),
-                    samples: every(&|bucket| unit(field) * quantile(*q, &powers(bucket))),
+                    samples: every(&|bucket| quantile(*q, &powers(bucket)) / unit(field)),
                 };
                 quantiles.iter().map(series).collect()
             }
-            MetricsFunction::Compare { .. } => panic!("compare is not among the plain functions"),
+            MetricsFunction::Compare { .. } => panic!("compare makes no groups"),
         }
     }
 
@@ -221,15 +224,6 @@ enum Side {
     Number(Literal),
 }
 
-fn own_labels(series: &Series) -> Vec<&(String, Val)> {
-    series.labels.iter().filter(|(name, _)| name != "__name__").collect()
-}
-
-fn name(series: &Series) -> Option<String> {
-    let (_, value) = series.labels.iter().find(|(name, _)| name == "__name__")?;
-    if let Val::Str(name) = value { Some(name.clone()) } else { None }
-}
-
 /// A number as a series that has a sample wherever the other one has.
 fn constant(number: &Literal, other: &Series) -> Series {
     let value = Val::of_literal(number).as_f64().unwrap();
@@ -238,11 +232,16 @@ fn constant(number: &Literal, other: &Series) -> Series {
 }
 
 fn join(op: ArithmeticOp, lhs: &[Series], rhs: &[Series]) -> Vec<Series> {
-    let alone = |side: &[Series]| side.len() == 1 && own_labels(&side[0]).is_empty();
+    let alone = |side: &[Series]| side.len() == 1 && own_labels(&side[0].labels).is_empty();
+    let key = |series: &Series| {
+        let mut texts: Vec<String> = own_labels(&series.labels).iter().map(|label| format!("{label:?}")).collect();
+        texts.sort();
+        texts
+    };
     let mut series = Vec::new();
     for a in lhs {
         for b in rhs {
-            if own_labels(a) == own_labels(b) || alone(lhs) || alone(rhs) {
+            if key(a) == key(b) || alone(lhs) || alone(rhs) {
                 series.push(joined(op, a, b));
             }
         }
@@ -251,12 +250,11 @@ fn join(op: ArithmeticOp, lhs: &[Series], rhs: &[Series]) -> Vec<Series> {
 }
 
 fn joined(op: ArithmeticOp, a: &Series, b: &Series) -> Series {
-    let labels = match (own_labels(a).is_empty(), own_labels(b).is_empty()) {
-        (false, _) => own_labels(a).into_iter().cloned().collect(),
-        (true, false) => own_labels(b).into_iter().cloned().collect(),
-        (true, true) => {
-            let side = |series| name(series).unwrap_or_default();
-            let name = format!("({} {} {})", side(a), op.sign(), side(b));
+    let labels = match (own_labels(&a.labels), own_labels(&b.labels)) {
+        (of_a, _) if !of_a.is_empty() => of_a,
+        (_, of_b) if !of_b.is_empty() => of_b,
+        _ => {
+            let name = format!("({} {} {})", name(&a.labels), op.sign(), name(&b.labels));
             vec![("__name__".to_owned(), Val::Str(name))]
         }
     };
@@ -276,16 +274,17 @@ fn ranked(mut series: Vec<Series>, most: usize, buckets: usize, largest: bool) -
         return series;
     }
     for bucket in 0..buckets {
-        let mut order: Vec<(f64, String, usize)> = series
+        let mut order: Vec<(f64, usize)> = series
             .iter()
             .enumerate()
-            .filter_map(|(index, series)| Some((*series.samples.get(&bucket)?, label_text(&series.labels), index)))
+            .filter_map(|(index, series)| Some((*series.samples.get(&bucket)?, index)))
             .collect();
+        let text = |index: usize| label::plain_order(&series[index].labels);
         order.sort_by(|a, b| {
-            let by_value = if largest { b.0.total_cmp(&a.0) } else { a.0.total_cmp(&b.0) };
-            by_value.then_with(|| a.1.cmp(&b.1))
+            let by_value = if largest { b.0.partial_cmp(&a.0) } else { a.0.partial_cmp(&b.0) };
+            by_value.unwrap().then_with(|| text(a.1).cmp(&text(b.1)))
         });
-        for (_, _, index) in order.into_iter().skip(most) {
+        for (_, index) in order.into_iter().skip(most) {
             series[index].samples.remove(&bucket);
         }
     }
@@ -305,28 +304,29 @@ fn kept(mut series: Vec<Series>, op: ComparisonOp, number: &Literal) -> Vec<Seri
 
 // ---- values ---------------------------------------------------------------------------------------------------------
 
-fn is_duration(field: &Field) -> bool {
+pub(super) fn is_duration(field: &Field) -> bool {
     matches!(field.name, FieldName::Intrinsic(intrinsic) if intrinsic.type_of() == Type::Duration)
 }
 
-/// What one of a field's whole numbers is in the answer.
+/// How many of a field's numbers are one in the answer.
 fn unit(field: &Field) -> f64 {
-    if is_duration(field) { 1e-9 } else { 1.0 }
+    if is_duration(field) { 1e9 } else { 1.0 }
 }
 
 fn number(field: &Field, span: Subject<'_>) -> Option<f64> {
-    let value = span.field(&field.name).as_f64()?;
-    Some(if is_duration(field) { value / 1e9 } else { value })
+    span.field(&field.name).as_f64()
 }
 
-fn reduce(reducer: Reducer, numbers: &[f64]) -> Option<f64> {
-    let sum = numbers.iter().sum::<f64>();
+fn reduce(reducer: Reducer, numbers: &[f64], unit: f64) -> Option<f64> {
+    // All numbers of the tests are multiples of this, and few enough to be added up exactly.
+    const PARTS: f64 = 1024.0;
+    let sum = numbers.iter().map(|number| (number * PARTS) as i128).sum::<i128>() as f64 / PARTS;
     match (reducer, numbers.is_empty()) {
         (_, true) => None,
-        (Reducer::Min, _) => numbers.iter().copied().reduce(f64::min),
-        (Reducer::Max, _) => numbers.iter().copied().reduce(f64::max),
-        (Reducer::Sum, _) => Some(sum),
-        (Reducer::Avg, _) => Some(sum / numbers.len() as f64),
+        (Reducer::Min, _) => numbers.iter().copied().reduce(f64::min).map(|least| least / unit),
+        (Reducer::Max, _) => numbers.iter().copied().reduce(f64::max).map(|most| most / unit),
+        (Reducer::Sum, _) => Some(sum / unit),
+        (Reducer::Avg, _) => Some(sum / (numbers.len() as f64 * unit)),
     }
 }
 
@@ -361,23 +361,6 @@ fn quantile(q: f64, powers: &BTreeMap<u32, u64>) -> f64 {
     panic!("the target is at most the total")
 }
 
-fn labels(by: &[Field], span: Subject<'_>) -> Labels {
-    let value = |field: &Field| match span.field(&field.name) {
-        Val::Status(status) => Val::Str(status.name().to_owned()),
-        Val::Kind(kind) => Val::Str(kind.name().to_owned()),
-        Val::Int(nanos) if is_duration(field) => value::duration_text(nanos),
-        Val::Opaque(json) if json == "null" => Val::Missing,
-        Val::Opaque(json) | Val::Array(_, json) => Val::Str(json),
-        other => other,
-    };
-    let all: Vec<(String, Val)> = by.iter().map(|field| (field.name.to_string(), value(field))).collect();
-    let there: Vec<(String, Val)> = all.iter().filter(|(_, value)| *value != Val::Missing).cloned().collect();
-    match (there.is_empty(), all.first()) {
-        (true, Some((name, _))) => vec![(name.clone(), Val::Str("nil".to_owned()))],
-        _ => there,
-    }
-}
-
 // ---- rows or traces -------------------------------------------------------------------------------------------------
 
 fn looks_at_rows(pipeline: &Pipeline, call: &MetricsCall) -> bool {
@@ -390,7 +373,8 @@ fn looks_at_rows(pipeline: &Pipeline, call: &MetricsCall) -> bool {
         MetricsFunction::ReduceOverTime(_, field)
         | MetricsFunction::HistogramOverTime(field)
         | MetricsFunction::QuantileOverTime(field, _) => is_own_field(&field.name),
-        _ => true,
+        MetricsFunction::Compare { selection, .. } => is_own(selection),
+        MetricsFunction::Rate | MetricsFunction::CountOverTime => true,
     };
     stages && argument && call.by.iter().all(|field| is_own_field(&field.name))
 }

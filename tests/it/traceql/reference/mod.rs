@@ -4,7 +4,9 @@
 //! and nothing behind it: no plan, no lowered condition, no vectorised operator. Clarity before speed.
 
 mod answer;
+mod compare;
 mod expression;
+mod label;
 mod metrics;
 mod spansets;
 mod trace;
@@ -12,6 +14,7 @@ mod value;
 mod world;
 
 pub(crate) use answer::{Found, search};
+pub(crate) use label::label_text;
 pub(crate) use metrics::{Answer, Buckets, metrics};
 pub(crate) use value::Val;
 pub(crate) use world::{Attr, Attributes, Event, Link, Span};

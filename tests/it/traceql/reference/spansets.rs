@@ -170,6 +170,7 @@ fn scalar_type(expr: &ScalarExpr) -> Type {
     match expr {
         ScalarExpr::Aggregate(Aggregate { function: AggregateFunction::Reduce(_, expr), .. }) => expr.type_of(),
         ScalarExpr::Pipeline(inner) => scalar_type(&inner.value),
+        ScalarExpr::Negate(inner) => scalar_type(inner),
         _ => Type::Float,
     }
 }
