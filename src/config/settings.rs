@@ -358,6 +358,8 @@ section! {
         pub expression_bytes_max: ByteSize = ByteSize::kib(128),
         /// How far from the asked time range the other spans of a matching trace may start.
         pub trace_extent_max: HumanDuration = HumanDuration::hours(1),
+        /// Most spans of one trace that TraceQL looks at as a whole; of a larger one the earliest, and the answer says so.
+        pub trace_spans_max: usize = 1_000_000,
         /// Traces in a search answer where the client names no limit.
         pub search_limit_default: usize = 20,
         /// Most traces in a search answer.

@@ -36,6 +36,7 @@ use crate::{
             rounds::{Rounds, first_candidates},
         },
         session::{SessionTemplate, SpillSettings},
+        spansets::TraceBounds,
         stats::{QueryStats, SharedStats},
         stream::{self, QueryStream, timed_out},
         system::{ProcessFacts, SystemContext},
@@ -252,7 +253,9 @@ impl Parts {
 
     async fn plan_to_run(&self, request: &QueryRequest) -> Result<Planned> {
         let base = (self.tables)(&request.tenant).await?;
-        let (session, pool) = self.session(&request.tenant, &base)?;
+        let (mut session, pool) = self.session(&request.tenant, &base)?;
+        let bounds = TraceBounds { spans_max: self.limits.trace_spans_max.max(1), partial: request.partial };
+        session.config_mut().set_extension(Arc::new(bounds));
         let form = request.form;
         if let QueryKind::TraceQl(query) = &request.kind
             && query.explain.is_none()

@@ -48,6 +48,8 @@ pub struct QueryLimits {
     pub sql_depth_max: usize,
     /// How far from the asked range the other spans of a matching trace may start, in nanoseconds.
     pub trace_extent_max_nano: i64,
+    /// Most spans of a trace that are looked at as a whole.
+    pub trace_spans_max: usize,
     /// Traces in a search answer where the client names no limit.
     pub search_limit_default: usize,
     /// Most traces in a search answer.
@@ -100,6 +102,7 @@ impl From<&QuerySettings> for QueryLimits {
             sql_operators_max: 1_000,
             sql_depth_max: 64,
             trace_extent_max_nano: settings.trace_extent_max.as_nanos(),
+            trace_spans_max: settings.trace_spans_max,
             search_limit_default: settings.search_limit_default,
             search_limit_max: settings.search_limit_max,
             search_spans_default: settings.search_spans_default,

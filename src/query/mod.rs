@@ -55,8 +55,8 @@ pub use self::{
     limits::QueryLimits,
     matching::SpanFilter,
     request::{
-        AnswerForm, DurationBounds, Explain, Generations, LimitOverrides, MetricsQuery, QueryKind, QueryRequest,
-        SqlQuery, TagNamesQuery, TagValuesQuery, TraceByIdQuery, TraceCursor, TraceFilter, TraceQlQuery,
+        AnswerForm, DurationBounds, Explain, Generations, LimitOverrides, MetricsQuery, PartialAnswers, QueryKind,
+        QueryRequest, SqlQuery, TagNamesQuery, TagValuesQuery, TraceByIdQuery, TraceCursor, TraceFilter, TraceQlQuery,
     },
     spans_table::SpansTable,
     stats::QueryStats,

@@ -20,6 +20,18 @@ pub struct QueryRequest {
     pub form: AnswerForm,
     /// Limits for this request alone; they can only be stricter than the engine's.
     pub limits: LimitOverrides,
+    /// What becomes of an answer that only a part of a giant trace gives.
+    pub partial: PartialAnswers,
+}
+
+/// What becomes of an answer from a trace that is too large to be looked at as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PartialAnswers {
+    /// The query fails: whoever asks has no place for the mark.
+    #[default]
+    Refused,
+    /// The answer is given, and [`QueryStats::partial`](crate::query::QueryStats) says why it is not complete.
+    Marked,
 }
 
 impl QueryRequest {
@@ -35,7 +47,7 @@ impl QueryRequest {
             | QueryKind::TagNames(_)
             | QueryKind::TagValues(_) => AnswerForm::Typed,
         };
-        Self { tenant, kind, form, limits: LimitOverrides::default() }
+        Self { tenant, kind, form, limits: LimitOverrides::default(), partial: PartialAnswers::default() }
     }
 
     /// A SQL statement without parameters, under the engine's own limits.

@@ -27,6 +27,7 @@ use crate::{
         request::{AnswerForm, QueryRequest},
         search::rounds::{RanPlans, Rounds},
         spans_table::SpansTable,
+        spansets::TraceBounds,
         stats::{QueryStats, SharedStats, add_plan_metrics},
         stream::Producer,
         system::ProcessFacts,
@@ -113,6 +114,7 @@ impl Run {
         let Self { plan, producer, _permit } = self;
         let (ran, pool, base) = (RanPlans::default(), Arc::clone(&plan.pool), Arc::clone(&plan.base));
         let plans = Arc::clone(&ran);
+        let bounds = plan.session.config().get_extension::<TraceBounds>();
         let (stats, last_words) = (producer.stats(), producer.last_words());
         let (started, figures) = (account.started, stats.clone());
         let at_end = |stats: &SharedStats| {
@@ -126,6 +128,9 @@ impl Run {
                     stats.files_pruned += pruned;
                     stats.scanned_bytes += spans.bytes_read();
                     stats.add_reads(spans.reads());
+                }
+                if let Some(bounds) = &bounds {
+                    stats.tell_of_cut_traces(bounds.spans_max);
                 }
                 stats.peak_memory_bytes = pool.peak_bytes() as u64;
                 stats.elapsed = started.elapsed();

@@ -41,9 +41,10 @@ use crate::{
         functions::view_functions,
         limits::QueryLimits,
         memory::QueryPool,
+        request::PartialAnswers,
         rules,
         sandbox::{SpelledTable, growth},
-        spansets::TracePlanner,
+        spansets::{TraceBounds, TracePlanner},
         system::{
             SYSTEM_SCHEMA, SystemContext, SystemSchema,
             information::{Comments, Information},
@@ -240,7 +241,10 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
     // The planner's and the operators' idea of what can be NULL differ at times; answers do not depend on it.
     options.execution.skip_physical_aggregate_schema_check = true;
     let filters = Arc::new(TraceFilters::new(limits.trace_filter_bytes_max));
-    scan::session_config(SessionConfig::from(options).with_target_partitions(threads).with_extension(filters))
+    let spans_max = limits.trace_spans_max.max(1);
+    let bounds = Arc::new(TraceBounds { spans_max, partial: PartialAnswers::Refused });
+    let config = SessionConfig::from(options).with_target_partitions(threads);
+    scan::session_config(config.with_extension(filters).with_extension(bounds))
 }
 
 /// A catalogue with these tables in the default schema.

@@ -13,7 +13,10 @@ use datafusion::physical_plan::{
     metrics::{MetricValue, MetricsSet},
 };
 
-use crate::storage::remote::ReadCounters;
+use crate::{
+    query::spansets::{TRACES_CUT, cut_text},
+    storage::remote::ReadCounters,
+};
 
 /// Figures of one run. Those of the plan are complete when the stream has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct QueryStats {
     pub finished: bool,
     /// Why the answer is not all that was asked for, where a limit cut it.
     pub partial: Option<String>,
+    /// How often a trace was too large to be looked at as a whole, so that only its earliest spans were.
+    pub traces_cut: u64,
     /// Rows in the answer so far.
     pub rows: u64,
     /// Bytes of Arrow data in the answer so far.
@@ -59,6 +64,18 @@ pub struct QueryStats {
 }
 
 impl QueryStats {
+    /// Says of an answer from traces that were cut that it is not complete.
+    pub(crate) fn tell_of_cut_traces(&mut self, trace_spans_max: usize) {
+        if self.traces_cut == 0 {
+            return;
+        }
+        let cut = cut_text(trace_spans_max);
+        self.partial = Some(match self.partial.take() {
+            Some(partial) => format!("{partial}; {cut}"),
+            None => cut,
+        });
+    }
+
     /// Adds what scans read of a bucket.
     pub(crate) fn add_reads(&mut self, reads: &ReadCounters) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -105,6 +122,7 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
             MetricValue::Count { name, count } if name == "bytes_scanned" => {
                 stats.scanned_bytes += count.value() as u64;
             }
+            MetricValue::Count { name, count } if name == TRACES_CUT => stats.traces_cut += count.value() as u64,
             MetricValue::PruningMetrics { name, pruning_metrics } => {
                 let (pruned, matched) = (pruning_metrics.pruned() as u64, pruning_metrics.matched() as u64);
                 match name.as_ref() {

@@ -1,21 +1,15 @@
 //! The physical operator: whole traces one after another.
 //!
 //! The input comes hashed and ordered by trace id, so that all spans of a trace follow each other in one partition. A
-//! batch is evaluated as soon as the traces in it are complete; what is left of the last one waits for the next batch.
-//! Memory is bounded by the largest trace and a batch.
+//! batch is evaluated as soon as the traces in it are complete; what is left of the last one waits for the next batch,
+//! within the bounds of [`super::gather`].
 
 use std::{collections::VecDeque, fmt, ops::Range, sync::Arc};
 
 use datafusion::{
-    arrow::{
-        array::{Array, AsArray, RecordBatch},
-        compute::concat_batches,
-    },
-    common::{DataFusionError, Result, internal_err, tree_node::TreeNodeRecursion},
-    execution::{
-        SendableRecordBatchStream, TaskContext,
-        memory_pool::{MemoryConsumer, MemoryReservation},
-    },
+    arrow::array::{Array, AsArray, RecordBatch},
+    common::{Result, internal_datafusion_err, internal_err, tree_node::TreeNodeRecursion},
+    execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryConsumer},
     physical_expr::{
         Distribution, EquivalenceProperties, LexRequirement, OrderingRequirements, Partitioning, PhysicalExpr,
         PhysicalSortRequirement, expressions::col,
@@ -24,7 +18,7 @@ use datafusion::{
         ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements,
         PlanProperties, ReplaceChildrenOptions,
         execution_plan::{Boundedness, EmissionType},
-        metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
+        metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet},
         stream::RecordBatchStreamAdapter,
     },
 };
@@ -32,14 +26,15 @@ use futures::{StreamExt, stream};
 
 use super::{
     answer::{SpanRows, TraceRows},
+    gather::{Gathered, TraceBounds, Whole},
     program::{Output, Program},
     stages,
     trace::{Columns, TraceSpans, late_inputs},
 };
 use crate::model::schema::column;
 
-/// Memory that a trace may take without asking, in bytes: operators that spill take all there is otherwise.
-const UNASKED_BYTES_MAX: usize = 16 << 20;
+/// The operator's count of traces that were too large to be looked at as a whole.
+pub(crate) const TRACES_CUT: &str = "traces_cut";
 
 /// Evaluates a pipeline on whole traces.
 #[derive(Debug)]
@@ -117,13 +112,17 @@ impl ExecutionPlan for TraceEvalExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
+        let bounds = context.session_config().get_extension::<TraceBounds>();
+        let bounds = *bounds.ok_or_else(|| internal_datafusion_err!("the session has no bounds on traces"))?;
+        let reservation = MemoryConsumer::new("trace evaluation").register(context.memory_pool());
         let evaluation = Evaluation {
             input,
             program: Arc::clone(&self.program),
-            pending: Vec::new(),
+            spans_max: bounds.spans_max,
+            gathered: Gathered::new(bounds, reservation),
             ready: VecDeque::new(),
             ended: false,
-            reservation: MemoryConsumer::new("trace evaluation").register(context.memory_pool()),
+            traces_cut: MetricBuilder::new(&self.metrics).counter(TRACES_CUT, partition),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
         let batches = stream::unfold(evaluation, |mut evaluation| async move {
@@ -142,10 +141,11 @@ struct Evaluation {
     input: SendableRecordBatchStream,
     program: Arc<Program>,
     /// Parts of one trace that may not be complete.
-    pending: Vec<RecordBatch>,
+    gathered: Gathered,
+    spans_max: usize,
     ready: VecDeque<RecordBatch>,
     ended: bool,
-    reservation: MemoryReservation,
+    traces_cut: Count,
     metrics: BaselineMetrics,
 }
 
@@ -180,60 +180,35 @@ impl Evaluation {
         let traces = traces_in(batch)?;
         let Some(first) = traces.first() else { return Ok(()) };
         let mut from = 0;
-        if let Some(pending) = self.pending.first() {
-            let same = id_at(pending, 0)? == id_at(batch, 0)?;
+        if let Some(part) = self.gathered.some_part() {
+            let same = id_at(part, 0)? == id_at(batch, 0)?;
             if same {
                 from = first.end;
-                self.hold(batch.slice(0, first.end))?;
+                self.gathered.add(batch.slice(0, first.end))?;
             }
             if !same || traces.len() > 1 {
                 self.complete()?;
             }
         }
         let Some(last) = traces.last().filter(|last| last.start >= from) else { return Ok(()) };
-        let complete: Vec<Range<usize>> =
-            traces.iter().filter(|trace| trace.start >= from && trace.end <= last.start).cloned().collect();
-        if !complete.is_empty() {
-            self.evaluate(batch, &complete)?;
+        let complete = traces.iter().filter(|trace| trace.start >= from && trace.end <= last.start).cloned();
+        let (small, large): (Vec<_>, Vec<_>) = complete.partition(|trace| trace.len() <= self.spans_max);
+        if !small.is_empty() {
+            self.evaluate(batch, &small)?;
         }
-        self.hold(batch.slice(last.start, last.end - last.start))
+        for trace in large {
+            self.gathered.add(batch.slice(trace.start, trace.len()))?;
+            self.complete()?;
+        }
+        self.gathered.add(batch.slice(last.start, last.len()))
     }
 
-    /// Keeps a part of the trace that comes.
-    fn hold(&mut self, part: RecordBatch) -> Result<()> {
-        // What spans of a trace cost besides their columns: rows, edges, marks.
-        const SPAN_BYTES: usize = 160;
-        self.pending.push(part);
-        if self.pending.len() == 1 {
-            return Ok(());
-        }
-        let spans: usize = self.pending.iter().map(RecordBatch::num_rows).sum();
-        let columns: usize = self.pending.iter().map(RecordBatch::get_array_memory_size).sum();
-        // The parts, and their columns in one piece.
-        let bytes = 2 * columns + spans * SPAN_BYTES;
-        match bytes <= UNASKED_BYTES_MAX {
-            true => self.reservation.resize(bytes),
-            false => self.reservation.try_resize(bytes).map_err(|error| {
-                DataFusionError::ResourcesExhausted(format!(
-                    "a trace has {spans} spans or more, which is too much to evaluate at once: {error}"
-                ))
-            })?,
-        }
-        Ok(())
-    }
-
-    /// Evaluates the trace whose parts are kept.
+    /// Evaluates the trace whose parts are gathered.
     fn complete(&mut self) -> Result<()> {
-        let parts = std::mem::take(&mut self.pending);
-        let trace = match parts.as_slice() {
-            [] => return Ok(()),
-            [part] => part.clone(),
-            [part, ..] => concat_batches(&part.schema(), &parts)?,
-        };
-        drop(parts);
-        let rows = trace.num_rows();
-        self.evaluate(&trace, std::slice::from_ref(&(0..rows)))?;
-        self.reservation.free();
+        let Some(Whole { spans, was_cut }) = self.gathered.take()? else { return Ok(()) };
+        self.traces_cut.add(usize::from(was_cut));
+        self.evaluate(&spans, std::slice::from_ref(&(0..spans.num_rows())))?;
+        self.gathered.release();
         Ok(())
     }
 
@@ -306,6 +281,6 @@ pub(super) fn evaluate(program: &Program, batch: &RecordBatch, traces: &[Range<u
 
 impl fmt::Debug for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Evaluation").field("pending", &self.pending.len()).finish_non_exhaustive()
+        f.debug_struct("Evaluation").field("gathered", &self.gathered).finish_non_exhaustive()
     }
 }

@@ -12,7 +12,7 @@
 //!                                                                   copies -> order -> edges -> stages -> range
 //! ```
 //!
-//! The sort spills, so memory is bounded by the largest trace. Rules for copies, order, parents, cycles and orphans are in
+//! The sort spills, so memory is bounded by the largest trace, and that by [`gather`]. Rules for copies, order, parents, cycles and orphans are in
 //! `grammar/README.md`, sections 2 to 7; here they are in [`trace`], [`tree`] and [`stages`]. Which traces are worth a look,
 //! and when there are enough of them, is decided by [`crate::query::search`].
 
@@ -20,6 +20,8 @@ mod candidates;
 mod program;
 
 mod node;
+
+mod gather;
 
 mod exec;
 
@@ -43,6 +45,8 @@ use datafusion::{
 use self::program::Place;
 pub(crate) use self::{
     candidates::{Witness, witnesses},
+    exec::TRACES_CUT,
+    gather::{TraceBounds, cut_text},
     node::{TracePlanner, trace_eval},
     program::{Output, Program, SpanColumn, SpanColumnValue},
 };

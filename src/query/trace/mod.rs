@@ -16,11 +16,10 @@ use datafusion::{
         array::{AsArray, BooleanArray, RecordBatch},
         compute::filter_record_batch,
         datatypes::{Schema, SchemaRef},
-        error::ArrowError,
     },
     catalog::TableProvider,
-    common::{Result as DfResult, ScalarValue},
-    execution::memory_pool::{MemoryConsumer, MemoryPool},
+    common::{Result as DfResult, ScalarValue, exec_err},
+    execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
     logical_expr::{Expr, LogicalPlan, col, lit},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
@@ -29,7 +28,7 @@ use crate::{
     error::{Error, Result},
     model::{
         ids::{SpanId, TraceId},
-        schema::{column, logical_schema},
+        schema::{KINDS, column, logical_schema},
     },
     query::{
         request::{TraceByIdQuery, TraceFilter},
@@ -110,8 +109,8 @@ impl Shape {
         batches: impl Stream<Item = DfResult<RecordBatch>> + Send + 'a,
         pool: &Arc<dyn MemoryPool>,
     ) -> BoxStream<'a, DfResult<RecordBatch>> {
-        let mut collapse = Collapse::default();
-        let single = batches.map(move |batch| -> DfResult<RecordBatch> { Ok(collapse.next(&batch?)?) });
+        let mut collapse = Collapse::new(MemoryConsumer::new("spans of a trace").register(pool));
+        let single = batches.map(move |batch| collapse.next(&batch?));
         let Some(filter) = self.filter else { return single.boxed() };
         let memory = MemoryConsumer::new("part of a trace").register(pool);
         let part = async move {
@@ -130,25 +129,37 @@ impl Shape {
 }
 
 /// Drops the second and later copies of a span from the batches of one trace.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Collapse {
-    seen: HashSet<([u8; SpanId::LEN], String)>,
+    /// Span id and position of the kind; kinds beyond the known ones share one.
+    seen: HashSet<([u8; SpanId::LEN], u8)>,
+    memory: MemoryReservation,
 }
 
 impl Collapse {
+    /// Bytes of a span that was seen: a set is half empty after it has grown.
+    const SEEN_BYTES: usize = 2 * (size_of::<([u8; SpanId::LEN], u8)>() + 1);
+
+    fn new(memory: MemoryReservation) -> Self {
+        Self { seen: HashSet::new(), memory }
+    }
+
     /// The rows of the next batch that are not copies.
-    fn next(&mut self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    fn next(&mut self, batch: &RecordBatch) -> DfResult<RecordBatch> {
         let ids = batch[column::SPAN_ID].as_fixed_size_binary();
         let kinds = batch[column::KIND].as_string::<i32>();
+        self.memory.try_grow(batch.num_rows() * Self::SEEN_BYTES)?;
         let mut keep = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
-            let id = <[u8; SpanId::LEN]>::try_from(ids.value(row))
-                .map_err(|_| ArrowError::SchemaError("span ids have another length".to_owned()))?;
-            keep.push(self.seen.insert((id, kinds.value(row).to_owned())));
+            let Ok(id) = <[u8; SpanId::LEN]>::try_from(ids.value(row)) else {
+                return exec_err!("a span id has {} bytes", ids.value(row).len());
+            };
+            let kind = KINDS.iter().position(|kind| *kind == kinds.value(row)).unwrap_or(KINDS.len());
+            keep.push(self.seen.insert((id, kind as u8)));
         }
         if keep.iter().all(|keep| *keep) {
             return Ok(batch.clone());
         }
-        filter_record_batch(batch, &BooleanArray::from(keep))
+        Ok(filter_record_batch(batch, &BooleanArray::from(keep))?)
     }
 }

@@ -2,7 +2,9 @@
 
 mod columns;
 pub(crate) mod data;
+mod early_stop;
 mod engine;
+mod giants;
 mod metrics;
 mod sandbox;
 mod search;

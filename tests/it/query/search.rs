@@ -92,6 +92,27 @@ async fn explain_shows_the_plan_of_a_search() {
 }
 
 #[tokio::test]
+async fn explain_analyze_shows_what_the_operators_of_a_search_did() {
+    let engine = small_engine();
+    let query = TraceQlQuery { explain: Some(Explain::Analyze), ..TraceQlQuery::new("{ } >> { status = error }") };
+    let batches = search(&engine, query, AnswerForm::Plain).await.unwrap();
+    let plan = lines(&batches);
+    assert!(plan.contains("TraceEvalExec: conditions=") && plan.contains("output_rows=1"), "{plan}");
+}
+
+#[tokio::test]
+async fn explain_in_sql_shows_the_plan_of_traceql_within_the_statement() {
+    let engine = small_engine();
+    let text = "SELECT name, count(*) FROM traceql('{ } >> { status = error }') GROUP BY name";
+    let plan = crate::query::data::shown(&engine, &format!("EXPLAIN {text}")).await;
+    for operator in ["TraceEval: conditions=[true; status = error]", "TraceEvalExec", "AggregateExec"] {
+        assert!(plan.contains(operator), "{operator}: {plan}");
+    }
+    let analyzed = crate::query::data::shown(&engine, &format!("EXPLAIN ANALYZE {text}")).await;
+    assert!(analyzed.contains("TraceEvalExec") && analyzed.contains("output_rows=1"), "{analyzed}");
+}
+
+#[tokio::test]
 async fn what_is_no_search_or_beyond_a_limit_is_refused() {
     let engine = small_engine();
     let message = async |query| search(&engine, query, AnswerForm::Typed).await.unwrap_err().to_string();

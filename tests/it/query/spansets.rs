@@ -1,10 +1,7 @@
 //! Pipelines on whole traces: what each construct finds in one small trace, however its spans are divided.
 
-use std::sync::Arc;
-
 use arrow::{
-    array::{Array, AsArray, FixedSizeBinaryArray, RecordBatch, StructArray, UInt32Array},
-    compute::take_record_batch,
+    array::{Array, AsArray, RecordBatch, StructArray},
     datatypes::Int64Type,
 };
 use tracehouse::{
@@ -112,35 +109,6 @@ async fn check(spans: &[String], cases: &[(&str, &str)]) {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-}
-
-/// One trace of `count` spans, all children of one that is not there.
-fn giant_trace(count: u64) -> Vec<RecordBatch> {
-    let one = of_json(&span(2, 1, "b", ""));
-    let rows = UInt32Array::from(vec![0; 8192]);
-    let all = take_record_batch(&one, &rows).unwrap();
-    (0..count.div_ceil(8192))
-        .map(|batch| {
-            let ids = (batch * 8192..(batch + 1) * 8192).map(|id| (id + 1_000).to_be_bytes());
-            let mut columns = all.columns().to_vec();
-            columns[1] = Arc::new(FixedSizeBinaryArray::try_from_iter(ids).unwrap());
-            RecordBatch::try_new(all.schema(), columns).unwrap()
-        })
-        .collect()
-}
-
-#[tokio::test]
-async fn a_trace_beyond_the_memory_of_a_query_is_a_clear_error() {
-    let batches = giant_trace(200_000);
-    let engine_with = |memory_bytes_max| {
-        let limits = QueryLimits { query_memory_bytes_max: memory_bytes_max, ..QueryLimits::default() };
-        engine(tables(batches.clone()), limits, &std::env::temp_dir())
-    };
-    let query = r#"{ name = "b" } ~ { name = "b" } | count() > 199999 | select(name)"#;
-    let answer = found(&engine_with(256 << 20), query).await.unwrap();
-    assert!(answer.starts_with("1: [count()=204800] "), "{}", &answer[..40]);
-    let refusal = found(&engine_with(48 << 20), query).await.unwrap_err();
-    assert!(refusal.contains("too much to evaluate at once"), "{refusal}");
 }
 
 #[tokio::test]

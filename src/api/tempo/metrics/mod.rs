@@ -22,7 +22,7 @@ use crate::{
         refusal,
     },
     error::{Error, ErrorKind, Result},
-    query::{MetricsQuery, QueryKind, QueryRequest, QueryStats},
+    query::{MetricsQuery, PartialAnswers, QueryKind, QueryRequest, QueryStats},
     traceql::literal::parse_duration,
 };
 
@@ -47,7 +47,8 @@ async fn answer(state: &TempoState, query: Option<&str>, instant: bool) -> Resul
 /// The series of a query, in the order of answers, and what they cost.
 pub(crate) async fn ask(state: &TempoState, query: MetricsQuery) -> Result<(Vec<FoundSeries>, QueryStats)> {
     check_expression(&query.text, &state.settings)?;
-    let request = QueryRequest::new(state.tenant(), QueryKind::Metrics(query));
+    let mut request = QueryRequest::new(state.tenant(), QueryKind::Metrics(query));
+    request.partial = PartialAnswers::Marked;
     let (batches, stats) = state.engine.execute(request).await?.collect().await?;
     let mut series = Vec::new();
     for batch in &batches {

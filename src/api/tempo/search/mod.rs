@@ -2,7 +2,7 @@
 //!
 //! Without a range all data is searched, up to the last acknowledged span. The answer has no field that Tempo's has not, so
 //! whatever goes beyond it is in headers: [`SEARCHED`] says so of such a search; [`NEXT_PAGE`] is the place after the last
-//! trace of a full page, and comes back as parameter `cursor`.
+//! trace of a full page, and comes back as parameter `cursor`; [`PARTIAL`] says why an answer is not complete.
 
 pub(crate) mod found;
 pub(crate) mod json;
@@ -30,7 +30,7 @@ use crate::{
     config::QuerySettings,
     error::{Error, ErrorKind, Result},
     model::time::TimeRange,
-    query::{DurationBounds, QueryKind, QueryRequest, QueryStats, TraceCursor, TraceQlQuery},
+    query::{DurationBounds, PartialAnswers, QueryKind, QueryRequest, QueryStats, TraceCursor, TraceQlQuery},
 };
 
 /// The header that names the range of a search for which the client named none, over gRPC as over HTTP.
@@ -38,6 +38,9 @@ pub(crate) const SEARCHED: &str = "tracehouse-searched-range";
 
 /// The range of such a search: everything that is stored.
 pub(crate) const ALL: &str = "all";
+
+/// The header that says why an answer is not complete.
+const PARTIAL: HeaderName = HeaderName::from_static("tracehouse-partial");
 
 /// The header with the cursor of the next page.
 const NEXT_PAGE: HeaderName = HeaderName::from_static("tracehouse-next-cursor");
@@ -70,6 +73,8 @@ pub(crate) struct Search {
 pub(crate) struct Answer {
     pub(crate) traces: Vec<FoundTrace>,
     pub(crate) stats: SearchStats,
+    /// Why these are not all, where a limit cut the answer.
+    pub(crate) partial: Option<String>,
 }
 
 /// The conditions of a search.
@@ -111,7 +116,7 @@ async fn respond(state: &TempoState, query: Option<&str>, format: Format) -> Res
     let search = read(state, &params)?;
     let (spansets, limit) = (search.spansets, search.query.limit);
     let is_of_all_time = search.query.range == TimeRange::ALL;
-    let Answer { traces, stats } = answer(state, search).await?;
+    let Answer { traces, stats, partial } = answer(state, search).await?;
     let next = traces.last().filter(|_| Some(traces.len()) == limit).map(cursor_after);
     let answer = match format {
         Format::Protobuf => {
@@ -126,9 +131,10 @@ async fn respond(state: &TempoState, query: Option<&str>, format: Format) -> Res
         }
     };
     let mut answer = answer;
-    let next = next.and_then(|next| Some((NEXT_PAGE, HeaderValue::try_from(next).ok()?)));
+    let texts = [(NEXT_PAGE, next), (PARTIAL, partial)].into_iter();
+    let texts = texts.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text?).ok()?)));
     let range = is_of_all_time.then(|| (HeaderName::from_static(SEARCHED), HeaderValue::from_static(ALL)));
-    answer.headers_mut().extend(next.into_iter().chain(range));
+    answer.headers_mut().extend(texts.chain(range));
     Ok(answer)
 }
 
@@ -169,13 +175,14 @@ pub(crate) fn duration_bounds(min_nano: Option<i64>, max_nano: Option<i64>) -> R
 
 /// Runs a search to its end.
 pub(crate) async fn answer(state: &TempoState, search: Search) -> Result<Answer> {
-    let request = QueryRequest::new(state.tenant(), QueryKind::TraceQl(search.query));
+    let mut request = QueryRequest::new(state.tenant(), QueryKind::TraceQl(search.query));
+    request.partial = PartialAnswers::Marked;
     let (batches, stats) = state.engine.execute(request).await?.collect().await?;
     let mut traces = Vec::new();
     for batch in &batches {
         traces.extend(FoundTrace::read(batch)?);
     }
-    Ok(Answer { traces, stats: search_stats(&stats) })
+    Ok(Answer { traces, stats: search_stats(&stats), partial: stats.partial })
 }
 
 fn search_stats(stats: &QueryStats) -> SearchStats {
