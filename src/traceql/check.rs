@@ -11,6 +11,7 @@ use super::{
     },
     error::TraceQlError,
     literal::Literal,
+    size::check_size,
     types::Type,
 };
 
@@ -21,6 +22,7 @@ const COMPARE_TOP_MAX: i64 = 1000;
 
 /// Checks a query. The error has no excerpt yet; see [`TraceQlError::in_text`].
 pub fn check(query: &Query) -> Result {
+    check_size(query)?;
     match &query.body {
         Body::Spansets(pipeline) => check_pipeline(pipeline),
         Body::Metrics(metrics) => check_metrics(metrics),
@@ -268,13 +270,27 @@ fn check_series(series: &SeriesExpr) -> Result {
     }
 }
 
+/// What a function takes of a span has to be a number, as far as its name tells.
+fn check_measure(function: &str, field: &Field) -> Result {
+    check_name(field)?;
+    match field.name {
+        FieldName::Intrinsic(intrinsic) if !matches!(intrinsic.type_of(), Type::Int | Type::Duration) => {
+            let problem = format!("{function}({field}) needs numbers: {field} is of type {}", intrinsic.type_of().name());
+            let help = "duration, trace:duration, span:childCount and attributes can be numbers";
+            Err(TraceQlError::invalid(problem, field.at).with_help(help))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_call(call: &MetricsCall) -> Result {
     call.by.iter().try_for_each(check_name)?;
     match &call.function {
         MetricsFunction::Rate | MetricsFunction::CountOverTime => {}
-        MetricsFunction::ReduceOverTime(_, field) | MetricsFunction::HistogramOverTime(field) => check_name(field)?,
+        MetricsFunction::ReduceOverTime(reducer, field) => check_measure(&format!("{}_over_time", reducer.name()), field)?,
+        MetricsFunction::HistogramOverTime(field) => check_measure("histogram_over_time", field)?,
         MetricsFunction::QuantileOverTime(field, quantiles) => {
-            check_name(field)?;
+            check_measure("quantile_over_time", field)?;
             if let Some(quantile) = quantiles.iter().find(|quantile| !(0.0..=1.0).contains(*quantile)) {
                 return Err(TraceQlError::invalid(format!("quantile must be between 0 and 1: {quantile}"), call.at));
             }

@@ -7,6 +7,11 @@
 //! parse error at line 1, col 3: unknown identifier: statuss; did you mean status?
 //!   { statuss = ok }
 //!     ^^^^^^^
+//!
+//! binary operations must operate on the same type: name = 1
+//!   { name = 1 }
+//!     ^^^^^^^^ line 1, col 3
+//! help: name is of type string, 1 of type int
 //! ```
 
 use std::fmt;
@@ -29,7 +34,7 @@ pub enum TraceQlError {
         place: Place,
     },
     /// It is TraceQL, and its types or values make no sense.
-    #[error("{problem}{place}")]
+    #[error("{problem}{place:#}")]
     Invalid {
         /// What is wrong.
         problem: String,
@@ -37,7 +42,7 @@ pub enum TraceQlError {
         place: Place,
     },
     /// It is TraceQL that is not built.
-    #[error("not supported yet: {what}{place}")]
+    #[error("not supported yet: {what}{place:#}")]
     Unsupported {
         /// The construct.
         what: String,
@@ -85,9 +90,13 @@ impl Place {
     }
 }
 
+/// The alternate form has line and column after the carets.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.excerpt)?;
+        if f.alternate() && self.line > 0 {
+            write!(f, " line {}, col {}", self.line, self.column)?;
+        }
         match &self.help {
             Some(help) => write!(f, "\nhelp: {help}"),
             None => Ok(()),

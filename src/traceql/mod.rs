@@ -24,6 +24,7 @@ pub mod operators;
 pub mod parse;
 pub mod plan;
 pub mod print;
+pub mod size;
 pub mod types;
 
 pub use check::check;
