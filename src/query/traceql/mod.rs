@@ -23,6 +23,7 @@ pub(in crate::query) mod inputs;
 pub(in crate::query) mod lower;
 mod matches;
 mod nested;
+mod per_span;
 pub(in crate::query) mod rows;
 pub(in crate::query) mod shown;
 pub(crate) mod spans;

@@ -1,87 +1,55 @@
 //! `traceql_value(...)`: the value of a field as answers show it.
 
-use std::{
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, StructArray},
     buffer::NullBuffer,
     datatypes::DataType,
 };
-use datafusion::{
-    common::Result,
-    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit},
-};
+use datafusion::{common::Result, logical_expr::Expr};
 
 use super::{
-    inputs::{self, Inputs},
+    per_span::{self, PerSpan, Spans},
     rows::Found,
 };
 use crate::{
     model::attributes::value_fields,
-    traceql::{
-        ast::{FieldName, Intrinsic},
-        literal::format_duration,
-        plan::Dynamic,
-    },
+    traceql::{ast::FieldName, literal::format_duration, plan::Dynamic},
 };
 
 /// The value of a field as the struct that attribute values are: status and kind as words, durations as Go writes them.
 /// Of events or links it is that of the first one that has it.
 pub(in crate::query) fn value(name: &FieldName) -> Expr {
-    let inputs = Inputs::new([name.clone()]);
-    let mut args = vec![lit(name.to_string())];
-    args.extend(inputs.args.iter().cloned());
-    let signature = Signature::variadic_any(Volatility::Immutable);
-    ScalarUDF::from(ShownValue { name: name.clone(), inputs, signature }).call(args)
+    per_span::call(ShownValue(name.clone()))
 }
 
 #[derive(Debug)]
-struct ShownValue {
-    name: FieldName,
-    inputs: Inputs,
-    signature: Signature,
-}
+struct ShownValue(FieldName);
 
-impl PartialEq for ShownValue {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
+impl PerSpan for ShownValue {
+    const NAME: &'static str = "traceql_value";
+    const READS_ROOTS: bool = false;
 
-impl Eq for ShownValue {}
-
-impl Hash for ShownValue {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
-
-impl ScalarUDFImpl for ShownValue {
-    fn name(&self) -> &str {
-        "traceql_value"
+    fn data_type() -> DataType {
+        DataType::Struct(value_fields())
     }
 
-    fn signature(&self) -> &Signature {
-        &self.signature
+    fn text(&self) -> String {
+        self.0.to_string()
     }
 
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Struct(value_fields()))
+    fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
+        visit(&self.0);
     }
 
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let columns = inputs::arrays(&args)?;
-        let columns = columns.get(1..).unwrap_or_default();
-        let rows = self.inputs.rows(columns)?;
-        let durations = [Intrinsic::EventTimeSinceStart, Intrinsic::Duration].map(FieldName::Intrinsic);
-        let is_duration = durations.contains(&self.name);
+    fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef> {
+        let (rows, name) = (&spans.rows, &self.0);
+        let is_duration = name.is_duration();
         let mut builder = ValueBuilder::default();
-        for row in 0..args.number_rows {
-            let found = rows.first(row, |focus| rows.find(&self.name, focus).is_some_and(|found| shows(&found)));
-            match found.and_then(|focus| rows.find(&self.name, focus)) {
+        for row in 0..spans.count {
+            let found = rows.first(row, |focus| rows.find(name, focus).is_some_and(|found| shows(&found)));
+            match found.and_then(|focus| rows.find(name, focus)) {
                 Some(Found::Value(Dynamic::Int(nanos))) if is_duration => {
                     builder.append(&Dynamic::text(&format_duration(nanos)), None);
                 }
@@ -92,7 +60,7 @@ impl ScalarUDFImpl for ShownValue {
                 None => builder.append(&Dynamic::Missing, None),
             }
         }
-        Ok(ColumnarValue::Array(builder.finish()?))
+        builder.finish()
     }
 }
 
