@@ -94,12 +94,16 @@ impl<'a> Found<'a> {
 
 /// The elements of a JSON array; anything else is opaque.
 pub(in crate::query) fn array_of_json(json: &str) -> Dynamic<'static> {
-    use serde_json::Value;
     if !json.starts_with('[') {
         return Dynamic::Opaque;
     }
-    let Ok(elements) = serde_json::from_str::<Vec<Value>>(json) else { return Dynamic::Opaque };
-    let element = |value: Value| match value {
+    // The parser's own limit on depth bounds what follows.
+    serde_json::from_str(json).map_or(Dynamic::Opaque, value_of_json)
+}
+
+fn value_of_json(json: serde_json::Value) -> Dynamic<'static> {
+    use serde_json::Value;
+    match json {
         Value::String(text) => Dynamic::String(text.into()),
         Value::Bool(value) => Dynamic::Bool(value),
         Value::Number(number) => match (number.as_i64(), number.as_f64()) {
@@ -113,9 +117,9 @@ pub(in crate::query) fn array_of_json(json: &str) -> Dynamic<'static> {
             Some("-Infinity") => Dynamic::Float(f64::NEG_INFINITY),
             _ => Dynamic::Opaque,
         },
-        Value::Null | Value::Array(_) => Dynamic::Opaque,
-    };
-    Dynamic::Array(elements.into_iter().map(element).collect())
+        Value::Array(elements) => Dynamic::Array(elements.into_iter().map(value_of_json).collect()),
+        Value::Null => Dynamic::Opaque,
+    }
 }
 
 /// The events or links of spans.

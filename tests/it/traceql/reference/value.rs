@@ -109,6 +109,7 @@ impl Val {
     /// Type and value, as `by` tells them apart.
     pub(crate) fn group_key(&self) -> String {
         match self {
+            Val::Opaque(json) if json == "null" => Val::Missing.group_key(),
             Val::Opaque(json) | Val::Array(_, json) => format!("json {json}"),
             other => format!("{other:?}"),
         }
