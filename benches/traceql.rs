@@ -64,7 +64,10 @@ fn corpus() -> Vec<String> {
         let blocks: Vec<String> = text.split("\n\n").map(|block| block.trim_matches('\n').to_owned()).collect();
         blocks
     });
-    cases.filter(|case| !case.starts_with('#')).filter_map(|case| Some(case.split_once("\n----")?.0.to_owned())).collect()
+    cases
+        .filter(|case| !case.starts_with('#'))
+        .filter_map(|case| Some(case.split_once("\n----")?.0.to_owned()))
+        .collect()
 }
 
 /// Queries as large as they may be.
@@ -73,7 +76,7 @@ fn at_the_limits() -> Vec<(&'static str, String)> {
     vec![
         ("450 conditions", format!("{{ {} }}", list(" || ", 450))),
         ("60 brackets deep", format!("{{ {}.a{} }}", "(".repeat(60), ")".repeat(60))),
-        ("1000 stages", format!("{{}}{}", " | { .a }".repeat(999))),
+        ("250 stages", format!("{{}}{}", " | { .a }".repeat(249))),
         ("128 KiB of comment", format!("{{}} /*{}*/", "(".repeat(131_000))),
         ("200 regular expressions", vec!["{ .a =~ `x.*y` }"; 200].join(" | ")),
     ]

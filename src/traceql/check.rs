@@ -275,7 +275,8 @@ fn check_measure(function: &str, field: &Field) -> Result {
     check_name(field)?;
     match field.name {
         FieldName::Intrinsic(intrinsic) if !matches!(intrinsic.type_of(), Type::Int | Type::Duration) => {
-            let problem = format!("{function}({field}) needs numbers: {field} is of type {}", intrinsic.type_of().name());
+            let problem =
+                format!("{function}({field}) needs numbers: {field} is of type {}", intrinsic.type_of().name());
             let help = "duration, trace:duration, span:childCount and attributes can be numbers";
             Err(TraceQlError::invalid(problem, field.at).with_help(help))
         }
@@ -287,7 +288,9 @@ fn check_call(call: &MetricsCall) -> Result {
     call.by.iter().try_for_each(check_name)?;
     match &call.function {
         MetricsFunction::Rate | MetricsFunction::CountOverTime => {}
-        MetricsFunction::ReduceOverTime(reducer, field) => check_measure(&format!("{}_over_time", reducer.name()), field)?,
+        MetricsFunction::ReduceOverTime(reducer, field) => {
+            check_measure(&format!("{}_over_time", reducer.name()), field)?
+        }
         MetricsFunction::HistogramOverTime(field) => check_measure("histogram_over_time", field)?,
         MetricsFunction::QuantileOverTime(field, quantiles) => {
             check_measure("quantile_over_time", field)?;

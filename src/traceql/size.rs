@@ -12,11 +12,11 @@ use super::{
 };
 
 /// Most different fields that a query names.
-pub const FIELDS_MAX: usize = 300;
+pub const FIELDS_MAX: usize = 100;
 /// Most stages of all pipelines of a query; every `{ ... }` is one.
-pub const STAGES_MAX: usize = 1_000;
+pub const STAGES_MAX: usize = 250;
 /// Most metrics functions of a query.
-pub const FUNCTIONS_MAX: usize = 50;
+pub const FUNCTIONS_MAX: usize = 20;
 
 type Result = std::result::Result<(), TraceQlError>;
 

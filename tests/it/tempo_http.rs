@@ -289,3 +289,24 @@ async fn a_trace_above_the_limit_is_refused_by_the_first_version_and_cut_by_the_
     assert!(body.matches("startTimeUnixNano").count() < 3, "{body}");
     server.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_from_a_part_of_a_giant_trace_say_so_where_strict_clients_do_not_mind() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = frame::settings(data.path());
+    settings.query.trace_spans_max = 1;
+    let server = frame::start(&settings).await;
+    send(&server).await;
+    let search = frame::get(&server, "/api/search?q=%7B%20%7D%20%7C%20count()%20%3E%200&start=1&end=4000000000").await;
+    assert_eq!(search.status().as_u16(), 200);
+    let why = search.headers()["tracehouse-partial"].to_str().unwrap().to_owned();
+    assert!(why.contains("query.trace_spans_max = 1 "), "{why}");
+    let whole = frame::get(&server, "/api/search?q=%7B%20name%20%3D%20%22none%22%20%7D&start=1&end=4000000000").await;
+    assert_eq!((whole.status().as_u16(), whole.headers().get("tracehouse-partial")), (200, None));
+    let series = "/api/metrics/query?q=%7B%20%7D%20%26%26%20%7B%20%7D%20%7C%20rate()&start=1&end=4000000000";
+    let body = frame::get(&server, series).await.text().await.unwrap();
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer["status"].as_str(), Some("PARTIAL"), "{body}");
+    assert_eq!(answer["message"].as_str(), Some(why.as_str()), "{body}");
+    server.stop().await.unwrap();
+}

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use datafusion::{
     arrow::{
         array::{
-            Array, ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, ListArray, MapArray, RecordBatch,
-            RecordBatchOptions, StringBuilder, StructArray, UInt32Array,
+            Array, ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, ListArray, MapArray,
+            RecordBatch, RecordBatchOptions, StringBuilder, StructArray, UInt32Array,
         },
         buffer::OffsetBuffer,
         compute::{interleave, take},

@@ -181,7 +181,10 @@ mod tests {
 
     fn gathered(spans_max: usize, memory_bytes: usize) -> Gathered {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(memory_bytes));
-        Gathered::new(TraceBounds { spans_max, partial: PartialAnswers::Marked }, MemoryConsumer::new("test").register(&pool))
+        Gathered::new(
+            TraceBounds { spans_max, partial: PartialAnswers::Marked },
+            MemoryConsumer::new("test").register(&pool),
+        )
     }
 
     fn starts(whole: &Whole) -> Vec<i64> {

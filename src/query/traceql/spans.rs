@@ -157,11 +157,7 @@ impl SpanSource {
 }
 
 /// The rows that fulfil all conditions, each by itself: fields of events in two of them may speak of two events.
-fn rows_of(
-    conditions: &[&Condition],
-    range: TimeRange,
-    base: &Arc<dyn TableProvider>,
-) -> DfResult<LogicalPlanBuilder> {
+fn rows_of(conditions: &[&Condition], range: TimeRange, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlanBuilder> {
     let conditions = conditions.iter().map(|condition| lower::filter(condition));
     let rows = scan_base(base)?;
     match conditions.chain(starts_in(range)).reduce(Expr::and) {
@@ -170,11 +166,7 @@ fn rows_of(
     }
 }
 
-fn filtered(
-    conditions: &[&Condition],
-    request: &SpanRequest,
-    base: &Arc<dyn TableProvider>,
-) -> DfResult<LogicalPlan> {
+fn filtered(conditions: &[&Condition], request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
     let mut columns: Vec<Expr> = OWN_COLUMNS.into_iter().map(col).collect();
     columns.extend(request.columns.iter().map(|(name, value)| value.of_span().alias(name)));
     rows_of(conditions, request.range, base)?.project(columns)?.build()

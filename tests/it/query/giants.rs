@@ -7,12 +7,19 @@ use arrow::{
     compute::take_record_batch,
     datatypes::Int64Type,
 };
+use datafusion::{catalog::TableProvider, datasource::MemTable};
+use futures::FutureExt;
 use tracehouse::{
     error::{Error, ErrorKind},
-    model::{ids::TraceId, schema::column, tenant::TenantId, time::TimeRange},
+    model::{
+        ids::TraceId,
+        schema::{column, logical_schema},
+        tenant::TenantId,
+        time::TimeRange,
+    },
     query::{
-        MetricsQuery, PartialAnswers, QueryEngine, QueryKind, QueryLimits, QueryRequest, QueryStats, TraceByIdQuery,
-        TraceQlQuery,
+        BaseTables, MetricsQuery, PartialAnswers, QueryEngine, QueryKind, QueryLimits, QueryRequest, QueryStats,
+        TraceByIdQuery, TraceQlQuery,
     },
 };
 
@@ -155,7 +162,14 @@ async fn ten_million_spans_in_one_trace_neither_crash_nor_exhaust_memory() {
     let batches = giant(SPANS);
     let before = peak_bytes();
     let limits = QueryLimits { timeout: std::time::Duration::from_secs(3_600), ..QueryLimits::default() };
-    let engine = over(batches, limits);
+    // As many partitions as a server has threads: each has an operator of its own.
+    let partitions = batches.chunks(batches.len().div_ceil(4)).map(<[RecordBatch]>::to_vec).collect();
+    let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(logical_schema(), partitions).unwrap());
+    let tables: BaseTables = Arc::new(move |_: &TenantId| {
+        let table = Arc::clone(&table);
+        async move { Ok(table) }.boxed()
+    });
+    let engine = engine(tables, limits, &temp_dir());
     let whole = QueryKind::TraceById(TraceByIdQuery {
         trace_id: TraceId::from_bytes(7_u128.to_be_bytes()),
         hint: None,

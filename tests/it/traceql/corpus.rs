@@ -73,10 +73,8 @@ fn the_corpus_has_cases_of_every_class_and_five_hundred_in_all() {
         let blocks = corpus_files(class).into_iter().flat_map(|path| read_blocks(&path));
         blocks.filter(|block| matches!(block, Block::Case { .. })).count()
     };
-    let mut classes: Vec<String> = vec!["valid", "parse_error", "invalid", "unsupported", "planned"]
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let mut classes: Vec<String> =
+        vec!["valid", "parse_error", "invalid", "unsupported", "planned"].into_iter().map(str::to_owned).collect();
     let worlds = fs::read_dir(root.join("evaluated")).unwrap().map(|entry| entry.unwrap());
     let worlds = worlds.filter(|entry| entry.file_type().unwrap().is_dir());
     classes.extend(worlds.map(|entry| format!("evaluated/{}", entry.file_name().to_string_lossy())));

@@ -99,8 +99,7 @@ impl Case {
                 let question = Question { text, range: *range, limit: *limit, shown: *shown };
                 let answer = engine::ask(engine, &question).await?;
                 let found = reference::search(pipeline, &rows, *range, set.extent);
-                let wanted: Vec<String> =
-                    found.iter().take(*limit).map(|found| engine::lines(found, *shown)).collect();
+                let wanted: Vec<String> = found.iter().take(*limit).map(|found| engine::lines(found, *shown)).collect();
                 let texts = || [wanted.join("\n"), answer.join("\n")];
                 Ok(if answer == wanted { Ok(!wanted.is_empty()) } else { Err(texts()) })
             }
@@ -120,9 +119,7 @@ impl Case {
         match self.compared(engine, set).await {
             Ok(Ok(found)) => Outcome::Agree { found },
             Ok(Err([wanted, is])) => Outcome::Disagree(format!("expected\n{wanted}\nis\n{is}")),
-            Err(error) if makes_no_sense.iter().any(|phrase| error.contains(phrase)) => {
-                Outcome::Refused
-            }
+            Err(error) if makes_no_sense.iter().any(|phrase| error.contains(phrase)) => Outcome::Refused,
             Err(error) => Outcome::Disagree(format!("the engine fails: {error}")),
         }
     }

@@ -43,8 +43,7 @@ pub(super) fn compare(
         }
         for (name, mut values) in attributes {
             let one = |kind: &str, value: Val, found: &[usize]| {
-                let labels: Labels =
-                    vec![("__meta_type".to_owned(), Val::Str(kind.to_owned())), (name.clone(), value)];
+                let labels: Labels = vec![("__meta_type".to_owned(), Val::Str(kind.to_owned())), (name.clone(), value)];
                 let count = |bucket: usize| found.iter().filter(|other| **other == bucket).count() as f64;
                 Series { labels, samples: (0..buckets).map(|bucket| (bucket, count(bucket))).collect() }
             };
@@ -72,13 +71,12 @@ fn attributes_of(span: &Subject<'_>) -> Vec<(String, Val)> {
         ("instrumentation:version", &span.scope_version),
     ];
     let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
-    let mut all: Vec<(String, Val)> =
-        texts.map(|(name, text)| (name.to_owned(), Val::Str(text.to_owned()))).collect();
+    let mut all: Vec<(String, Val)> = texts.map(|(name, text)| (name.to_owned(), Val::Str(text.to_owned()))).collect();
     for (scope, attributes) in [("span", &span.own), ("resource", &span.resource)] {
         let values = attributes.iter().map(|(key, value)| (format!("{scope}.{key}"), Val::of_attribute(value)));
-        all.extend(values.filter(|(_, value)| {
-            matches!(value, Val::Str(_) | Val::Int(_) | Val::Float(_) | Val::Bool(_))
-        }));
+        all.extend(
+            values.filter(|(_, value)| matches!(value, Val::Str(_) | Val::Int(_) | Val::Float(_) | Val::Bool(_))),
+        );
     }
     all
 }
