@@ -16,7 +16,7 @@ use crate::{
         },
     },
     error::{Error, Result},
-    query::TraceCursor,
+    query::{PartialAnswers, TraceCursor},
 };
 
 /// Traces of the first part of an answer that comes in two.
@@ -75,7 +75,8 @@ impl Parts {
         let Some(limit) = self.limits.pop() else { return Ok(None) };
         let mut search = self.search.clone();
         search.query.limit = Some(limit);
-        let found = search::answer(&self.state, search).await?;
+        // The messages have no place that says that an answer is partial.
+        let found = search::answer(&self.state, search, PartialAnswers::Refused).await?;
         let last = found.traces.last();
         self.search.query.after = last
             .map(|last| TraceCursor { start_unix_nano: last.start_unix_nano, trace_id: last.trace_id })

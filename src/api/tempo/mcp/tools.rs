@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     model::time::TimeRange,
     otlp::tempo_llm,
-    query::MetricsQuery,
+    query::{MetricsQuery, PartialAnswers},
 };
 
 /// The range of a question that names none, up to now.
@@ -140,7 +140,7 @@ impl Tool {
                 search.query.limit = Some(state.settings.search_limit_default);
                 search.query.spans_per_trace = Some(state.settings.search_spans_default);
                 let spansets = search.spansets;
-                let found = search::answer(state, search).await?;
+                let found = search::answer(state, search, PartialAnswers::Refused).await?;
                 let json = search_json::render(found.traces, spansets, found.stats);
                 Ok(result("search-results", &as_text(json)?))
             }

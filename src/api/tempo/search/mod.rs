@@ -116,7 +116,7 @@ async fn respond(state: &TempoState, query: Option<&str>, format: Format) -> Res
     let search = read(state, &params)?;
     let (spansets, limit) = (search.spansets, search.query.limit);
     let is_of_all_time = search.query.range == TimeRange::ALL;
-    let Answer { traces, stats, partial } = answer(state, search).await?;
+    let Answer { traces, stats, partial } = answer(state, search, PartialAnswers::Marked).await?;
     let next = traces.last().filter(|_| Some(traces.len()) == limit).map(cursor_after);
     let answer = match format {
         Format::Protobuf => {
@@ -173,10 +173,10 @@ pub(crate) fn duration_bounds(min_nano: Option<i64>, max_nano: Option<i64>) -> R
     }
 }
 
-/// Runs a search to its end.
-pub(crate) async fn answer(state: &TempoState, search: Search) -> Result<Answer> {
+/// Runs a search to its end; `partial` says whether there is a place for [`Answer::partial`].
+pub(crate) async fn answer(state: &TempoState, search: Search, partial: PartialAnswers) -> Result<Answer> {
     let mut request = QueryRequest::new(state.tenant(), QueryKind::TraceQl(search.query));
-    request.partial = PartialAnswers::Marked;
+    request.partial = partial;
     let (batches, stats) = state.engine.execute(request).await?.collect().await?;
     let mut traces = Vec::new();
     for batch in &batches {
