@@ -76,7 +76,7 @@ fn at_the_limits() -> Vec<(&'static str, String)> {
     vec![
         ("450 conditions", format!("{{ {} }}", list(" || ", 450))),
         ("60 brackets deep", format!("{{ {}.a{} }}", "(".repeat(60), ")".repeat(60))),
-        ("250 stages", format!("{{}}{}", " | { .a }".repeat(249))),
+        ("500 stages", format!("{{}}{}", " | { .a }".repeat(499))),
         ("128 KiB of comment", format!("{{}} /*{}*/", "(".repeat(131_000))),
         ("200 regular expressions", vec!["{ .a =~ `x.*y` }"; 200].join(" | ")),
     ]

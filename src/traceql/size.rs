@@ -14,7 +14,7 @@ use super::{
 /// Most different fields that a query names.
 pub const FIELDS_MAX: usize = 100;
 /// Most stages of all pipelines of a query; every `{ ... }` is one.
-pub const STAGES_MAX: usize = 250;
+pub const STAGES_MAX: usize = 500;
 /// Most metrics functions of a query.
 pub const FUNCTIONS_MAX: usize = 20;
 
