@@ -208,7 +208,12 @@ fn leaf(position: usize, pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf
         }
     };
     let labels = call.by.iter().enumerate().map(|(position, field)| LabelColumns::new(&field.name, position)).collect();
-    Ok(Leaf { position, source: SpanSource::compile(pipeline)?, mentioned, function, name, labels })
+    let selection_reads_trace = match &call.function {
+        MetricsFunction::Compare { selection, .. } => selection.reads_trace(),
+        _ => false,
+    };
+    let source = SpanSource::compile(pipeline)?.on_traces_if(selection_reads_trace);
+    Ok(Leaf { position, source, mentioned, function, name, labels })
 }
 
 fn mention(spansets: &SpansetExpr, mentioned: &mut Vec<FieldName>) {

@@ -102,6 +102,13 @@ impl SpanSource {
         Ok(Self { spansets: Spansets::build(pipeline)? })
     }
 
+    /// The same spans, decided on whole traces if something else that the query says of them needs it, even where constants
+    /// decide without.
+    pub(crate) fn on_traces_if(mut self, reads_trace: bool) -> Self {
+        self.spansets.reads_trace |= reads_trace;
+        self
+    }
+
     /// The plan that yields the spans.
     pub(crate) fn plan(&self, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
         let is_late = request.columns.iter().any(|(_, value)| value.reads_trace());

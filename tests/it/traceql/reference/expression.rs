@@ -156,7 +156,7 @@ impl Subject<'_> {
             Look::At(event, link) => {
                 (event.and_then(|event| events[event].clone()), link.and_then(|link| links[link].clone()))
             }
-            Look::First => (events.iter().flatten().next().cloned(), links.iter().flatten().next().cloned()),
+            Look::First => (first_of(&events), first_of(&links)),
         };
         let elsewhere = || Val::Opaque("in another one".to_owned());
         match name.scope {
@@ -214,6 +214,13 @@ impl Subject<'_> {
             Intrinsic::Parent => panic!("parent has no meaning"),
         }
     }
+}
+
+/// The first that has a value; an empty one only if none has another.
+fn first_of(values: &[Option<Val>]) -> Option<Val> {
+    let there = || values.iter().flatten();
+    let is_empty = |value: &&Val| matches!(value, Val::Opaque(json) if json == "null");
+    there().find(|value| !is_empty(value)).or_else(|| there().next()).cloned()
 }
 
 /// A text constant that is compared with an id, as ids are written.

@@ -211,7 +211,11 @@ fn reduced(aggregate: &Aggregate, trace: &Trace, spans: &[usize]) -> Option<Val>
     };
     let ints: Option<Vec<i128>> =
         numbers.iter().map(|value| if let Val::Int(int) = value { Some(i128::from(*int)) } else { None }).collect();
-    let sum_of_floats = || numbers.iter().filter_map(Val::as_f64).sum::<f64>();
+    let sum_of_floats = || {
+        let ints = numbers.iter().map(|value| if let Val::Int(int) = value { i128::from(*int) } else { 0 });
+        let floats = numbers.iter().map(|value| if let Val::Float(float) = value { *float } else { 0.0 });
+        ints.sum::<i128>() as f64 + floats.sum::<f64>()
+    };
     match (reducer, ints) {
         (Reducer::Min, _) => best(Ordering::Less),
         (Reducer::Max, _) => best(Ordering::Greater),
