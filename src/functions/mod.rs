@@ -53,6 +53,7 @@ use datafusion::{
 };
 use datafusion_functions_json::{JsonUnionEncoder, JsonUnionValue};
 
+pub(crate) use self::json::json_at;
 pub use self::{
     assemble::AttrAssemble,
     attribute::{AttrFunction, AttrGet, AttrWhole},

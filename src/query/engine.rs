@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use datafusion::{
-    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
+    arrow::{
+        array::AsArray,
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
     catalog::TableProvider,
     common::ParamValues,
     execution::{SessionState, context::SQLOptions},
@@ -91,6 +94,17 @@ pub struct Prepared {
     pub parameters: SchemaRef,
 }
 
+/// A table that SQL can name.
+#[derive(Clone, Debug)]
+pub struct NamedTable {
+    /// The schema that it is in.
+    pub schema: String,
+    /// Its name in there.
+    pub name: String,
+    /// Its columns, in the plain form.
+    pub columns: SchemaRef,
+}
+
 /// Plans, runs and accounts for every query of the process.
 #[derive(Debug)]
 pub struct QueryEngine {
@@ -172,17 +186,25 @@ impl QueryEngine {
         self.on_runtime(Instant::now() + limits.timeout, limits.timeout, preparing).await
     }
 
-    /// The tables that SQL sees in the default schema, with the schemas that their rows have outside.
-    pub async fn tables(&self, tenant: &TenantId) -> Result<Vec<(String, SchemaRef)>> {
+    /// The tables that SQL can name, those about the data and the server included, with the columns that their rows have
+    /// outside.
+    pub async fn tables(&self, tenant: &TenantId) -> Result<Vec<NamedTable>> {
+        let text = "SELECT table_schema, table_name FROM information_schema.tables \
+                    WHERE table_schema <> 'information_schema' ORDER BY table_schema, table_name";
+        let (batches, _) = self.execute(QueryRequest::sql(tenant.clone(), text)).await?.collect().await?;
         let mut tables = Vec::new();
-        for name in self.parts.template.table_names() {
-            let request = QueryRequest::sql(tenant.clone(), format!("SELECT * FROM {name}"));
-            tables.push(((*name).to_owned(), self.prepare(request).await?.schema));
+        for batch in &batches {
+            let (schemas, names) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+            for (schema, name) in schemas.iter().flatten().zip(names.iter().flatten()) {
+                let all = QueryRequest::sql(tenant.clone(), format!("SELECT * FROM \"{schema}\".\"{name}\""));
+                let columns = self.prepare(all).await?.schema;
+                tables.push(NamedTable { schema: schema.to_owned(), name: name.to_owned(), columns });
+            }
         }
         Ok(tables)
     }
 
-    /// The catalogue and the schema that tables are in.
+    /// The catalogue that tables are in, and the schema that a name without one means.
     pub fn namespace(&self) -> (&'static str, &'static str) {
         (crate::query::session::CATALOG, crate::query::session::SCHEMA)
     }
@@ -261,7 +283,7 @@ impl Parts {
             && query.explain.is_none()
         {
             let search = self.search(query)?;
-            let schema = in_form(&search::answer_schema(), form);
+            let schema = wire::schema_in(&search::answer_schema(), form);
             let rounds = Rounds { search, base: Arc::clone(&base), session: session.clone() };
             let work = Work::Search(Box::new(rounds));
             return Ok(Planned { work, base, session, pool, schema, form, shape: Shape::Same });
@@ -270,7 +292,7 @@ impl Parts {
             && query.explain.is_none()
         {
             let metrics = self.metrics(query, &base, &session, form)?;
-            let schema = in_form(&metrics::answer_schema(form), form);
+            let schema = wire::schema_in(&metrics::answer_schema(form), form);
             let work = Work::Metrics(Box::new(metrics));
             return Ok(Planned { work, base, session, pool, schema, form, shape: Shape::Same });
         }
@@ -282,7 +304,7 @@ impl Parts {
             None => (self.logical(request, &base, &session).await?, base, None),
         };
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
-        let schema = in_form(optimized.schema().as_arrow(), form);
+        let schema = wire::schema_in(optimized.schema().as_arrow(), form);
         let (shape, schema) = shaped(&request.kind, schema);
         let physical = session
             .query_planner()
@@ -300,12 +322,12 @@ impl Parts {
             QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
             QueryKind::TraceQl(query) if query.explain.is_none() => {
                 self.search(query)?;
-                let schema = in_form(&search::answer_schema(), request.form);
+                let schema = wire::schema_in(&search::answer_schema(), request.form);
                 return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
             }
             QueryKind::Metrics(query) if query.explain.is_none() => {
                 self.metrics(query, &base, &session, request.form)?;
-                let schema = in_form(&metrics::answer_schema(request.form), request.form);
+                let schema = wire::schema_in(&metrics::answer_schema(request.form), request.form);
                 return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
             }
             _ => self.logical(request, &base, &session).await?,
@@ -317,7 +339,7 @@ impl Parts {
             Err(_) if !parameters.fields().is_empty() => logical,
             Err(error) => return Err(failure::from_datafusion(&error)),
         };
-        let (_, schema) = shaped(&request.kind, in_form(optimized.schema().as_arrow(), request.form));
+        let (_, schema) = shaped(&request.kind, wire::schema_in(optimized.schema().as_arrow(), request.form));
         Ok(Prepared { schema, parameters })
     }
 
@@ -421,13 +443,6 @@ impl Parts {
             .verify_plan(&plan)
             .map_err(|error| failure::from_datafusion(&error))?;
         Ok(plan)
-    }
-}
-
-fn in_form(schema: &Schema, form: AnswerForm) -> SchemaRef {
-    match form {
-        AnswerForm::Plain => wire::wire_schema(schema),
-        AnswerForm::Typed => Arc::new(schema.clone()),
     }
 }
 

@@ -45,19 +45,21 @@ mod admission;
 mod failure;
 mod log;
 mod memory;
+mod row_bytes;
 mod run;
 mod stats;
 mod stream;
 mod wire;
 
 pub use self::{
-    engine::{BaseTables, EngineOptions, Prepared, QueryEngine},
+    engine::{BaseTables, EngineOptions, NamedTable, Prepared, QueryEngine},
     limits::QueryLimits,
     matching::SpanFilter,
     request::{
         AnswerForm, DurationBounds, Explain, Generations, LimitOverrides, MetricsQuery, PartialAnswers, QueryKind,
         QueryRequest, SqlQuery, TagNamesQuery, TagValuesQuery, TraceByIdQuery, TraceCursor, TraceFilter, TraceQlQuery,
     },
+    row_bytes::row_bytes,
     spans_table::SpansTable,
     stats::QueryStats,
     stream::QueryStream,

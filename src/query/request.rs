@@ -61,6 +61,8 @@ impl QueryRequest {
 pub enum AnswerForm {
     /// As drivers and files outside like it: ids and attributes as text, only types that all of them know.
     Plain,
+    /// For programs that know numbers, text and timestamps alone: what is nested is JSON text.
+    Flat,
     /// As the engine has it: ids as bytes, attributes typed.
     Typed,
 }

@@ -12,8 +12,9 @@ use datafusion::{
     execution::SessionState,
     physical_plan::{ExecutionPlan, execute_stream},
 };
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -34,6 +35,9 @@ use crate::{
         tags, trace, wire,
     },
 };
+
+/// Batches of an answer that are brought into its form at once.
+const CONVERSIONS_AHEAD: usize = 4;
 
 /// A query that is ready to run.
 pub(crate) struct Planned {
@@ -70,7 +74,7 @@ pub(crate) enum Work {
 
 impl Planned {
     /// The answer's batches. Operators start when the first is asked for.
-    fn batches(self, ran: RanPlans, stats: SharedStats) -> impl Stream<Item = Result<RecordBatch>> {
+    fn batches(self, ran: RanPlans, stats: SharedStats) -> BoxStream<'static, Result<RecordBatch>> {
         let Self { work, session, schema, form, shape, .. } = self;
         let batches = match work {
             Work::Plan(physical) => {
@@ -89,15 +93,26 @@ impl Planned {
             Shape::Names(shape) => shape.apply(batches),
             Shape::Values(shape) => shape.apply(batches),
         };
-        batches.map(move |batch| {
-            let batch = batch.map_err(|error| failure::from_datafusion(&error))?;
-            match form {
-                AnswerForm::Plain => {
-                    wire::to_wire(&batch, &schema).map_err(|error| failure::from_datafusion(&error.into()))
-                }
-                AnswerForm::Typed => Ok(batch),
-            }
-        })
+        if form == AnswerForm::Typed {
+            return batches.map(|batch| batch.map_err(|error| failure::from_datafusion(&error))).boxed();
+        }
+        let converted = batches.map(move |batch| in_form(batch, Arc::clone(&schema), form));
+        converted.buffered(CONVERSIONS_AHEAD).boxed()
+    }
+}
+
+/// A batch in a form, made on another thread: attribute maps as text are dear, and one thread makes them more slowly than
+/// the scan's threads bring them and a client takes them.
+async fn in_form(
+    batch: datafusion::error::Result<RecordBatch>,
+    schema: SchemaRef,
+    form: AnswerForm,
+) -> Result<RecordBatch> {
+    let batch = batch.map_err(|error| failure::from_datafusion(&error))?;
+    let convert = async move { wire::batch_in(batch, &schema, form) };
+    match AbortOnDropHandle::new(tokio::spawn(convert)).await {
+        Ok(converted) => converted.map_err(|error| failure::from_datafusion(&error.into())),
+        Err(failed) => Err(failure::internal(&failed)),
     }
 }
 

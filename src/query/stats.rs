@@ -64,16 +64,27 @@ pub struct QueryStats {
 }
 
 impl QueryStats {
-    /// Says of an answer from traces that were cut that it is not complete.
-    pub(crate) fn tell_of_cut_traces(&mut self, trace_spans_max: usize) {
-        if self.traces_cut == 0 {
-            return;
-        }
-        let cut = cut_text(trace_spans_max);
-        self.partial = Some(match self.partial.take() {
-            Some(partial) => format!("{partial}; {cut}"),
-            None => cut,
-        });
+    /// Adds what a later run for the same answer cost.
+    pub fn add(&mut self, later: &Self) {
+        self.finished = later.finished;
+        self.partial = self.partial.take().or_else(|| later.partial.clone());
+        self.rows += later.rows;
+        self.result_bytes += later.result_bytes;
+        self.scanned_rows += later.scanned_rows;
+        self.scanned_bytes += later.scanned_bytes;
+        self.files_scanned += later.files_scanned;
+        self.files_pruned += later.files_pruned;
+        self.row_groups_scanned += later.row_groups_scanned;
+        self.row_groups_pruned += later.row_groups_pruned;
+        self.store_requests += later.store_requests;
+        self.store_bytes += later.store_bytes;
+        self.cache_memory_blocks += later.cache_memory_blocks;
+        self.cache_disk_blocks += later.cache_disk_blocks;
+        self.cache_missed_blocks += later.cache_missed_blocks;
+        self.spilled_bytes += later.spilled_bytes;
+        self.peak_memory_bytes = self.peak_memory_bytes.max(later.peak_memory_bytes);
+        self.planning += later.planning;
+        self.elapsed += later.elapsed;
     }
 
     /// Adds what scans read of a bucket.

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use datafusion::arrow::{
-    array::{Array, RecordBatch},
-    datatypes::SchemaRef,
-};
+use datafusion::arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::{
     sync::mpsc,
@@ -24,6 +21,7 @@ use crate::{
     query::{
         failure,
         limits::RunLimits,
+        row_bytes::row_bytes,
         stats::{QueryStats, SharedStats},
     },
 };
@@ -202,7 +200,7 @@ impl Producer {
     /// The rows that still fit into the answer, and the limit that keeps the others out.
     fn count(&self, batch: &RecordBatch) -> (RecordBatch, Option<Error>) {
         let RunLimits { result_rows_max, result_bytes_max, .. } = self.limits;
-        let (rows, bytes) = (batch.num_rows() as u64, slice_bytes(batch));
+        let (rows, bytes) = (batch.num_rows() as u64, row_bytes(batch));
         let so_far = self.stats.get();
         let rows_left = result_rows_max.saturating_sub(so_far.rows);
         let bytes_left = result_bytes_max.saturating_sub(so_far.result_bytes);
@@ -224,15 +222,10 @@ impl Producer {
         let batch = batch.slice(0, fit);
         self.stats.update(|stats| {
             stats.rows += fit as u64;
-            stats.result_bytes += slice_bytes(&batch);
+            stats.result_bytes += row_bytes(&batch);
         });
         (batch, limit)
     }
-}
-
-/// Bytes of the rows themselves: batches are often slices of a larger one.
-fn slice_bytes(batch: &RecordBatch) -> u64 {
-    batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or_default() as u64).sum()
 }
 
 fn too_large(message: String) -> Error {

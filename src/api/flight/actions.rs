@@ -1,14 +1,20 @@
-//! Actions beside those of Flight SQL: sessions and cancellation.
+//! Actions beside those of Flight SQL: sessions, cancellation and renewal.
 //!
 //! There are no sessions. Options can be read (the catalogue and the schema) and set to what they are; JDBC drivers with
-//! `catalog=` in their address do that.
+//! `catalog=` in their address do that. Tickets do not expire, so a renewed endpoint is the one that was sent. A query is
+//! cancelled by the tickets in its FlightInfo; a server that does not run it says so.
 
 use std::collections::HashMap;
 
-use arrow_flight::{Action, CancelFlightInfoResult, CancelStatus};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightInfo, RenewFlightEndpointRequest,
+    sql::{Any, Command},
+};
 use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
+
+use crate::api::flight::{running::Running, statement::Statement};
 
 /// `CloseSessionResult` of the Flight protocol.
 #[derive(Clone, PartialEq, Message)]
@@ -55,19 +61,29 @@ struct SetSessionOptionsResult {
 
 /// The action types that [`answer`] knows, with what they do.
 pub(super) const KNOWN: &[(&str, &str)] = &[
-    ("CancelFlightInfo", "Answers that the query is not cancellable this way: closing its stream cancels it"),
+    ("CancelFlightInfo", "Stops the query whose answer is being sent for a ticket of the FlightInfo"),
     ("CloseSession", "Does nothing: there are no sessions"),
     ("GetSessionOptions", "Gives the catalog and the schema"),
+    ("RenewFlightEndpoint", "Gives the endpoint back: tickets do not expire"),
     ("SetSessionOptions", "Takes the catalog and the schema that there are"),
 ];
 
 /// The body of the answer to an action.
-pub(super) fn answer(action: &Action, namespace: (&str, &str)) -> Result<Bytes, Status> {
+pub(super) fn answer(action: &Action, namespace: (&str, &str), running: &Running) -> Result<Bytes, Status> {
     let body = match action.r#type.as_str() {
         "CloseSession" => CloseSessionResult { status: CLOSED }.encode_to_vec(),
         "GetSessionOptions" => SessionOptions { session_options: options(namespace) }.encode_to_vec(),
-        "SetSessionOptions" => set(&action.body, namespace)?.encode_to_vec(),
-        "CancelFlightInfo" => CancelFlightInfoResult { status: CancelStatus::NotCancellable as i32 }.encode_to_vec(),
+        "SetSessionOptions" => set(decoded(action)?, namespace).encode_to_vec(),
+        "CancelFlightInfo" => {
+            let request: CancelFlightInfoRequest = decoded(action)?;
+            let info = request.info.unwrap_or_default();
+            CancelFlightInfoResult { status: cancel(&info, running) as i32 }.encode_to_vec()
+        }
+        "RenewFlightEndpoint" => {
+            let request: RenewFlightEndpointRequest = decoded(action)?;
+            let endpoint = request.endpoint.filter(|endpoint| endpoint.ticket.is_some());
+            endpoint.ok_or_else(|| Status::invalid_argument("RenewFlightEndpoint: there is no ticket"))?.encode_to_vec()
+        }
         other => {
             let known = KNOWN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             return Err(Status::unimplemented(format!(
@@ -78,6 +94,23 @@ pub(super) fn answer(action: &Action, namespace: (&str, &str)) -> Result<Bytes, 
     Ok(body.into())
 }
 
+/// Stops what runs for the tickets of `info`.
+pub(super) fn cancel(info: &FlightInfo, running: &Running) -> CancelStatus {
+    let tickets = info.endpoint.iter().filter_map(|endpoint| endpoint.ticket.as_ref());
+    let ids = tickets.filter_map(|ticket| {
+        let any = Any::decode(&*ticket.ticket).ok()?;
+        let Command::TicketStatementQuery(ticket) = Command::try_from(any).ok()? else { return None };
+        Statement::from_handle(&ticket.statement_handle).ok()?.id()
+    });
+    // Each of them is stopped, also where one before it was.
+    let stopped = ids.filter(|id| running.cancel(*id)).count();
+    if stopped > 0 { CancelStatus::Cancelled } else { CancelStatus::NotCancellable }
+}
+
+fn decoded<T: Message + Default>(action: &Action) -> Result<T, Status> {
+    T::decode(&*action.body).map_err(|error| Status::invalid_argument(format!("{}: {error}", action.r#type)))
+}
+
 fn options((catalog, schema): (&str, &str)) -> HashMap<String, SessionOptionValue> {
     [("catalog", catalog), ("schema", schema)]
         .into_iter()
@@ -85,12 +118,10 @@ fn options((catalog, schema): (&str, &str)) -> HashMap<String, SessionOptionValu
         .collect()
 }
 
-fn set(body: &[u8], namespace: (&str, &str)) -> Result<SetSessionOptionsResult, Status> {
-    let asked = SessionOptions::decode(body)
-        .map_err(|error| Status::invalid_argument(format!("SetSessionOptions: {error}")))?
-        .session_options;
+fn set(asked: SessionOptions, namespace: (&str, &str)) -> SetSessionOptionsResult {
     let ours = options(namespace);
     let errors = asked
+        .session_options
         .into_iter()
         .filter_map(|(name, value)| match ours.get(&name) {
             Some(known) if *known == value => None,
@@ -98,5 +129,5 @@ fn set(body: &[u8], namespace: (&str, &str)) -> Result<SetSessionOptionsResult, 
             None => Some((name, SessionOptionError { value: INVALID_NAME })),
         })
         .collect();
-    Ok(SetSessionOptionsResult { errors })
+    SetSessionOptionsResult { errors }
 }

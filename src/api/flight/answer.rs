@@ -1,28 +1,31 @@
 //! Batches as Flight messages.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc, vec};
 
 use arrow_flight::{
     FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket,
-    encode::{FlightDataEncoder, FlightDataEncoderBuilder},
+    encode::{DictionaryHandling, FlightDataEncoder, FlightDataEncoderBuilder},
     error::FlightError,
     sql::Any,
 };
 use datafusion::arrow::{
-    array::RecordBatch,
-    datatypes::{Schema, SchemaRef},
+    array::{ArrayRef, RecordBatch, RecordBatchOptions},
+    compute::cast,
+    datatypes::{Field, Schema, SchemaRef},
+    error::ArrowError,
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
+use tokio::sync::oneshot;
 use tonic::{Response, Status};
 
 use crate::{
-    api::flight::status,
-    query::{QueryStats, QueryStream},
+    api::flight::{pieces::pieces, status},
+    query::{QueryEngine, QueryRequest, QueryStats, QueryStream},
 };
 
-/// Target size of a message, in bytes.
-const MESSAGE_BYTES: usize = 2 << 20;
+/// Most bytes of rows in a message: with padding and header it stays below 2 MiB, unless a single row is larger.
+const MESSAGE_ROW_BYTES: u64 = (2 << 20) - (128 << 10);
 
 /// The body of a DoGet answer.
 pub(super) type FlightStream = Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send>>;
@@ -44,6 +47,12 @@ pub(super) fn info(
     Ok(Response::new(info))
 }
 
+/// The schema that is announced for rows of this schema: every column may be NULL, whatever the planner found out.
+pub(super) fn announced(schema: &Schema) -> SchemaRef {
+    let nullable = |field: &Arc<Field>| Field::clone(field).with_nullable(true);
+    Arc::new(Schema::new(schema.fields().iter().map(nullable).collect::<Vec<_>>()))
+}
+
 /// One batch, for metadata.
 pub(super) fn of_batch(batch: RecordBatch) -> Response<FlightStream> {
     let schema = batch.schema();
@@ -51,15 +60,69 @@ pub(super) fn of_batch(batch: RecordBatch) -> Response<FlightStream> {
     Response::new(encoder.map_err(Status::from).boxed())
 }
 
-/// The engine's answer. The last message carries the statistics as JSON in its application metadata.
-pub(super) fn of_query(answer: QueryStream) -> Response<FlightStream> {
-    let schema = answer.schema();
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let batches = Telling { answer, tell: Some(tell) };
-    let batches = batches.map_err(|error| FlightError::Tonic(Box::new(status(&error))));
-    let messages = encoder(schema, batches);
+/// The engine's answers to some requests, one after the other, as one answer: a statement is a request for each row of
+/// its parameters. The last message carries the statistics as JSON in its application metadata.
+pub(super) async fn of_requests(engine: Arc<QueryEngine>, requests: Vec<QueryRequest>) -> Result<FlightStream, Status> {
+    let mut rest = requests.into_iter();
+    let first = rest.next().ok_or_else(|| Status::internal("there is nothing to run"))?;
+    // The first one fails before there is a stream.
+    let current = engine.execute(first).await.map_err(|error| status(&error))?;
+    let schema = announced(&current.schema());
+    let (tell, told) = oneshot::channel();
+    let runs = Runs { engine, current, rest, total: QueryStats::default(), tell, schema: Arc::clone(&schema) };
+    let batches = stream::try_unfold(Some(runs), |runs| async move {
+        let Some(runs) = runs else { return Ok(None) };
+        runs.next().await
+    });
+    Ok(with_stats(encoder(schema, batches), told))
+}
+
+/// The runs of one answer.
+struct Runs {
+    engine: Arc<QueryEngine>,
+    current: QueryStream,
+    rest: vec::IntoIter<QueryRequest>,
+    /// What the ended ones cost.
+    total: QueryStats,
+    tell: oneshot::Sender<QueryStats>,
+    schema: SchemaRef,
+}
+
+impl Runs {
+    async fn next(mut self) -> Result<Option<(RecordBatch, Option<Self>)>, FlightError> {
+        loop {
+            if let Some(batch) = self.current.next().await {
+                let batch = batch.map_err(|error| FlightError::Tonic(Box::new(status(&error))))?;
+                return Ok(Some((fitted(batch, &self.schema)?, Some(self))));
+            }
+            self.total.add(&self.current.stats());
+            let Some(request) = self.rest.next() else {
+                // Nobody listens if the client is gone.
+                let _ = self.tell.send(self.total);
+                return Ok(None);
+            };
+            let next = self.engine.execute(request).await;
+            self.current = next.map_err(|error| FlightError::Tonic(Box::new(status(&error))))?;
+        }
+    }
+}
+
+/// The same rows in the announced types: those of the planner and of the operators can differ.
+fn fitted(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let fit = |(column, field): (&ArrayRef, &Arc<Field>)| {
+        if column.data_type() == field.data_type() { Ok(Arc::clone(column)) } else { cast(column, field.data_type()) }
+    };
+    let columns = batch.columns().iter().zip(schema.fields()).map(fit).collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+}
+
+fn with_stats(messages: FlightDataEncoder, told: oneshot::Receiver<QueryStats>) -> FlightStream {
     let state = (messages, None::<FlightData>, Some(told));
-    let with_stats = stream::unfold(state, |(mut messages, mut held, mut told)| async move {
+    stream::unfold(state, |(mut messages, mut held, mut told)| async move {
         loop {
             match messages.next().await {
                 // Each message is held until the next is there, to know the last one.
@@ -77,40 +140,20 @@ pub(super) fn of_query(answer: QueryStream) -> Response<FlightStream> {
                 }
             }
         }
-    });
-    Response::new(with_stats.boxed())
+    })
+    .boxed()
 }
 
 fn encoder(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch, FlightError>> + Send + 'static,
 ) -> FlightDataEncoder {
-    FlightDataEncoderBuilder::new().with_schema(schema).with_max_flight_data_size(MESSAGE_BYTES).build(batches)
-}
-
-/// Hands the final statistics over when the answer has ended.
-struct Telling {
-    answer: QueryStream,
-    tell: Option<tokio::sync::oneshot::Sender<QueryStats>>,
-}
-
-impl Stream for Telling {
-    type Item = crate::error::Result<RecordBatch>;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        let next = self.answer.poll_next_unpin(context);
-        if matches!(next, std::task::Poll::Ready(None))
-            && let Some(tell) = self.tell.take()
-        {
-            let stats = self.answer.stats();
-            // Nobody listens if the client is gone.
-            let _ = tell.send(stats);
-        }
-        next
-    }
+    let pieces = batches.map_ok(|batch| stream::iter(pieces(batch, MESSAGE_ROW_BYTES)).map(Ok)).try_flatten();
+    FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .with_max_flight_data_size(usize::MAX)
+        .with_dictionary_handling(DictionaryHandling::Resend)
+        .build(pieces)
 }
 
 fn json(stats: &QueryStats) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! Catalogues, schemas, tables and keys, as drivers and their tools browse them.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
 use arrow_flight::sql::{CommandGetCatalogs, CommandGetDbSchemas, CommandGetTableTypes, CommandGetTables};
 use datafusion::arrow::{
@@ -9,7 +12,7 @@ use datafusion::arrow::{
 };
 use tonic::Status;
 
-use crate::{api::flight::status, model::tenant::TenantId, query::QueryEngine};
+use crate::{api::flight::status, model::tenant::TenantId, query::{NamedTable, QueryEngine}};
 
 /// The type that all tables are announced with, views included: tools that list tables ask for it.
 const TABLE_TYPE: &str = "TABLE";
@@ -27,12 +30,21 @@ pub(super) fn catalogs(engine: &QueryEngine, query: CommandGetCatalogs) -> Resul
     builder.build().map_err(failed)
 }
 
-/// The one schema.
-pub(super) fn schemas(engine: &QueryEngine, query: CommandGetDbSchemas) -> Result<RecordBatch, Status> {
-    let (catalog, schema) = engine.namespace();
+/// The schemas that there are tables in.
+pub(super) async fn schemas(engine: &QueryEngine, query: CommandGetDbSchemas) -> Result<RecordBatch, Status> {
+    let (catalog, _) = engine.namespace();
+    let tables = engine.tables(&TenantId::single()).await.map_err(|error| status(&error))?;
+    let names: BTreeSet<String> = tables.into_iter().map(|table| table.schema).collect();
     let mut builder = query.into_builder();
-    builder.append(catalog, schema);
+    for name in names {
+        builder.append(catalog, name);
+    }
     builder.build().map_err(failed)
+}
+
+/// The schema of [`schemas`].
+pub(super) fn schemas_schema(query: CommandGetDbSchemas) -> SchemaRef {
+    query.into_builder().schema()
 }
 
 /// The tables whose names match the patterns.
@@ -40,11 +52,11 @@ pub(super) async fn tables(engine: &QueryEngine, mut query: CommandGetTables) ->
     // The builder compares types exactly; tools write them in any case and by several names.
     let wanted = std::mem::take(&mut query.table_types);
     let any = wanted.is_empty() || wanted.iter().any(|name| TABLE_TYPE_NAMES.contains(&name.to_lowercase().as_str()));
-    let (catalog, schema) = engine.namespace();
+    let (catalog, _) = engine.namespace();
     let mut builder = query.into_builder();
     if any {
         let tables = engine.tables(&TenantId::single()).await.map_err(|error| status(&error))?;
-        for (name, columns) in tables {
+        for NamedTable { schema, name, columns } in tables {
             builder.append(catalog, schema, name, TABLE_TYPE, &columns).map_err(failed)?;
         }
     }

@@ -4,22 +4,36 @@
 //! they are; nothing here plans. What drivers need beyond that, and why it is as it is:
 //!
 //! - **No state between calls.** Tickets and handles of prepared statements hold the statement and its parameters
-//!   ([`statement`]), so any server can answer any call, and there is nothing to expire.
-//! - **The announced schema is the sent schema.** Drivers compare the two field by field. Both come from the engine's
-//!   plain form, in which every field is nullable, and are sent without dictionaries.
+//!   ([`statement`]), so any server can answer any call, and there is nothing to expire. What runs can be cancelled by
+//!   its ticket, on the server that runs it ([`running`]); closing the stream does it from anywhere.
+//! - **The announced schema is the sent schema.** Drivers compare the two field by field. In both every column is
+//!   nullable, and rows of other types are cast to what was announced.
 //! - **Endpoints have no location**, which means "the connection you have": an address that the server knows of itself
 //!   is wrong behind a proxy.
-//! - **Batches are split** to messages of about 2 MiB; clients refuse messages above 4 or 16 MiB.
+//! - **Batches are split** to messages below 2 MiB ([`pieces`]); clients refuse messages above 4 or 16 MiB.
 //! - **Read only.** Updates, ingestion and transactions are refused; the server says so in its SQL info.
 //!
-//! A call with the header `x-tracehouse-language: traceql` means TraceQL by its text.
+//! Headers of a call say what a statement is and how its answer looks:
+//!
+//! | header | |
+//! |---|---|
+//! | `x-tracehouse-language` | `sql`, or `traceql`: the statement is TraceQL |
+//! | `x-tracehouse-types` | `plain`: types that drivers know, nested ones among them; `flat`: numbers, text and nanosecond timestamps, what is nested as JSON text; `typed`: as the engine has them, ids as bytes and attributes with their types |
+//! | `x-tracehouse-start`, `-end`, `-limit`, `-spans-per-trace`, `-step` | of TraceQL |
+
+mod statement;
+
+mod answer;
+mod pieces;
+mod running;
 
 mod actions;
-mod answer;
+mod handshake;
 mod metadata;
-mod service;
 mod sql_info;
-mod statement;
+mod xdbc_types;
+
+mod service;
 mod surface;
 
 use std::{future::Future, io, sync::Arc};

@@ -1,10 +1,9 @@
 //! Flight SQL's calls, each a few lines: decode, ask the engine or the metadata, encode.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use arrow_flight::{
-    Action, ActionType, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc,
-    Ticket,
+    Action, ActionType, FlightDescriptor, FlightInfo, HandshakeRequest, IpcMessage, SchemaAsIpc, Ticket,
     flight_service_server::FlightService,
     sql::{
         ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
@@ -18,57 +17,76 @@ use arrow_flight::{
     },
 };
 use bytes::Bytes;
-use datafusion::arrow::{array::RecordBatch, datatypes::Schema, error::ArrowError, ipc::writer::IpcWriteOptions};
-use futures::{Stream, StreamExt, stream};
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
+use datafusion::arrow::{
+    array::RecordBatch,
+    datatypes::Schema,
+    error::ArrowError,
+    ipc::writer::IpcWriteOptions,
+};
+use futures::{StreamExt, stream};
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     api::flight::{
         actions,
         answer::{self, FlightStream},
+        handshake::{self, Handshakes},
         metadata,
+        running::Running,
         sql_info::About,
         statement::Statement,
         status,
     },
-    query::QueryEngine,
+    model::tenant::TenantId,
+    query::{NamedTable, Prepared, QueryEngine},
 };
-
-/// What clients get for their credentials while none are needed.
-const TOKEN: &str = "tracehouse";
-
-/// `ActionCancelQueryResult.CancelResult.CANCEL_RESULT_NOT_CANCELLABLE`.
-const NOT_CANCELLABLE: i32 = 3;
 
 /// Flight SQL over a [`QueryEngine`].
 #[derive(Debug)]
 pub struct FlightSql {
     engine: Arc<QueryEngine>,
     about: Result<About, String>,
+    running: Running,
 }
 
 impl FlightSql {
     pub(super) fn new(engine: Arc<QueryEngine>) -> Self {
         let about = About::try_new(engine.limits()).map_err(|error| error.to_string());
-        Self { engine, about }
+        Self { engine, about, running: Running::default() }
     }
 
     fn about(&self) -> Result<&About, Status> {
         self.about.as_ref().map_err(|error| Status::internal(error.clone()))
     }
 
-    async fn info_of(
+    /// The tables, for who wants to look around.
+    pub(super) async fn tables(&self) -> Result<Vec<NamedTable>, Status> {
+        self.engine.tables(&TenantId::single()).await.map_err(|error| status(&error))
+    }
+
+    /// The schema of the answer to a statement, and a ticket for it.
+    pub(super) async fn info_of(
         &self,
-        statement: &Statement,
+        statement: Statement,
         descriptor: FlightDescriptor,
     ) -> Result<Response<FlightInfo>, Status> {
-        let prepared = self.engine.prepare(statement.request()?).await.map_err(|error| status(&error))?;
+        let prepared = self.prepared(&statement).await?;
         answer::info(&prepared.schema, &statement.ticket(), descriptor)
     }
 
-    async fn run(&self, statement: &Statement) -> Result<Response<FlightStream>, Status> {
-        let stream = self.engine.execute(statement.request()?).await.map_err(|error| status(&error))?;
-        Ok(answer::of_query(stream))
+    async fn prepared(&self, statement: &Statement) -> Result<Prepared, Status> {
+        let prepared = self.engine.prepare(statement.request()?).await.map_err(|error| status(&error))?;
+        Ok(Prepared { schema: answer::announced(&prepared.schema), ..prepared })
+    }
+
+    /// The answer to a statement, which can be cancelled if it came from a ticket.
+    pub(super) async fn run(&self, statement: &Statement) -> Result<Response<FlightStream>, Status> {
+        let answer = answer::of_requests(Arc::clone(&self.engine), statement.requests()?).await?;
+        Ok(Response::new(match statement.id() {
+            Some(id) => self.running.enter(id, answer),
+            None => answer,
+        }))
     }
 }
 
@@ -93,21 +111,15 @@ fn ipc_schema(schema: &Schema) -> Result<Bytes, Status> {
     Ok(message.0)
 }
 
-type Handshakes = Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl FlightSqlService for FlightSql {
     type FlightService = Self;
 
-    /// Nothing has to be proven, and clients that offer something insist on an answer.
-    async fn do_handshake(&self, _: Request<Streaming<HandshakeRequest>>) -> Result<Response<Handshakes>, Status> {
-        let answer = HandshakeResponse { protocol_version: 0, payload: Bytes::from_static(TOKEN.as_bytes()) };
-        let stream: Handshakes = stream::iter([Ok(answer)]).boxed();
-        let mut response = Response::new(stream);
-        let header =
-            MetadataValue::try_from(format!("Bearer {TOKEN}")).map_err(|error| Status::internal(error.to_string()))?;
-        response.metadata_mut().insert("authorization", header);
-        Ok(response)
+    async fn do_handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Handshakes>, Status> {
+        handshake::answer(request.metadata())
     }
 
     async fn get_flight_info_statement(
@@ -116,7 +128,7 @@ impl FlightSqlService for FlightSql {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::from_call(query.query, request.metadata())?;
-        self.info_of(&statement, request.into_inner()).await
+        self.info_of(statement, request.into_inner()).await
     }
 
     async fn do_get_statement(
@@ -133,7 +145,7 @@ impl FlightSqlService for FlightSql {
         request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let statement = Statement::from_call(query.query, request.metadata())?;
-        let prepared = self.engine.prepare(statement.request()?).await.map_err(|error| status(&error))?;
+        let prepared = self.prepared(&statement).await?;
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: statement.handle().into(),
             dataset_schema: ipc_schema(&prepared.schema)?,
@@ -166,7 +178,7 @@ impl FlightSqlService for FlightSql {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = Statement::from_handle(&query.prepared_statement_handle)?;
-        self.info_of(&statement, request.into_inner()).await
+        self.info_of(statement, request.into_inner()).await
     }
 
     async fn do_get_prepared_statement(
@@ -198,7 +210,7 @@ impl FlightSqlService for FlightSql {
         query: CommandGetDbSchemas,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        info_of_batch(&metadata::schemas(&self.engine, query.clone())?, &query, request)
+        answer::info(&metadata::schemas_schema(query.clone()), &query.as_any(), request.into_inner())
     }
 
     async fn do_get_schemas(
@@ -206,7 +218,7 @@ impl FlightSqlService for FlightSql {
         query: CommandGetDbSchemas,
         _: Request<Ticket>,
     ) -> Result<Response<FlightStream>, Status> {
-        Ok(answer::of_batch(metadata::schemas(&self.engine, query)?))
+        Ok(answer::of_batch(metadata::schemas(&self.engine, query).await?))
     }
 
     async fn get_flight_info_tables(
@@ -377,20 +389,23 @@ impl FlightSqlService for FlightSql {
         Err(read_only("a transaction"))
     }
 
-    /// A query is cancelled by closing its stream; there is no other name for it.
     async fn do_action_cancel_query(
         &self,
-        _: ActionCancelQueryRequest,
+        query: ActionCancelQueryRequest,
         _: Request<Action>,
     ) -> Result<ActionCancelQueryResult, Status> {
-        Ok(ActionCancelQueryResult { result: NOT_CANCELLABLE })
+        let info = FlightInfo::decode(query.info).map_err(|error| {
+            Status::invalid_argument(format!("CancelQuery: the FlightInfo cannot be read: {error}"))
+        })?;
+        // The numbers of the two results mean the same.
+        Ok(ActionCancelQueryResult { result: actions::cancel(&info, &self.running) as i32 })
     }
 
     async fn do_action_fallback(
         &self,
         request: Request<Action>,
     ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
-        let body = actions::answer(request.get_ref(), self.engine.namespace())?;
+        let body = actions::answer(request.get_ref(), self.engine.namespace(), &self.running)?;
         Ok(Response::new(stream::iter([Ok(arrow_flight::Result::new(body))]).boxed()))
     }
 

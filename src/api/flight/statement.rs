@@ -4,24 +4,29 @@
 //!  handle = protobuf message
 //!    1 text      string   the statement
 //!    2 language  int32    0 SQL, 1 TraceQL
-//!    3 params    bytes    Arrow IPC stream of one batch of one row, in the order of $1, $2, ...; empty without parameters
+//!    3 params    bytes    Arrow IPC stream of one batch, its columns in the order of $1, $2, ...; empty without parameters
 //!    4 start     sint64   TraceQL: Unix nanoseconds, first instant
 //!    5 end       sint64   TraceQL: Unix nanoseconds, first instant outside
 //!    6 limit     uint64   TraceQL: most traces, 0 for the default
 //!    7 spans     uint64   TraceQL: most spans per trace, 0 for the default
 //!    8 step      sint64   TraceQL metrics: nanoseconds between samples, 0 to choose by the range
+//!    9 types     int32    0 plain, 1 flat, 2 typed
+//!   10 id        bytes    in tickets: 16 bytes by which the answer is cancelled
 //! ```
 //!
 //! Binding gives the client a new handle that replaces the old one. A handle is not a secret and gives no rights: it is
-//! checked like a statement each time.
+//! checked like a statement each time. Several rows of parameters are several runs, whose rows come one run after the
+//! other, each under limits of its own.
 
 use arrow_flight::{
     decode::FlightRecordBatchStream,
+    error::FlightError,
     sql::{Any, ProstMessageExt, TicketStatementQuery, server::PeekableFlightDataStream},
 };
 use datafusion::{
     arrow::{
         array::RecordBatch,
+        compute::concat_batches,
         error::ArrowError,
         ipc::{reader::StreamReader, writer::StreamWriter},
     },
@@ -30,6 +35,7 @@ use datafusion::{
 use futures::TryStreamExt;
 use prost::Message;
 use tonic::{Status, metadata::MetadataMap};
+use uuid::Uuid;
 
 use crate::{
     model::{tenant::TenantId, time::TimeRange},
@@ -45,6 +51,16 @@ const END_HEADER: &str = "x-tracehouse-end";
 const LIMIT_HEADER: &str = "x-tracehouse-limit";
 const SPANS_HEADER: &str = "x-tracehouse-spans-per-trace";
 const STEP_HEADER: &str = "x-tracehouse-step";
+
+/// Header that says in which types an answer comes: `plain` (the default), `flat` or `typed`.
+const TYPES_HEADER: &str = "x-tracehouse-types";
+const FORMS: [(&str, AnswerForm); 3] =
+    [("plain", AnswerForm::Plain), ("flat", AnswerForm::Flat), ("typed", AnswerForm::Typed)];
+
+/// Most rows of parameters of one statement.
+const PARAMETER_ROWS_MAX: usize = 1_000;
+/// Most bytes of parameters of one statement: they travel in the handle and in the ticket.
+const PARAMETER_BYTES_MAX: usize = 1 << 20;
 
 const SQL: i32 = 0;
 const TRACEQL: i32 = 1;
@@ -68,6 +84,10 @@ pub(super) struct Statement {
     spans: u64,
     #[prost(sint64, tag = "8")]
     step: i64,
+    #[prost(int32, tag = "9")]
+    types: i32,
+    #[prost(bytes = "vec", tag = "10")]
+    id: Vec<u8>,
 }
 
 impl Statement {
@@ -89,7 +109,21 @@ impl Statement {
             limit: number(headers, LIMIT_HEADER)?.unwrap_or_default(),
             spans: number(headers, SPANS_HEADER)?.unwrap_or_default(),
             step: number(headers, STEP_HEADER)?.unwrap_or_default(),
+            types: types(headers)?,
+            id: Vec::new(),
         })
+    }
+
+    /// All of a table, which is named by the parts of its path.
+    pub(super) fn of_table(path: &[String], headers: &MetadataMap) -> Result<Self, Status> {
+        if path.is_empty() || path.len() > 3 {
+            return Err(Status::invalid_argument(
+                "a path has to be a table, a schema and a table, or a catalog, a schema and a table",
+            ));
+        }
+        let quoted: Vec<String> = path.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+        let text = format!("SELECT * FROM {}", quoted.join("."));
+        Ok(Self { language: SQL, ..Self::from_call(text, headers)? })
     }
 
     /// The statement in a ticket or handle.
@@ -102,69 +136,103 @@ impl Statement {
         self.encode_to_vec()
     }
 
-    /// The ticket that runs this statement.
-    pub(super) fn ticket(&self) -> Any {
+    /// A ticket that runs this statement; each has an id of its own.
+    pub(super) fn ticket(mut self) -> Any {
+        self.id = Uuid::new_v4().into_bytes().to_vec();
         TicketStatementQuery { statement_handle: self.handle().into() }.as_any()
+    }
+
+    /// The id of the ticket that this statement was in.
+    pub(super) fn id(&self) -> Option<Uuid> {
+        Uuid::from_slice(&self.id).ok()
     }
 
     /// The same statement with the parameters that a client sent.
     pub(super) async fn bound(mut self, stream: PeekableFlightDataStream) -> Result<Self, Status> {
-        let stream = stream.into_peekable().map_err(|status| arrow_flight::error::FlightError::Tonic(Box::new(status)));
-        let batches: Vec<RecordBatch> =
-            FlightRecordBatchStream::new_from_flight_data(stream).try_collect().await.map_err(Status::from)?;
-        let mut rows = batches.iter().filter(|batch| batch.num_rows() > 0);
-        let row = match (rows.next(), rows.next()) {
-            (None, _) => {
-                self.params = Vec::new();
-                return Ok(self);
+        let stream = stream.into_peekable().map_err(|status| FlightError::Tonic(Box::new(status)));
+        let mut stream = FlightRecordBatchStream::new_from_flight_data(stream);
+        let (mut batches, mut rows) = (Vec::new(), 0);
+        while let Some(batch) = stream.try_next().await? {
+            rows += batch.num_rows();
+            if rows > PARAMETER_ROWS_MAX {
+                return Err(Status::invalid_argument(format!(
+                    "parameters: at least {rows} rows are more than the limit of {PARAMETER_ROWS_MAX}"
+                )));
             }
-            (Some(batch), None) if batch.num_rows() == 1 => batch,
-            _ => return Err(Status::unimplemented("not supported yet: more than one row of parameters")),
-        };
-        self.params = ipc(row).map_err(|error| Status::invalid_argument(format!("parameters: {error}")))?;
+            batches.push(batch);
+        }
+        let unreadable = |error: ArrowError| Status::invalid_argument(format!("parameters: {error}"));
+        self.params = match batches.first() {
+            Some(first) if rows > 0 => ipc(&concat_batches(first.schema_ref(), &batches).map_err(unreadable)?),
+            _ => Ok(Vec::new()),
+        }
+        .map_err(unreadable)?;
+        let bytes = self.params.len();
+        if bytes > PARAMETER_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "parameters: {bytes} bytes are more than the limit of {PARAMETER_BYTES_MAX}"
+            )));
+        }
         Ok(self)
     }
 
-    /// The request to the engine.
-    pub(super) fn request(&self) -> Result<QueryRequest, Status> {
-        let tenant = TenantId::single();
-        if self.language == TRACEQL {
-            let (explain, text) = Explain::split(&self.text);
-            if traceql::is_metrics(text) {
-                let query = MetricsQuery {
-                    start_unix_nano: Some(self.start).filter(|start| *start != i64::MIN),
-                    end_unix_nano: Some(self.end).filter(|end| *end != i64::MAX),
-                    step_nano: Some(self.step).filter(|step| *step != 0),
-                    explain,
-                    ..MetricsQuery::new(text)
-                };
-                let mut request = QueryRequest::new(tenant, QueryKind::Metrics(query));
-                request.form = AnswerForm::Plain;
-                return Ok(request);
+    /// The requests to the engine: one for each row of parameters, and one without any.
+    pub(super) fn requests(&self) -> Result<Vec<QueryRequest>, Status> {
+        let kinds = match self.language {
+            TRACEQL => vec![self.traceql()],
+            _ => {
+                let rows =
+                    self.param_rows().map_err(|error| Status::invalid_argument(format!("parameters: {error}")))?;
+                rows.into_iter().map(|params| QueryKind::Sql(SqlQuery { text: self.text.clone(), params })).collect()
             }
-            let positive = |number: u64| usize::try_from(number).ok().filter(|number| *number > 0);
-            let query = TraceQlQuery {
-                range: TimeRange::new(self.start, self.end),
-                limit: positive(self.limit),
-                spans_per_trace: positive(self.spans),
-                explain,
-                ..TraceQlQuery::new(text)
-            };
-            let mut request = QueryRequest::new(tenant, QueryKind::TraceQl(query));
-            request.form = AnswerForm::Plain;
-            return Ok(request);
-        }
-        let params = self.param_values().map_err(|error| Status::invalid_argument(format!("parameters: {error}")))?;
-        Ok(QueryRequest::new(tenant, QueryKind::Sql(SqlQuery { text: self.text.clone(), params })))
+        };
+        let request = |kind| QueryRequest { form: self.form(&kind), ..QueryRequest::new(TenantId::single(), kind) };
+        Ok(kinds.into_iter().map(request).collect())
     }
 
-    fn param_values(&self) -> datafusion::error::Result<Vec<ScalarValue>> {
+    /// The request that stands for all of them where nothing is run yet.
+    pub(super) fn request(&self) -> Result<QueryRequest, Status> {
+        self.requests()?.into_iter().next().ok_or_else(|| Status::internal("a statement without a request"))
+    }
+
+    /// Series are rows of samples to clients, whatever types they want.
+    fn form(&self, kind: &QueryKind) -> AnswerForm {
+        let wanted = usize::try_from(self.types).ok().and_then(|number| FORMS.get(number));
+        match (wanted, kind) {
+            (Some((_, AnswerForm::Typed)), QueryKind::Metrics(_)) | (None, _) => AnswerForm::Plain,
+            (Some((_, form)), _) => *form,
+        }
+    }
+
+    fn traceql(&self) -> QueryKind {
+        let (explain, text) = Explain::split(&self.text);
+        if traceql::is_metrics(text) {
+            return QueryKind::Metrics(MetricsQuery {
+                start_unix_nano: Some(self.start).filter(|start| *start != i64::MIN),
+                end_unix_nano: Some(self.end).filter(|end| *end != i64::MAX),
+                step_nano: Some(self.step).filter(|step| *step != 0),
+                explain,
+                ..MetricsQuery::new(text)
+            });
+        }
+        let positive = |number: u64| usize::try_from(number).ok().filter(|number| *number > 0);
+        QueryKind::TraceQl(TraceQlQuery {
+            range: TimeRange::new(self.start, self.end),
+            limit: positive(self.limit),
+            spans_per_trace: positive(self.spans),
+            explain,
+            ..TraceQlQuery::new(text)
+        })
+    }
+
+    fn param_rows(&self) -> datafusion::error::Result<Vec<Vec<ScalarValue>>> {
         if self.params.is_empty() {
-            return Ok(Vec::new());
+            return Ok(vec![Vec::new()]);
         }
         let mut reader = StreamReader::try_new(self.params.as_slice(), None)?;
-        let Some(batch) = reader.next().transpose()? else { return Ok(Vec::new()) };
-        batch.columns().iter().map(|column| ScalarValue::try_from_array(column, 0)).collect()
+        let Some(batch) = reader.next().transpose()? else { return Ok(vec![Vec::new()]) };
+        let row = |row| batch.columns().iter().map(|column| ScalarValue::try_from_array(column, row)).collect();
+        (0..batch.num_rows().min(PARAMETER_ROWS_MAX)).map(row).collect()
     }
 }
 
@@ -172,6 +240,15 @@ fn ipc(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
     writer.write(batch)?;
     writer.into_inner()
+}
+
+fn types(headers: &MetadataMap) -> Result<i32, Status> {
+    let Some(wanted) = headers.get(TYPES_HEADER) else { return Ok(0) };
+    let number = FORMS.iter().position(|(name, _)| wanted.to_str().is_ok_and(|wanted| wanted == *name));
+    number.and_then(|number| i32::try_from(number).ok()).ok_or_else(|| {
+        let known = FORMS.map(|(name, _)| name).join(", ");
+        Status::invalid_argument(format!("header {TYPES_HEADER} has to be one of {known}"))
+    })
 }
 
 fn number<T: std::str::FromStr>(headers: &MetadataMap, name: &str) -> Result<Option<T>, Status> {

@@ -68,7 +68,7 @@ fn item(fields: &Fields) -> Arc<Field> {
 pub(crate) fn answer_schema(form: AnswerForm) -> SchemaRef {
     match form {
         AnswerForm::Typed => Arc::clone(&SERIES),
-        AnswerForm::Plain => Arc::clone(&SAMPLES),
+        AnswerForm::Plain | AnswerForm::Flat => Arc::clone(&SAMPLES),
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn batches(
         }
         Some(match form {
             AnswerForm::Typed => series_batch(&part, intervals),
-            AnswerForm::Plain => samples_batch(&part, intervals),
+            AnswerForm::Plain | AnswerForm::Flat => samples_batch(&part, intervals),
         })
     })
 }

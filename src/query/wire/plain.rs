@@ -1,20 +1,4 @@
-//! The form in which an answer leaves the engine.
-//!
-//! Inside, attributes keep their OTLP types and columns have whatever Arrow type an operator found convenient. Outside
-//! there are drivers that know a few plain types, and that compare the schema that was announced with the schema that
-//! arrives. So each type has one plain form, at any depth, and every field is nullable: whether the optimizer found out
-//! that a column has no NULL does not show.
-//!
-//! | inside | outside |
-//! |---|---|
-//! | attribute map (text to typed value) | map of text to text |
-//! | attribute value (struct of five) | text |
-//! | ids: fixed-size binary of 8 or 16 bytes | lower-case hex text |
-//! | string views, large strings, dictionaries of them | `Utf8` |
-//! | binary views, large and other fixed-size binary | `Binary` |
-//! | large lists, list views, fixed-size lists | `List` |
-//! | dictionary, run-end encoded | its values |
-//! | union, which is what `->` finds in JSON | JSON text |
+//! The plain form: nested, of types that every driver knows.
 
 use std::sync::Arc;
 
@@ -33,13 +17,13 @@ use crate::{
     model::{attributes, ids},
 };
 
-/// The schema outside for a schema inside.
-pub(crate) fn wire_schema(schema: &Schema) -> SchemaRef {
+/// The plain schema for a schema inside.
+pub(super) fn plain_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(wire_field).collect::<Vec<_>>()))
 }
 
-/// The same rows in the form outside; `schema` is [`wire_schema`] of the planned schema.
-pub(crate) fn to_wire(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+/// The same rows in the plain form; `schema` is [`plain_schema`] of the planned schema.
+pub(super) fn to_plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = batch
         .columns()
         .iter()
@@ -82,11 +66,11 @@ fn wire_type(data_type: &DataType) -> DataType {
     }
 }
 
-fn is_id(length: i32) -> bool {
+pub(super) fn is_id(length: i32) -> bool {
     length as usize == ids::TraceId::LEN || length as usize == ids::SpanId::LEN
 }
 
-fn is_attribute_value(fields: &Fields) -> bool {
+pub(super) fn is_attribute_value(fields: &Fields) -> bool {
     let ours = attributes::value_fields();
     fields.len() == ours.len()
         && fields.iter().zip(ours.iter()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
@@ -109,7 +93,7 @@ fn wire_entries(entries: &FieldRef) -> FieldRef {
     Arc::new(Field::new("entries", DataType::Struct(fields), false))
 }
 
-fn plain_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+pub(super) fn plain_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let data_type = array.data_type();
     let wire = wire_type(data_type);
     if attributes::is_attribute_map(data_type) {
@@ -136,7 +120,7 @@ fn plain_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     }
 }
 
-fn hex_text(ids: &FixedSizeBinaryArray) -> ArrayRef {
+pub(super) fn hex_text(ids: &FixedSizeBinaryArray) -> ArrayRef {
     let digits = 2 * ids.value_length() as usize;
     let mut text = StringBuilder::with_capacity(ids.len(), ids.len() * digits);
     let mut buffer = [0u8; 2 * ids::TraceId::LEN];
