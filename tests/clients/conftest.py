@@ -43,6 +43,33 @@ def warehouse(request, tmp_path_factory):
         server.kill()
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """A running server with one trace in files and one in memory, and all spans of both by id."""
+
+    server: Server
+    sent: dict
+    service: str
+    of_service: dict
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """For clients whose tests are about the client, or which are slow to start."""
+    data = tmp_path_factory.mktemp("mixed") / "data"
+    server = Server(data, flush__age_max="1h")
+    try:
+        service = "clients-in-files"
+        in_files = SENDERS["python-grpc"](server.addresses, service)
+        server.stop()
+        server = Server(data, flush__age_max="1h")
+        in_memory = SENDERS["python-http"](server.addresses, "clients-in-memory")
+        yield Mixed(server, in_files | in_memory, service, in_files)
+        server.stop()
+    finally:
+        server.kill()
+
+
 @pytest.fixture(params=list(SENDERS))
 def sender(request):
     return request.param
