@@ -44,7 +44,7 @@ const NUMERIC: &[&str] = &[
     "radians",
     "random",
     "round",
-    "sign",
+    "signum",
     "sin",
     "sqrt",
     "tan",
