@@ -7,9 +7,10 @@
 //! compared as ratios from one run on one machine.
 //!
 //! `cargo bench --bench server`, with `BENCH_SPANS` (default 1,000,000), `BENCH_SENDERS` (default 4) and `BENCH_PARTS`
-//! (default `stages,server,replay`).
+//! (default `stages,server,replay`; also `latency`).
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
 
+mod latency;
 mod measure;
 #[expect(dead_code, reason = "tests use all of it")]
 #[path = "../../tests/it/support/process.rs"]
@@ -226,7 +227,8 @@ async fn main() {
             "stages" => stages::run(workload(spans), spans),
             "server" => whole(spans, senders).await,
             "replay" => replay(spans, senders).await,
-            other => panic!("BENCH_PARTS has {other:?}, known are stages, server, replay"),
+            "latency" => latency::run(spans).await,
+            other => panic!("BENCH_PARTS has {other:?}, known are stages, server, replay, latency"),
         }
     }
 }
