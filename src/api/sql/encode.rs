@@ -41,8 +41,10 @@ pub(super) enum Encoder {
     Parquet(Box<ArrowWriter<Vec<u8>>>),
 }
 
+/// What the writers refuse is a type that the form does not have, such as a map whose keys are no text in JSON.
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Internal, "the answer cannot be written in this format").with_source(error)
+    Error::new(ErrorKind::Unsupported, format!("the answer cannot be written in this format: {error}"))
+        .with_source(error)
 }
 
 impl Encoder {
