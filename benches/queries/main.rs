@@ -1,0 +1,171 @@
+//! Queries on stored spans: CPU of the server per query, beside Tempo's.
+//!
+//! Fills a folder with the reference workload over OTLP/gRPC, stops the server, compacts the folder, and puts the questions
+//! of [`asks`] to the release binary over HTTP, each several times on a warm page cache with all results rendered. CPU is
+//! user and system time of the server's process, the least of some rounds: what other programs do on the machine makes it
+//! more, never less. Rows and bytes are what scans of one query read.
+//!
+//! With several sizes, each is the same workload over a longer time, and a last table shows how queries grow: over
+//! everything, and over the middle tenth of the time.
+//!
+//! `cargo bench --bench queries`, with `BENCH_SPANS` (default `1000000`; a list such as `1000000,4000000` shows growth),
+//! `BENCH_FOLDER` (keeps the data below this folder, and takes what is there), `BENCH_ONLY` (part of the names of questions)
+//! and `BENCH_ROUNDS` (default 3).
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
+
+mod asks;
+mod growth;
+#[expect(dead_code, reason = "another benchmark uses all of it")]
+#[path = "../server/measure.rs"]
+mod measure;
+#[path = "../../tests/it/support/process.rs"]
+mod process;
+mod put;
+#[path = "../../tests/it/support/sql.rs"]
+mod sql;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use asks::{QUESTIONS, Question};
+use measure::folder_bytes;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
+use process::Server;
+use put::{Cost, Target};
+use tokio::sync::Mutex;
+use tracehouse::demo::{Workload, WorkloadSettings};
+
+const START_UNIX_NANO: u64 = 1_795_239_000_000_000_000;
+/// A million spans start within ten minutes.
+const NANOS_PER_SPAN: u64 = 600_000;
+
+/// What Tempo stores, in bytes per span.
+const TEMPO_SPAN_BYTES: f64 = 103.0;
+
+fn setting(name: &str, default: &str) -> String {
+    env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// A folder of compacted spans, and how many there are.
+#[derive(Debug)]
+struct Data {
+    folder: PathBuf,
+    spans: u64,
+}
+
+impl Data {
+    /// Takes the folder that is there, or fills it.
+    async fn of(spans: u64, below: &Path) -> Self {
+        let folder = below.join(spans.to_string());
+        if !folder.is_dir() {
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut server = Server::start_with(&folder, &["log.level=warn"], None).await.unwrap();
+            send(&server.otlp_grpc, spans).await;
+            assert!(server.stop().await.success());
+            println!("flushed: {:.1} bytes per span", folder_bytes(&folder, "parquet") as f64 / spans as f64);
+            let compacted =
+                Command::new(env!("CARGO_BIN_EXE_tracehouse")).args(["compact", "--data"]).arg(&folder).output();
+            let compacted = compacted.unwrap();
+            assert!(compacted.status.success(), "{}", String::from_utf8_lossy(&compacted.stderr));
+        }
+        Self { folder, spans }
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_nanos(NANOS_PER_SPAN * self.spans)
+    }
+
+    /// The whole of the time in Unix seconds. Traces that start near its end reach beyond it.
+    fn seconds(&self) -> (u64, u64) {
+        let (start, length) = (START_UNIX_NANO / 1_000_000_000, self.length().as_secs());
+        (start, start + length + 60)
+    }
+
+    /// The middle tenth of it.
+    fn tenth(&self) -> (u64, u64) {
+        let (start, length) = (START_UNIX_NANO / 1_000_000_000, self.length().as_secs());
+        (start + length * 45 / 100, start + length * 55 / 100)
+    }
+}
+
+async fn send(address: &str, spans: u64) {
+    const SENDERS: usize = 2;
+    let settings = WorkloadSettings::period(1, START_UNIX_NANO, Duration::from_nanos(NANOS_PER_SPAN * spans), spans);
+    let requests = Arc::new(Mutex::new(Workload::new(settings)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..SENDERS {
+        let (address, requests) = (format!("http://{address}"), Arc::clone(&requests));
+        tasks.spawn(async move {
+            let mut client = TraceServiceClient::connect(address).await.unwrap();
+            while let Some(request) = { requests.lock().await.next() } {
+                while let Err(status) = client.export(request.clone()).await {
+                    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+}
+
+fn print_row(question: &Question, cost: &Cost) {
+    let beside =
+        question.tempo_ms.map(|tempo| format!("{tempo:>9.0} {:>7.1}", tempo / cost.cpu_ms)).unwrap_or_default();
+    println!(
+        "{:<40} {:>8} {:>9.1} {:>9.1} {:>12} {:>10.2}  {beside}",
+        question.name,
+        cost.results,
+        cost.cpu_ms,
+        cost.wall_ms,
+        cost.rows.map_or_else(String::new, |rows| rows.to_string()),
+        cost.bytes.map_or(f64::NAN, |bytes| bytes as f64 / 1e6),
+    );
+}
+
+async fn table(data: &Data, only: &str, rounds: usize) {
+    println!(
+        "\n{:<40} {:>8} {:>9} {:>9} {:>12} {:>10}  {:>9} {:>7}",
+        "question", "results", "CPU ms", "wall ms", "rows read", "MB read", "Tempo ms", "times"
+    );
+    let target = Target::start(data).await;
+    let mut ratios = Vec::new();
+    for question in QUESTIONS.iter().filter(|question| question.name.contains(only)) {
+        let cost = target.cost(question.ask, data.seconds(), rounds).await;
+        print_row(question, &cost);
+        ratios.extend(question.tempo_ms.map(|tempo| tempo / cost.cpu_ms));
+    }
+    let reach = |ratio: f64| ratios.iter().filter(|found| **found >= ratio).count();
+    let (five, ten) = (reach(5.0), reach(10.0));
+    println!("{} rows beside Tempo's: {five} at five times less CPU or better, {ten} at ten", ratios.len());
+    println!("memory of the server afterwards: {:.0} MiB", target.memory_mib());
+}
+
+#[tokio::main]
+async fn main() {
+    // `cargo test --benches` runs benchmarks too, to see that they build.
+    if env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let below = PathBuf::from(setting("BENCH_FOLDER", temporary.path().to_str().unwrap()));
+    let (only, rounds) = (setting("BENCH_ONLY", ""), setting("BENCH_ROUNDS", "3").parse().unwrap());
+    let mut sizes = Vec::new();
+    for spans in setting("BENCH_SPANS", "1000000").split(',') {
+        let data = Data::of(spans.parse().unwrap(), &below).await;
+        let bytes = folder_bytes(&data.folder, "parquet") as f64 / data.spans as f64;
+        println!("{spans} spans stored: {bytes:.1} bytes per span, Tempo {TEMPO_SPAN_BYTES}");
+        sizes.push(data);
+    }
+    if let [data] = sizes.as_slice() {
+        table(data, &only, rounds).await;
+    } else {
+        growth::report(&sizes, rounds).await;
+    }
+}
