@@ -300,6 +300,7 @@ impl TableProvider for Rows {
             buffered: self.batches.clone(),
             projection: Some(projection.map_or(all.as_slice(), Vec::as_slice)),
             limit,
+            is_narrow: false,
             demand: None,
         };
         scan::plan(session, &request)

@@ -181,7 +181,7 @@ impl SpansTable {
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
         files: &[&LiveFile],
-        limit: Option<usize>,
+        (limit, is_narrow): (Option<usize>, bool),
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // The scan's table has the partition column behind the columns of this one.
         let all: Vec<usize> = (0..logical_schema().fields().len()).collect();
@@ -195,6 +195,7 @@ impl SpansTable {
             buffered: self.buffered().map(|batch| Arc::new(batch.clone())).collect(),
             projection: Some(projection),
             limit,
+            is_narrow,
             demand: Some(Arc::clone(self.view.demand())),
         };
         match &self.objects {
@@ -289,11 +290,11 @@ impl TableProvider for SpansTable {
             Err(error) => return future::ready(Err(error)).boxed(),
         };
         let Some(ids) = wanted_traces(filters) else {
-            return future::ready(self.plan_scan(session, projection, &files, limit)).boxed();
+            return future::ready(self.plan_scan(session, projection, &files, (limit, false))).boxed();
         };
         async move {
             let files = with_traces(session, self.objects.as_ref(), files, &ids).await?;
-            self.plan_scan(session, projection, &files, limit)
+            self.plan_scan(session, projection, &files, (limit, true))
         }
         .boxed()
     }

@@ -17,7 +17,7 @@ use datafusion::{
     logical_expr::Operator,
     object_store::ObjectStore,
     physical_expr::{
-        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction,
+        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction,
         expressions::{BinaryExpr, Column, InListExpr, Literal},
         projection::ProjectionExprs,
     },
@@ -30,25 +30,30 @@ use datafusion::{
 };
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
-use crate::storage::condition::Condition;
+use crate::{
+    model::schema::column,
+    storage::{condition::Condition, trace_set::IN_TRACES},
+};
 
 /// A [`ParquetSource`] that keeps all predicates.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanFileSource {
     parquet: ParquetSource,
     predicates: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether each file is read by one thread.
+    is_narrow: bool,
 }
 
 impl SpanFileSource {
-    pub(crate) fn new(parquet: ParquetSource) -> Self {
-        Self { parquet, predicates: Vec::new() }
+    pub(crate) fn new(parquet: ParquetSource, is_narrow: bool) -> Self {
+        Self { parquet, predicates: Vec::new(), is_narrow }
     }
 
     fn with_parquet(&self, source: &dyn FileSource) -> Result<Arc<dyn FileSource>> {
         let Some(parquet) = source.downcast_ref::<ParquetSource>() else {
             return exec_err!("a parquet source turned into another kind");
         };
-        Ok(Arc::new(Self { parquet: parquet.clone(), predicates: self.predicates.clone() }))
+        Ok(Arc::new(Self { parquet: parquet.clone(), ..self.clone() }))
     }
 
     fn with_predicate(&self, each: impl Fn(&Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr>) -> ParquetSource {
@@ -59,14 +64,18 @@ impl SpanFileSource {
     }
 }
 
-/// Whether few rows meet a predicate, so that it pays to decode its columns first: equality on an id. For predicates that
-/// many rows meet, decoding twice costs more than it saves.
+/// Whether few rows meet a predicate, so that it pays to decode its columns first: equality on an id or a start, or one of
+/// the traces that a query has found. For predicates that many rows meet, decoding twice costs more than it saves.
 fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
-    let is_id = |expr: &Arc<dyn PhysicalExpr>| {
-        expr.downcast_ref::<Column>().is_some_and(|column| column.name() == "trace_id" || column.name() == "span_id")
+    let is_rare = |expr: &Arc<dyn PhysicalExpr>| {
+        let rare = [column::TRACE_ID, column::SPAN_ID, column::START_TIME];
+        expr.downcast_ref::<Column>().is_some_and(|column| rare.contains(&column.name()))
     };
     if let Some(list) = predicate.downcast_ref::<InListExpr>() {
-        return !list.negated() && is_id(list.expr());
+        return !list.negated() && is_rare(list.expr());
+    }
+    if let Some(call) = predicate.downcast_ref::<ScalarFunctionExpr>() {
+        return call.name() == IN_TRACES;
     }
     let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return false };
     match binary.op() {
@@ -74,7 +83,7 @@ fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
         Operator::Or => is_selective(binary.left()) && is_selective(binary.right()),
         Operator::Eq => {
             let (left, right) = (binary.left(), binary.right());
-            (is_id(left) && right.is::<Literal>()) || (is_id(right) && left.is::<Literal>())
+            (is_rare(left) && right.is::<Literal>()) || (is_rare(right) && left.is::<Literal>())
         }
         _ => false,
     }
@@ -149,6 +158,10 @@ impl FileSource for SpanFileSource {
         properties: &EquivalenceProperties,
     ) -> Result<SortOrderPushdownResult<Arc<dyn FileSource>>> {
         self.parquet.try_pushdown_sort(order, properties)?.try_map(|source| self.with_parquet(source.as_ref()))
+    }
+
+    fn supports_repartitioning(&self) -> bool {
+        !self.is_narrow && self.parquet.supports_repartitioning()
     }
 
     fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {

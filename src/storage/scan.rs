@@ -55,6 +55,7 @@ use crate::{
         buffer_source::BufferSource,
         demand::{KeyDemand, ScanDemand},
         parquet_source::SpanFileSource,
+        readers::IndexedReaders,
     },
 };
 
@@ -115,6 +116,8 @@ pub struct ScanRequest<'a> {
     pub projection: Option<&'a [usize]>,
     /// At most this many rows are needed, whichever.
     pub limit: Option<usize>,
+    /// Whether few rows of a file are wanted, so that several threads would cost more in opening it than they save.
+    pub is_narrow: bool,
     /// Where it is noted which attributes are read, if anywhere.
     pub demand: Option<Arc<KeyDemand>>,
 }
@@ -188,7 +191,7 @@ fn file_source(
     (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
-    let readers = CachedParquetFileReaderFactory::new(objects, metadata_cache);
+    let readers = IndexedReaders(CachedParquetFileReaderFactory::new(objects, metadata_cache));
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
     let parquet = ParquetSource::new(TABLE.clone())
@@ -197,12 +200,13 @@ fn file_source(
         .with_parquet_file_reader_factory(Arc::new(readers));
     let files = FileGroup::new(request.files.iter().map(partitioned_file).collect());
     let groups = files.split_files(session.config().target_partitions());
-    let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(SpanFileSource::new(parquet)))
-        .with_file_groups(groups)
-        .with_projection_indices(Some(projection))?
-        .with_limit(request.limit)
-        .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand })))
-        .build();
+    let config =
+        FileScanConfigBuilder::new(request.store.clone(), Arc::new(SpanFileSource::new(parquet, request.is_narrow)))
+            .with_file_groups(groups)
+            .with_projection_indices(Some(projection))?
+            .with_limit(request.limit)
+            .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand })))
+            .build();
     Ok(Arc::new(config))
 }
 

@@ -51,6 +51,7 @@ impl TableProvider for StoredTable {
             buffered: self.buffered.clone(),
             projection: projection.map(Vec::as_slice),
             limit,
+            is_narrow: false,
             demand: None,
         };
         scan::plan(session, &request)

@@ -9,14 +9,14 @@
 //!
 //! All values are counted, within the memory of the query, so that those that stay are the most frequent ones.
 
-use std::{collections::HashMap, hash::Hash, mem::size_of};
+use std::{hash::Hash, mem::size_of};
 
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, MapArray, RecordBatch, StringArray, StructArray},
         datatypes::{Float64Type, Int64Type},
     },
-    common::{Result as DfResult, internal_datafusion_err},
+    common::{HashMap, Result as DfResult, internal_datafusion_err},
     execution::memory_pool::MemoryReservation,
     logical_expr::{Expr, LogicalPlan, col, lit},
 };
@@ -153,7 +153,7 @@ impl Values {
     fn text(&mut self, text: &str, moment: u32) -> usize {
         let grown = match self.texts.get_mut(text) {
             Some(counts) => counts.add(moment, 1),
-            None => text.len() + bump(&mut self.texts, text.into(), moment),
+            None => text.len() + bump(&mut self.texts, Box::from(text), moment),
         };
         grown + self.all.add(moment, 1)
     }
@@ -171,12 +171,46 @@ impl Values {
         self.all.merge(&other.all);
     }
 
-    fn values(&self) -> impl Iterator<Item = (LabelValue, &Counts)> {
-        let texts = self.texts.iter().map(|(text, counts)| (LabelValue::Text(text.to_string()), counts));
+    /// The values with most spans on a side, most first; of equals those that come first as text.
+    fn most_frequent(&self, side: u32, top: usize) -> Vec<(u64, LabelValue, &Counts)> {
+        let mut spans: Vec<u64> = self.counts().map(|counts| counts.of_side(side)).filter(|spans| *spans > 0).collect();
+        // Most values are out by their number, and need not be compared as text.
+        let least = match spans.len() > top && top > 0 {
+            true => *spans.select_nth_unstable_by(top - 1, |a, b| b.cmp(a)).1,
+            false => 1,
+        };
+        drop(spans);
+        let ranked = self.values(|counts| counts.of_side(side) >= least);
+        let mut ranked: Vec<(u64, LabelValue, &Counts)> =
+            ranked.map(|(value, counts)| (counts.of_side(side), value, counts)).collect();
+        let order = |a: &(u64, LabelValue, &Counts), b: &(u64, LabelValue, &Counts)| {
+            b.0.cmp(&a.0)
+                .then_with(|| match (&a.1, &b.1) {
+                    (LabelValue::Text(a), LabelValue::Text(b)) => a.cmp(b),
+                    (a, b) => a.to_string().cmp(&b.to_string()),
+                })
+                .then_with(|| a.1.cmp(&b.1))
+        };
+        if ranked.len() > top && top > 0 {
+            ranked.select_nth_unstable_by(top - 1, order);
+            ranked.truncate(top);
+        }
+        ranked.sort_by(order);
+        ranked.truncate(top);
+        ranked
+    }
+
+    fn counts(&self) -> impl Iterator<Item = &Counts> {
+        self.texts.values().chain(self.ints.values()).chain(self.floats.values()).chain(self.bools.values())
+    }
+
+    fn values(&self, is_wanted: impl Fn(&Counts) -> bool + Copy) -> impl Iterator<Item = (LabelValue, &Counts)> {
+        let texts = self.texts.iter().filter(move |(_, counts)| is_wanted(counts));
+        let texts = texts.map(|(text, counts)| (LabelValue::Text(text.to_string()), counts));
         let ints = self.ints.iter().map(|(value, counts)| (LabelValue::Int(*value), counts));
         let floats = self.floats.iter().map(|(bits, counts)| (LabelValue::Float(f64::from_bits(*bits)), counts));
         let bools = self.bools.iter().map(|(value, counts)| (LabelValue::Bool(*value), counts));
-        texts.chain(ints).chain(floats).chain(bools)
+        texts.chain(ints.chain(floats).chain(bools).filter(move |(_, counts)| is_wanted(counts)))
     }
 }
 
@@ -286,15 +320,7 @@ impl Tally {
                     continue;
                 }
                 series.push(values.all.series(side, of_type(TOTALS, LabelValue::nil()), intervals));
-                let mut ranked: Vec<(u64, LabelValue, &Counts)> = values
-                    .values()
-                    .map(|(value, counts)| (counts.of_side(side), value, counts))
-                    .filter(|(spans, _, _)| *spans > 0)
-                    .collect();
-                ranked.sort_by(|a, b| {
-                    b.0.cmp(&a.0).then_with(|| a.1.to_string().cmp(&b.1.to_string())).then_with(|| a.1.cmp(&b.1))
-                });
-                ranked.truncate(top);
+                let ranked = values.most_frequent(side, top);
                 series.extend(
                     ranked.into_iter().map(|(_, value, counts)| counts.series(side, of_type(SIDES, value), intervals)),
                 );

@@ -38,6 +38,8 @@ use crate::{
             series::{Origin, Series, SeriesSet},
             sum::exact_sum,
         },
+        search::Candidates,
+        spansets::Program,
         traceql::spans::{SpanRequest, SpanValue},
     },
     traceql::ast::Reducer,
@@ -59,6 +61,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) intervals: Intervals,
     /// How far from the range other spans of a trace may start, in nanoseconds.
     pub(crate) extent_nano: i64,
+    /// The traces that are looked at, where they were found before.
+    pub(crate) candidates: Option<&'a Candidates>,
 }
 
 impl Leaf {
@@ -86,10 +90,7 @@ impl Leaf {
 
     /// The spans that count, with the columns of labels and value, and `more`.
     pub(crate) fn spans(&self, scope: Scope<'_>, more: Vec<(String, SpanValue)>) -> DfResult<LogicalPlanBuilder> {
-        let mut columns: Vec<_> = self.labels.iter().flat_map(|label| label.asked.iter().cloned()).collect();
-        columns.extend(self.number().and_then(|number| number.asked.clone()));
-        columns.extend(more);
-        let request = SpanRequest { range: scope.intervals.range(), extent_nano: scope.extent_nano, columns };
+        let request = self.request(scope, more);
         let spans = LogicalPlanBuilder::from(self.source.plan(&request, scope.base)?);
         match &self.function {
             Function::Reduce(_, number) => {
@@ -103,6 +104,19 @@ impl Leaf {
             }
             Function::Count { .. } | Function::Compare { .. } => Ok(spans),
         }
+    }
+
+    fn request(&self, scope: Scope<'_>, more: Vec<(String, SpanValue)>) -> SpanRequest {
+        let mut columns: Vec<_> = self.labels.iter().flat_map(|label| label.asked.iter().cloned()).collect();
+        columns.extend(self.number().and_then(|number| number.asked.clone()));
+        columns.extend(more);
+        let (range, extent_nano) = (scope.intervals.range(), scope.extent_nano);
+        SpanRequest { range, extent_nano, columns, candidates: scope.candidates.cloned() }
+    }
+
+    /// What decides which traces are looked at, if the spans are found on whole traces.
+    pub(crate) fn on_traces(&self, scope: Scope<'_>) -> DfResult<Option<Program>> {
+        self.source.on_traces(&self.request(scope, Vec::new()))
     }
 
     /// The columns that make a group of spans with equal labels, under names of their own.

@@ -34,7 +34,11 @@ use crate::{
     query::{
         limits::QueryLimits,
         request::{AnswerForm, Explain, MetricsQuery},
-        search::rounds::RanPlans,
+        search::{
+            Candidates,
+            finder::{Finder, Reach},
+            rounds::{RanPlans, is_out_of_memory},
+        },
         stats::SharedStats,
     },
 };
@@ -90,7 +94,7 @@ impl MetricsRun {
     pub(crate) fn explained(&self, explain: Explain) -> DfResult<LogicalPlan> {
         match self.compiled.leaves.first() {
             Some(leaf) => {
-                LogicalPlanBuilder::from(self.plan(leaf)?).explain(false, explain == Explain::Analyze)?.build()
+                LogicalPlanBuilder::from(self.plan(leaf, None)?).explain(false, explain == Explain::Analyze)?.build()
             }
             None => LogicalPlanBuilder::empty(false).build(),
         }
@@ -106,15 +110,28 @@ impl MetricsRun {
         .try_flatten()
     }
 
-    fn scope(&self) -> Scope<'_> {
-        Scope { base: &self.base, intervals: self.intervals, extent_nano: self.limits.extent_nano }
+    fn scope<'a>(&'a self, candidates: Option<&'a Candidates>) -> Scope<'a> {
+        Scope { base: &self.base, intervals: self.intervals, extent_nano: self.limits.extent_nano, candidates }
     }
 
     /// The plan of what a leaf computes over spans.
-    fn plan(&self, leaf: &Leaf) -> DfResult<LogicalPlan> {
+    fn plan(&self, leaf: &Leaf, candidates: Option<&Candidates>) -> DfResult<LogicalPlan> {
+        let scope = self.scope(candidates);
         match leaf.function {
-            Function::Compare { .. } => compare::plan(leaf, self.scope()),
-            _ => leaf.plan(self.scope(), self.limits.exemplars_max > 0),
+            Function::Compare { .. } => compare::plan(leaf, scope),
+            _ => leaf.plan(scope, self.limits.exemplars_max > 0),
+        }
+    }
+
+    /// The traces that a leaf looks at, if it looks at whole ones and they fit into memory.
+    async fn candidates(&self, leaf: &Leaf, ran: &RanPlans) -> DfResult<Option<Candidates>> {
+        let Some(program) = leaf.on_traces(self.scope(None))? else { return Ok(None) };
+        let (base, session) = (Arc::clone(&self.base), self.session.clone());
+        let finder = Finder { base, session, ran: Arc::clone(ran) };
+        let reach = Reach { range: self.intervals.range(), extent_nano: self.limits.extent_nano };
+        match finder.candidates(&program, reach).await {
+            Err(error) if is_out_of_memory(&error) => Ok(None),
+            found => found.map(Some),
         }
     }
 
@@ -128,11 +145,13 @@ impl MetricsRun {
                 leaves.push(compared);
                 continue;
             }
-            let groups = self.groups(leaf, ran).await?;
+            let candidates = self.candidates(leaf, ran).await?;
+            let groups = match self.groups(leaf, candidates.as_ref(), ran).await {
+                Err(error) if candidates.is_some() && is_out_of_memory(&error) => self.groups(leaf, None, ran).await?,
+                groups => groups?,
+            };
             leaves.push(groups.series(leaf, self.intervals, self.limits.samples_max).map_err(external)?);
-            if self.limits.exemplars_max > 0 {
-                sources.push((leaf, groups));
-            }
+            last = Some((leaf, groups, candidates));
         }
         let mut series = self.compiled.finish(leaves).series;
         series.sort_by(|a, b| compare_labels(&a.labels, &b.labels));
@@ -144,17 +163,15 @@ impl MetricsRun {
                     Some(format!("Response exceeds maximum series limit of {most}, a partial response is returned"));
             });
         }
-        sources.retain(|(leaf, _)| series.iter().any(|series| series.origin.leaf == leaf.position));
-        let most = self.limits.exemplars_max / sources.len().max(1);
-        for (leaf, groups) in sources {
-            self.add_exemplars(leaf, groups, &mut series, (most, ran)).await?;
+        if let Some((leaf, groups, candidates)) = last.filter(|_| self.limits.exemplars_max > 0) {
+            self.add_exemplars((leaf, candidates.as_ref()), groups, &mut series, ran).await?;
         }
         Ok(series)
     }
 
-    async fn groups(&self, leaf: &Leaf, ran: &RanPlans) -> DfResult<Groups> {
+    async fn groups(&self, leaf: &Leaf, candidates: Option<&Candidates>, ran: &RanPlans) -> DfResult<Groups> {
         let mut groups = Groups::new(self.reservation("series"));
-        let physical = self.physical(&self.plan(leaf)?, ran).await?;
+        let physical = self.physical(&self.plan(leaf, candidates)?, ran).await?;
         let mut batches = execute_stream(physical, self.session.task_ctx())?;
         while let Some(batch) = batches.next().await {
             groups.add(leaf, &batch?)?;
@@ -164,7 +181,7 @@ impl MetricsRun {
     }
 
     async fn compare(&self, leaf: &Leaf, top: usize, ran: &RanPlans) -> DfResult<SeriesSet> {
-        let physical = self.physical(&self.plan(leaf)?, ran).await?;
+        let physical = self.physical(&self.plan(leaf, None)?, ran).await?;
         let mut parts = Vec::new();
         for mut batches in execute_stream_partitioned(physical, self.session.task_ctx())? {
             let mut tally = Tally::new(self.reservation("compare"));
@@ -184,7 +201,7 @@ impl MetricsRun {
 
     async fn add_exemplars(
         &self,
-        leaf: &Leaf,
+        (leaf, candidates): (&Leaf, Option<&Candidates>),
         mut groups: Groups,
         series: &mut [Series],
         (most, ran): (usize, &RanPlans),
@@ -193,7 +210,7 @@ impl MetricsRun {
         if chosen.is_empty() {
             return Ok(());
         }
-        let physical = self.physical(&exemplars::plan(leaf, self.scope(), &chosen)?, ran).await?;
+        let physical = self.physical(&exemplars::plan(leaf, self.scope(candidates), &chosen)?, ran).await?;
         let mut batches = execute_stream(physical, self.session.task_ctx())?;
         let (wanted, mut fetched) = (HashSet::from_iter(chosen.iter().copied()), exemplars::Fetched::new());
         while let Some(batch) = batches.next().await {

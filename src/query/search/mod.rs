@@ -7,8 +7,8 @@
 //!  answer:     all spans of those traces, within the extent -> the pipeline on whole traces -> latest start first
 //! ```
 //!
-//! The first step reads what conditions mention, the second only the files and pages that can hold the candidates. A
-//! trace starts no later than its first witness, so the answer is final if its last trace starts after the first witness
+//! The first step ([`finder`]) reads what conditions mention, the second only the files and pages that can hold the
+//! candidates. A trace starts no later than its first witness, so the answer is final if its last trace starts after the first witness
 //! of every trace that was left out ([`rounds`]); else more are looked at. Hence the answer is the same as that of reading
 //! everything, whatever `k` and the moment are. What a pipeline means is [`crate::query::spansets`]' to decide.
 //!
@@ -28,14 +28,20 @@
 //! attribute map with what the query mentions or selects, in that order, keys without scope. Rows with equal span id and
 //! kind are copies of one span; the earlier one counts.
 
+pub(crate) mod finder;
 pub(crate) mod rounds;
 pub(in crate::query) mod schema;
 
 use std::sync::Arc;
 
 use datafusion::{
-    catalog::TableProvider,
+    arrow::{
+        array::{FixedSizeBinaryBuilder, RecordBatch},
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
+    catalog::{MemTable, TableProvider},
     common::{Column, JoinType, Result, ScalarValue},
+    datasource::provider_as_source,
     functions_aggregate::expr_fn::{bool_or, min},
     logical_expr::{
         Expr, LogicalPlan, LogicalPlanBuilder, col, lit,
@@ -43,6 +49,7 @@ use datafusion::{
     },
 };
 
+use self::finder::Reach;
 pub(crate) use self::schema::answer_schema;
 use crate::{
     model::{ids::TraceId, schema::column, time::TimeRange},
@@ -51,6 +58,7 @@ use crate::{
         session::scan_base,
         spansets::{Output, Program, Witness, trace_eval, witnesses},
     },
+    storage::trace_set::TraceSet,
     traceql::plan::Spansets,
 };
 
@@ -74,6 +82,10 @@ pub(crate) struct Search {
 }
 
 impl Search {
+    fn reach(&self) -> Reach {
+        Reach { range: self.range, extent_nano: self.extent_nano }
+    }
+
     fn program(&self) -> Result<Program> {
         Program::new(&self.spansets, self.range, Output::Traces { spans_max: self.spans_per_set })
     }
@@ -93,8 +105,32 @@ pub(crate) enum Candidates {
     All,
     /// Those whose ids a plan gives in a column `trace_id`.
     Plan(Box<LogicalPlan>),
-    /// These few.
-    Ids(Vec<TraceId>),
+    /// These. Spans of all others are left out.
+    Known {
+        /// The traces.
+        set: Arc<TraceSet>,
+        /// Their ids once more, if they are so few that files are ruled out by them.
+        named: Option<Vec<TraceId>>,
+        /// Whether it pays to look at ids before anything else of a span is decoded.
+        is_few: bool,
+    },
+}
+
+impl Candidates {
+    /// The same traces for a plan that spills where memory is short.
+    pub(crate) fn spilling(&self) -> Result<Self> {
+        let Self::Known { set, .. } = self else { return Ok(self.clone()) };
+        let field = Field::new(column::TRACE_ID, DataType::FixedSizeBinary(TraceId::LEN as i32), false);
+        let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
+        let mut ids = FixedSizeBinaryBuilder::with_capacity(set.len(), TraceId::LEN as i32);
+        for number in set.numbers() {
+            ids.append_value(number.to_be_bytes())?;
+        }
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(ids.finish())])?;
+        let table = Arc::new(MemTable::try_new(schema, vec![vec![batch]])?);
+        let plan = LogicalPlanBuilder::scan("ids", provider_as_source(table), None)?.build()?;
+        Ok(Self::Plan(Box::new(plan)))
+    }
 }
 
 /// What it takes to start in `range`, without the bounds that the type has anyway.
@@ -110,33 +146,58 @@ pub(crate) fn starts_in(range: TimeRange) -> Vec<Expr> {
     bounds
 }
 
-/// The traces that can be found, with the start of the first witness that begins at `from` or later: the `most` with the
-/// latest, or all.
+/// The condition of each witness, and the spans that fulfil one of them and start in the window.
+fn any_witness(
+    witnesses: &[Witness],
+    base: &Arc<dyn TableProvider>,
+    reach: Reach,
+    window: TimeRange,
+) -> Result<(Vec<Expr>, LogicalPlanBuilder)> {
+    let within = |range: TimeRange| {
+        starts_in(TimeRange {
+            start_unix_nano: range.start_unix_nano.max(window.start_unix_nano),
+            end_unix_nano: range.end_unix_nano.min(window.end_unix_nano),
+        })
+    };
+    let all_in_range = witnesses.iter().all(|witness| witness.in_range);
+    // Where the bounds of all are one, they are stated once, apart, so that files are ruled out by them.
+    let bounds = within(if all_in_range { reach.range } else { reach.wide() });
+    let condition = |witness: &Witness| match witness.in_range && !all_in_range {
+        true => within(reach.range).into_iter().fold(witness.filter.clone(), Expr::and),
+        false => witness.filter.clone(),
+    };
+    let conditions: Vec<Expr> = witnesses.iter().map(condition).collect();
+    let mut spans = scan_base(base)?;
+    if let Some(filter) = conjunction(bounds.into_iter().chain(disjunction(conditions.iter().cloned()))) {
+        spans = spans.filter(filter)?;
+    }
+    Ok((conditions, spans))
+}
+
+/// The spans that witness a match: trace id, start and, if there are several witnesses, which of them the span is.
+fn witnessing(
+    witnesses: &[Witness],
+    base: &Arc<dyn TableProvider>,
+    reach: Reach,
+    window: TimeRange,
+) -> Result<LogicalPlan> {
+    let (conditions, spans) = any_witness(witnesses, base, reach, window)?;
+    let mut columns = vec![col(column::TRACE_ID), col(column::START_TIME)];
+    if conditions.len() > 1 {
+        let conditions = conditions.into_iter().take(finder::WITNESSES_MAX).enumerate();
+        columns.extend(conditions.map(|(index, condition)| condition.is_true().alias(format!("has_{index}"))));
+    }
+    spans.project(columns)?.build()
+}
+
+/// The traces that can be found, with the start of the first witness: the `most` with the latest, or all.
 fn candidates(
     witnesses: &[Witness],
     base: &Arc<dyn TableProvider>,
-    (range, extent_nano): (TimeRange, i64),
-    from: i64,
+    reach: Reach,
     most: Option<usize>,
 ) -> Result<LogicalPlan> {
-    let within = |range: TimeRange| TimeRange { start_unix_nano: range.start_unix_nano.max(from), ..range };
-    let wide = range.widened(extent_nano);
-    let condition = |witness: &Witness| {
-        let range = if witness.in_range { range } else { wide };
-        starts_in(within(range)).into_iter().fold(witness.filter.clone(), Expr::and)
-    };
-    let conditions: Vec<Expr> = witnesses.iter().map(condition).collect();
-    let any = match conditions.is_empty() {
-        true => conjunction(starts_in(within(range))),
-        false => disjunction(conditions.iter().cloned()),
-    };
-    // Stated once more, where files are ruled out by it.
-    let all_in_range = witnesses.iter().all(|witness| witness.in_range);
-    let bounds = conjunction(starts_in(within(if all_in_range { range } else { wide })));
-    let mut spans = scan_base(base)?;
-    if let Some(filter) = conjunction(bounds.into_iter().chain(any)) {
-        spans = spans.filter(filter)?;
-    }
+    let (conditions, spans) = any_witness(witnesses, base, reach, TimeRange::ALL)?;
     let first = min(col(column::START_TIME)).alias(FIRST_WITNESS);
     let mut aggregates = vec![first];
     let several = conditions.len() > 1;
@@ -157,18 +218,13 @@ fn candidates(
     traces.project([col(column::TRACE_ID), col(FIRST_WITNESS)])?.build()
 }
 
-/// Every trace that can be found with a span in `range`.
-pub(crate) fn all_candidates(
-    program: &Program,
-    base: &Arc<dyn TableProvider>,
-    range: TimeRange,
-    extent_nano: i64,
-) -> Result<Candidates> {
+/// Every trace that can be found with a span in `range`, as a part of the plan; [`finder`] finds them before.
+pub(crate) fn all_candidates(program: &Program, base: &Arc<dyn TableProvider>, reach: Reach) -> Result<Candidates> {
     let witnesses = witnesses(program);
     if witnesses.is_empty() {
         return Ok(Candidates::All);
     }
-    let plan = candidates(&witnesses, base, (range, extent_nano), i64::MIN, None)?;
+    let plan = candidates(&witnesses, base, reach, None)?;
     Ok(Candidates::Plan(Box::new(plan)))
 }
 
@@ -180,15 +236,24 @@ pub(crate) fn evaluated(
     candidates: Candidates,
 ) -> Result<LogicalPlan> {
     let mut conditions = starts_in(within);
-    if let Candidates::Ids(ids) = &candidates {
-        let id = |id: &TraceId| lit(ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(id.as_bytes().to_vec())));
-        conditions.push(col(column::TRACE_ID).in_list(ids.iter().map(id).collect(), false));
+    match &candidates {
+        Candidates::Known { named: Some(ids), .. } => {
+            let id =
+                |id: &TraceId| lit(ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(id.as_bytes().to_vec())));
+            conditions.push(col(column::TRACE_ID).in_list(ids.iter().map(id).collect(), false));
+        }
+        Candidates::Known { set, is_few: true, .. } => conditions.push(set.filter()),
+        Candidates::Known { .. } | Candidates::Plan(_) | Candidates::All => {}
     }
     let mut spans = scan_base(base)?;
     if let Some(condition) = conjunction(conditions) {
         spans = spans.filter(condition)?;
     }
     let mut whole = spans.project(program.columns())?;
+    let mut known = None;
+    if let Candidates::Known { set, .. } = &candidates {
+        known = Some(Arc::clone(set));
+    }
     if let Candidates::Plan(candidates) = candidates {
         let of = |relation: &str| vec![Column::new(Some(relation), column::TRACE_ID)];
         let whole_spans = whole.alias(WHOLE)?.build()?;
@@ -199,7 +264,7 @@ pub(crate) fn evaluated(
             None,
         )?;
     }
-    trace_eval(program, whole.build()?)
+    trace_eval(program, whole.build()?, known)
 }
 
 /// The plan of one search as a whole, which stands for its rounds.
@@ -208,28 +273,25 @@ pub(crate) fn plan(search: &Search, base: &Arc<dyn TableProvider>, most: Option<
     let witnesses = witnesses(&program);
     let candidates = match (witnesses.is_empty(), most) {
         (true, None) => Candidates::All,
-        _ => {
-            let within = (search.range, search.extent_nano);
-            Candidates::Plan(Box::new(candidates(&witnesses, base, within, i64::MIN, most)?))
-        }
+        _ => Candidates::Plan(Box::new(candidates(&witnesses, base, search.reach(), most)?)),
     };
-    answer(search, program, base, candidates)
+    let latest = [col(column::START_TIME).sort(false, false), col(column::TRACE_ID).sort(true, false)];
+    let found = answer(search, program, base, candidates)?;
+    LogicalPlanBuilder::from(found).sort_with_limit(latest, Some(search.limit))?.build()
 }
 
-/// The latest of the candidates that are found.
+/// Those of the candidates that are found, in any order.
 fn answer(
     search: &Search,
     program: Program,
     base: &Arc<dyn TableProvider>,
     candidates: Candidates,
 ) -> Result<LogicalPlan> {
-    let found = evaluated(program, base, search.range.widened(search.extent_nano), candidates)?;
-    let latest = [col(column::START_TIME).sort(false, false), col(column::TRACE_ID).sort(true, false)];
-    let mut found = LogicalPlanBuilder::from(found);
-    if let Some(wanted) = conjunction(wanted(search)) {
-        found = found.filter(wanted)?;
+    let found = evaluated(program, base, search.reach().wide(), candidates)?;
+    match conjunction(wanted(search)) {
+        Some(wanted) => LogicalPlanBuilder::from(found).filter(wanted)?.build(),
+        None => Ok(found),
     }
-    found.sort_with_limit(latest, Some(search.limit))?.build()
 }
 
 /// What the facts of a trace have to be: those of the page and the duration that are asked for.

@@ -2,31 +2,34 @@
 //!
 //! A round looks at witnesses from a moment on, and of the traces they belong to at those with the latest first witness.
 //! Where the table knows how its spans spread over time, the first moment leaves few spans to read; each further round
-//! looks at more traces, or further back. Traces that an earlier round has evaluated are not evaluated again.
+//! looks at more traces, or further back, and reads what no round before it has read. Traces that an earlier round has
+//! evaluated are not evaluated again.
 
 use std::{
     any::Any,
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use datafusion::{
     arrow::{
-        array::{AsArray, FixedSizeBinaryArray, RecordBatch},
+        array::{AsArray, RecordBatch},
         compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch},
-        datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+        datatypes::Int64Type,
     },
-    catalog::{MemTable, TableProvider},
-    common::{Result as DfResult, exec_err},
-    datasource::provider_as_source,
+    catalog::TableProvider,
+    common::Result as DfResult,
+    error::DataFusionError,
     execution::SessionState,
-    logical_expr::{LogicalPlan, LogicalPlanBuilder},
     physical_plan::{ExecutionPlan, collect},
 };
 
-use super::{Candidates, FIRST_WITNESS, Search, answer, answer_schema, candidates};
+use super::{
+    Candidates, Search, answer, answer_schema,
+    finder::{Finder, Witnessed},
+};
 use crate::{
-    model::{ids::TraceId, schema::column},
+    model::{ids::TraceId, schema::column, time::TimeRange},
     query::{
         spans_table::{SpansTable, Spread},
         spansets::witnesses,
@@ -41,8 +44,6 @@ const CANDIDATES_MIN: usize = 64;
 const GROWTH: usize = 8;
 /// Beyond this, a round takes all candidates.
 const CANDIDATES_BOUNDED_MAX: usize = 1 << 16;
-/// Up to here candidates are written into the plan, so that files are ruled out by their ids.
-const IDS_IN_PLAN_MAX: usize = 512;
 /// Spans that the first round looks through for candidates, about.
 const SPANS_FIRST: u64 = 1 << 16;
 /// Spans that the first round looks through per trace of the answer, about.
@@ -67,37 +68,53 @@ pub(crate) fn first_candidates(search: &Search) -> Option<usize> {
 impl Rounds {
     /// Runs rounds until the answer is final.
     pub(crate) async fn run(self, ran: RanPlans) -> DfResult<RecordBatch> {
-        let program = self.search.program()?;
-        let witnesses = witnesses(&program);
-        let table = (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+        let Self { search, base, session } = self;
+        let table = (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
         let spread = table.map(SpansTable::spread).unwrap_or_default();
+        let running = Running { search, finder: Finder { base, session, ran } };
+        running.run(&spread).await
+    }
+}
+
+struct Running {
+    search: Search,
+    finder: Finder,
+}
+
+impl Running {
+    async fn run(&self, spread: &[Spread]) -> DfResult<RecordBatch> {
+        let (program, reach) = (self.search.program()?, self.search.reach());
+        let witnesses = witnesses(&program);
         let mut most = first_candidates(&self.search);
+        if witnesses.is_empty() && most.is_none() {
+            // Nothing rules a trace out.
+            return self.evaluate(self.finder.every(reach).await?).await;
+        }
         let mut look_through = SPANS_FIRST.max(SPANS_PER_TRACE.saturating_mul(self.search.limit as u64));
         let mut found = RecordBatch::new_empty(answer_schema());
         let mut evaluated: HashSet<TraceId> = HashSet::new();
+        let (mut witnessed, mut read_from) = (Witnessed::default(), i64::MAX);
         loop {
             let from = match most {
-                Some(_) => moment(&spread, self.search.range.end_unix_nano, look_through),
+                Some(_) => moment(spread, self.search.range.end_unix_nano, look_through),
                 None => i64::MIN,
             };
-            if witnesses.is_empty() && most.is_none() {
-                // Nothing rules a trace out.
-                return self.evaluate(Candidates::All, &ran).await;
+            if from < read_from {
+                let window = TimeRange::new(from, read_from);
+                self.finder.witnessed(&witnesses, reach, window, &mut witnessed).await?;
+                read_from = from;
             }
-            let plan = candidates(&witnesses, &self.base, (self.search.range, self.search.extent_nano), from, most)?;
-            let (ids, firsts) = read_candidates(&self.run_plan(&plan, &ran).await?)?;
-            let fresh: Vec<TraceId> = ids.iter().copied().filter(|id| !evaluated.contains(id)).collect();
+            let (latest, cut) = witnessed.latest(witnesses.len(), most);
+            let first = latest.last().map(|(first, _)| *first);
+            let fresh: Vec<TraceId> =
+                latest.into_iter().map(|(_, id)| id).filter(|id| !evaluated.contains(id)).collect();
             if !fresh.is_empty() {
                 evaluated.extend(fresh.iter().copied());
-                let more = self.evaluate(as_candidates(fresh)?, &ran).await?;
+                let more = self.evaluate(self.finder.these(fresh, reach).await?).await?;
                 found = merged(&[found, more], self.search.limit)?;
             }
-            let cut = most.is_some_and(|most| ids.len() >= most);
             // The latest that a trace which was left out can start.
-            let left_out = [
-                cut.then(|| firsts.iter().min().copied()).flatten(),
-                (from != i64::MIN).then(|| from.saturating_sub(1)),
-            ];
+            let left_out = [first.filter(|_| cut), (read_from != i64::MIN).then(|| read_from.saturating_sub(1))];
             let Some(left_out) = left_out.into_iter().flatten().max() else { return Ok(found) };
             let starts = found[column::START_TIME].as_primitive::<Int64Type>();
             if found.num_rows() >= self.search.limit && starts.values().last().is_some_and(|last| *last > left_out) {
@@ -110,45 +127,25 @@ impl Rounds {
         }
     }
 
-    async fn evaluate(&self, candidates: Candidates, ran: &RanPlans) -> DfResult<RecordBatch> {
-        let plan = answer(&self.search, self.search.program()?, &self.base, candidates)?;
-        let batches = self.run_plan(&plan, ran).await?;
-        Ok(concat_batches(&answer_schema(), &batches)?)
+    /// The answer over these traces.
+    async fn evaluate(&self, candidates: Candidates) -> DfResult<RecordBatch> {
+        let spilling = candidates.spilling()?;
+        let found = match self.found(candidates).await {
+            Err(error) if is_out_of_memory(&error) => self.found(spilling).await?,
+            found => found?,
+        };
+        merged(&found, self.search.limit)
     }
 
-    async fn run_plan(&self, plan: &LogicalPlan, ran: &RanPlans) -> DfResult<Vec<RecordBatch>> {
-        let optimized = self.session.optimize(plan)?;
-        let physical = self.session.query_planner().create_physical_plan(&optimized, &self.session).await?;
-        ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
-        collect(physical, self.session.task_ctx()).await
+    async fn found(&self, candidates: Candidates) -> DfResult<Vec<RecordBatch>> {
+        let plan = answer(&self.search, self.search.program()?, &self.finder.base, candidates)?;
+        collect(self.finder.physical(&plan).await?, self.finder.session.task_ctx()).await
     }
 }
 
-fn read_candidates(batches: &[RecordBatch]) -> DfResult<(Vec<TraceId>, Vec<i64>)> {
-    let (mut ids, mut firsts) = (Vec::new(), Vec::new());
-    for batch in batches {
-        for id in batch[column::TRACE_ID].as_fixed_size_binary().iter().flatten() {
-            match <[u8; TraceId::LEN]>::try_from(id) {
-                Ok(id) => ids.push(TraceId::from_bytes(id)),
-                Err(_) => return exec_err!("a trace id has {} bytes", id.len()),
-            }
-        }
-        firsts.extend_from_slice(batch[FIRST_WITNESS].as_primitive::<Int64Type>().values());
-    }
-    Ok((ids, firsts))
-}
-
-fn as_candidates(ids: Vec<TraceId>) -> DfResult<Candidates> {
-    if ids.len() <= IDS_IN_PLAN_MAX {
-        return Ok(Candidates::Ids(ids));
-    }
-    let field = Field::new(column::TRACE_ID, DataType::FixedSizeBinary(TraceId::LEN as i32), false);
-    let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
-    let column = FixedSizeBinaryArray::try_from_iter(ids.iter().map(|id| id.as_bytes()))?;
-    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(column)])?;
-    let table = Arc::new(MemTable::try_new(schema, vec![vec![batch]])?);
-    let plan = LogicalPlanBuilder::scan("ids", provider_as_source(table), None)?.build()?;
-    Ok(Candidates::Plan(Box::new(plan)))
+/// Whether the query reached a limit on memory.
+pub(crate) fn is_out_of_memory(error: &DataFusionError) -> bool {
+    matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
 }
 
 /// The latest rows of several answers, in the answer's order.

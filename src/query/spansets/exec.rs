@@ -1,15 +1,20 @@
 //! The physical operator: whole traces one after another.
 //!
-//! The input comes hashed and ordered by trace id, so that all spans of a trace follow each other in one partition. A
-//! batch is evaluated as soon as the traces in it are complete; what is left of the last one waits for the next batch,
-//! within the bounds of [`super::gather`].
+//! Spans come in one of two ways. Where nothing is known of their traces, the input comes hashed and ordered by trace id,
+//! so that all spans of a trace follow each other in one partition. A batch is evaluated as soon as the traces in it are
+//! complete; what is left of the last one waits for the next batch. Memory is bounded by the largest trace and a batch.
+//!
+//! Where the traces are known, the input comes as it is read, and [`Gathering`] puts traces together whose spans lie apart.
 
 use std::{collections::VecDeque, fmt, ops::Range, sync::Arc};
 
 use datafusion::{
-    arrow::array::{Array, AsArray, RecordBatch},
-    common::{Result, internal_datafusion_err, internal_err, tree_node::TreeNodeRecursion},
-    execution::{SendableRecordBatchStream, TaskContext, memory_pool::MemoryConsumer},
+    arrow::{array::RecordBatch, compute::concat_batches},
+    common::{DataFusionError, Result, internal_err, tree_node::TreeNodeRecursion},
+    execution::{
+        SendableRecordBatchStream, TaskContext,
+        memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
+    },
     physical_expr::{
         Distribution, EquivalenceProperties, LexRequirement, OrderingRequirements, Partitioning, PhysicalExpr,
         PhysicalSortRequirement, expressions::col,
@@ -26,12 +31,15 @@ use futures::{StreamExt, stream};
 
 use super::{
     answer::{SpanRows, TraceRows},
-    gather::{Gathered, TraceBounds, Whole},
+    gather::{Gathering, SPAN_BYTES, Whole, trace_ids},
     program::{Output, Program},
     stages,
     trace::{Columns, TraceSpans, late_inputs},
 };
-use crate::model::schema::column;
+use crate::{
+    model::schema::column,
+    storage::trace_set::{TraceSet, runs},
+};
 
 /// The operator's count of traces that were too large to be looked at as a whole.
 pub(crate) const TRACES_CUT: &str = "traces_cut";
@@ -41,28 +49,41 @@ pub(crate) const TRACES_CUT: &str = "traces_cut";
 pub(super) struct TraceEvalExec {
     input: Arc<dyn ExecutionPlan>,
     program: Arc<Program>,
+    /// The traces, where they are known; their spans come in any order then.
+    known: Option<Arc<TraceSet>>,
+    gathering: Option<Arc<Gathering>>,
     trace_id: Arc<dyn PhysicalExpr>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl TraceEvalExec {
-    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, program: Arc<Program>) -> Result<Self> {
+    pub(super) fn try_new(
+        input: Arc<dyn ExecutionPlan>,
+        program: Arc<Program>,
+        known: Option<Arc<TraceSet>>,
+    ) -> Result<Self> {
         let trace_id = col(column::TRACE_ID, &input.schema())?;
+        let partitions = input.properties().output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(program.schema()),
-            Partitioning::UnknownPartitioning(input.properties().output_partitioning().partition_count()),
+            Partitioning::UnknownPartitioning(partitions),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
+        let gathering = known.as_ref().map(|set| Arc::new(Gathering::new(Arc::clone(set), partitions)));
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Self { input, program, trace_id, properties: Arc::new(properties), metrics })
+        Ok(Self { input, program, known, gathering, trace_id, properties: Arc::new(properties), metrics })
     }
 }
 
 impl DisplayAs for TraceEvalExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TraceEvalExec: {}", self.program)
+        write!(f, "TraceEvalExec: {}", self.program)?;
+        match &self.known {
+            Some(set) => write!(f, ", known={} traces", set.len()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -80,10 +101,16 @@ impl ExecutionPlan for TraceEvalExec {
     }
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        InputDistributionRequirements::new(vec![Distribution::KeyPartitioned(vec![Arc::clone(&self.trace_id)])])
+        InputDistributionRequirements::new(vec![match self.known {
+            Some(_) => Distribution::UnspecifiedDistribution,
+            None => Distribution::KeyPartitioned(vec![Arc::clone(&self.trace_id)]),
+        }])
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        if self.known.is_some() {
+            return vec![None];
+        }
         let requirement = PhysicalSortRequirement::new(Arc::clone(&self.trace_id), None);
         vec![LexRequirement::new([requirement]).map(OrderingRequirements::new)]
     }
@@ -101,7 +128,10 @@ impl ExecutionPlan for TraceEvalExec {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::try_new(input, Arc::clone(&self.program))?)),
+            (Some(input), true) => {
+                let known = self.known.as_ref().map(Arc::clone);
+                Ok(Arc::new(Self::try_new(input, Arc::clone(&self.program), known)?))
+            }
             _ => internal_err!("TraceEvalExec has one child"),
         }
     }
@@ -118,11 +148,12 @@ impl ExecutionPlan for TraceEvalExec {
         let evaluation = Evaluation {
             input,
             program: Arc::clone(&self.program),
-            spans_max: bounds.spans_max,
-            gathered: Gathered::new(bounds, reservation),
+            gathering: self.gathering.as_ref().map(Arc::clone),
+            pending: Vec::new(),
             ready: VecDeque::new(),
             ended: false,
-            traces_cut: MetricBuilder::new(&self.metrics).counter(TRACES_CUT, partition),
+            reservation: MemoryConsumer::new("trace evaluation").register(context.memory_pool()),
+            pool: Arc::clone(context.memory_pool()),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
         let batches = stream::unfold(evaluation, |mut evaluation| async move {
@@ -140,12 +171,14 @@ impl ExecutionPlan for TraceEvalExec {
 struct Evaluation {
     input: SendableRecordBatchStream,
     program: Arc<Program>,
+    gathering: Option<Arc<Gathering>>,
     /// Parts of one trace that may not be complete.
     gathered: Gathered,
     spans_max: usize,
     ready: VecDeque<RecordBatch>,
     ended: bool,
-    traces_cut: Count,
+    reservation: MemoryReservation,
+    pool: Arc<dyn MemoryPool>,
     metrics: BaselineMetrics,
 }
 
@@ -163,10 +196,26 @@ impl Evaluation {
             let elapsed = self.metrics.elapsed_compute().clone();
             let _timer = elapsed.timer();
             match next {
-                Ok(Some(batch)) => self.take(&batch)?,
+                Ok(Some(batch)) => match &self.gathering {
+                    Some(gathering) => {
+                        let memory = || MemoryConsumer::new("parts of traces").register(&self.pool);
+                        let whole = gathering.add(&batch, memory)?;
+                        self.evaluate_all(&whole)?;
+                    }
+                    None => self.take(&batch)?,
+                },
                 Ok(None) => {
                     self.ended = true;
-                    self.complete()?;
+                    match self.gathering.take() {
+                        Some(gathering) => {
+                            let whole = gathering.end()?;
+                            self.evaluate_all(&whole)?;
+                            if !whole.is_empty() {
+                                gathering.clear();
+                            }
+                        }
+                        None => self.complete()?,
+                    }
                 }
                 Err(error) => {
                     self.ended = true;
@@ -203,13 +252,38 @@ impl Evaluation {
         self.gathered.add(batch.slice(last.start, last.len()))
     }
 
-    /// Evaluates the trace whose parts are gathered.
+    /// Keeps a part of the trace that comes.
+    fn hold(&mut self, part: RecordBatch) -> Result<()> {
+        self.pending.push(part);
+        if self.pending.len() == 1 {
+            return Ok(());
+        }
+        let spans: usize = self.pending.iter().map(RecordBatch::num_rows).sum();
+        let columns: usize = self.pending.iter().map(RecordBatch::get_array_memory_size).sum();
+        // The parts, and their columns in one piece.
+        let bytes = 2 * columns + spans * SPAN_BYTES;
+        match bytes <= UNASKED_BYTES_MAX {
+            true => self.reservation.resize(bytes),
+            false => self.reservation.try_resize(bytes).map_err(|error| {
+                DataFusionError::ResourcesExhausted(format!(
+                    "a trace has {spans} spans or more, which is too much to evaluate at once: {error}"
+                ))
+            })?,
+        }
+        Ok(())
+    }
+
+    /// Evaluates the trace whose parts are kept.
     fn complete(&mut self) -> Result<()> {
         let Some(Whole { spans, was_cut }) = self.gathered.take()? else { return Ok(()) };
         self.traces_cut.add(usize::from(was_cut));
         self.evaluate(&spans, std::slice::from_ref(&(0..spans.num_rows())))?;
         self.gathered.release();
         Ok(())
+    }
+
+    fn evaluate_all(&mut self, whole: &[Whole]) -> Result<()> {
+        whole.iter().try_for_each(|(batch, traces)| self.evaluate(batch, traces))
     }
 
     fn evaluate(&mut self, batch: &RecordBatch, traces: &[Range<usize>]) -> Result<()> {
@@ -222,26 +296,14 @@ impl Evaluation {
 }
 
 fn id_at(batch: &RecordBatch, row: usize) -> Result<&[u8]> {
-    match batch.column_by_name(column::TRACE_ID).and_then(|ids| ids.as_fixed_size_binary_opt()) {
-        Some(ids) => Ok(ids.value(row)),
-        None => internal_err!("spans come without trace id"),
-    }
+    Ok(trace_ids(batch)?.value(row))
 }
 
 /// The rows of each trace.
 fn traces_in(batch: &RecordBatch) -> Result<Vec<Range<usize>>> {
-    let Some(ids) = batch.column_by_name(column::TRACE_ID).and_then(|ids| ids.as_fixed_size_binary_opt()) else {
-        return internal_err!("spans come without trace id");
-    };
-    let mut traces = Vec::new();
     let mut start = 0;
-    for row in 1..=ids.len() {
-        if row == ids.len() || ids.value(row) != ids.value(start) {
-            traces.push(start..row);
-            start = row;
-        }
-    }
-    Ok(traces)
+    let ends = runs(trace_ids(batch)?).map(|(_, end)| std::mem::replace(&mut start, end)..end);
+    Ok(ends.collect())
 }
 
 /// The answer over some whole traces of a batch.

@@ -9,10 +9,12 @@
 //!                 --witnesses--> predicates on single spans  which traces need to be looked at
 //!
 //!  scan -> columns -> by hash of trace id -> sorted by trace id -> TraceEvalExec -> rows per trace, or per span
-//!                                                                   copies -> order -> edges -> stages -> range
+//!      \---> in any order, if the traces are known ----------------/   copies -> order -> edges -> stages -> range
 //! ```
 //!
-//! The sort spills, so memory is bounded by the largest trace, and that by [`gather`]. Rules for copies, order, parents, cycles and orphans are in
+//! The sort spills, so memory is bounded by the largest trace. It also copies every column twice. A query that knows its
+//! traces, and how many spans each of them has, does without: spans of a trace lie together in files, and only pieces of
+//! traces that lie apart wait for each other ([`gather`]). Rules for copies, order, parents, cycles and orphans are in
 //! `grammar/README.md`, sections 2 to 7; here they are in [`trace`], [`tree`] and [`stages`]. Which traces are worth a look,
 //! and when there are enough of them, is decided by [`crate::query::search`].
 
@@ -24,6 +26,7 @@ mod node;
 mod gather;
 
 mod exec;
+mod gather;
 
 mod trace;
 mod tree;
@@ -77,5 +80,5 @@ pub(crate) fn tree_of(id: TraceId, base: &Arc<dyn TableProvider>) -> Result<Logi
     let program = Program::new(&Spansets::all(), TimeRange::ALL, Output::Spans(columns))?;
     let id = ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(id.as_bytes().to_vec()));
     let spans = scan_base(base)?.filter(col(column::TRACE_ID).eq(lit(id)))?.project(program.columns())?.build()?;
-    trace_eval(program, spans)
+    trace_eval(program, spans, None)
 }

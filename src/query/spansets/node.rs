@@ -1,6 +1,11 @@
 //! The operator in logical plans, and how it becomes a physical one.
 
-use std::{cmp::Ordering, fmt, sync::Arc};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use datafusion::{
@@ -16,24 +21,46 @@ use datafusion::{
 };
 
 use super::{exec::TraceEvalExec, program::Program};
+use crate::storage::trace_set::TraceSet;
 
 /// Evaluates a pipeline on the whole traces of its input, whose columns are those of [`Program::columns`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TraceEval {
     input: LogicalPlan,
     program: Arc<Program>,
+    known: Option<Known>,
     schema: DFSchemaRef,
 }
 
-/// A plan that evaluates `program` on the spans of `input`.
-pub(crate) fn trace_eval(program: Program, input: LogicalPlan) -> Result<LogicalPlan> {
-    Ok(LogicalPlan::Extension(Extension { node: Arc::new(TraceEval::try_new(program, input)?) }))
+/// The traces that spans belong to. Two sets are the same if they are one.
+#[derive(Clone, Debug)]
+struct Known(Arc<TraceSet>);
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Known {}
+
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+/// A plan that evaluates `program` on the spans of `input`. If traces are `known`, spans of others are left out, and the
+/// input need not be sorted.
+pub(crate) fn trace_eval(program: Program, input: LogicalPlan, known: Option<Arc<TraceSet>>) -> Result<LogicalPlan> {
+    let node = TraceEval::try_new(program, input, known.map(Known))?;
+    Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
 impl TraceEval {
-    fn try_new(program: Program, input: LogicalPlan) -> Result<Self> {
+    fn try_new(program: Program, input: LogicalPlan, known: Option<Known>) -> Result<Self> {
         let schema = Arc::new(DFSchema::try_from(program.schema())?);
-        Ok(Self { input, program: Arc::new(program), schema })
+        Ok(Self { input, program: Arc::new(program), known, schema })
     }
 }
 
@@ -69,7 +96,7 @@ impl UserDefinedLogicalNodeCore for TraceEval {
             (Some(input), true) => {
                 let fields = Arc::clone(input.schema());
                 let program = self.program.restricted(|name| fields.has_column_with_unqualified_name(name));
-                Self::try_new(program, input)
+                Self::try_new(program, input, self.known.clone())
             }
             _ => plan_err!("TraceEval has one input"),
         }
@@ -108,7 +135,11 @@ impl ExtensionPlanner for TraceEvalPlanner {
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(node) = node.as_any().downcast_ref::<TraceEval>() else { return Ok(None) };
         match inputs {
-            [input] => Ok(Some(Arc::new(TraceEvalExec::try_new(Arc::clone(input), Arc::clone(&node.program))?))),
+            [input] => {
+                let known = node.known.as_ref().map(|known| Arc::clone(&known.0));
+                let operator = TraceEvalExec::try_new(Arc::clone(input), Arc::clone(&node.program), known)?;
+                Ok(Some(Arc::new(operator)))
+            }
             _ => internal_err!("TraceEval has one input"),
         }
     }

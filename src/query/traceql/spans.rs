@@ -19,7 +19,7 @@ use crate::{
         time::TimeRange,
     },
     query::{
-        search::{self, starts_in},
+        search::{self, Candidates, finder::Reach, starts_in},
         session::scan_base,
         spansets::{Output, Program, SpanColumn, SpanColumnValue},
     },
@@ -48,6 +48,8 @@ pub(crate) struct SpanRequest {
     pub(crate) extent_nano: i64,
     /// Columns after `trace_id`, `span_id`, `start_time_unix_nano` and `duration_nano`.
     pub(crate) columns: Vec<(String, SpanValue)>,
+    /// The traces that are looked at, where they were found before: [`SpanSource::on_traces`]. Else the plan finds them.
+    pub(crate) candidates: Option<Candidates>,
 }
 
 /// Where a column comes from.
@@ -111,10 +113,23 @@ impl SpanSource {
 
     /// The plan that yields the spans.
     pub(crate) fn plan(&self, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
-        let is_late = request.columns.iter().any(|(_, value)| value.reads_trace());
-        match self.spansets.filters().filter(|_| !is_late) {
-            Some(conditions) => filtered(&conditions, request, base),
+        match self.single(request) {
+            Some(condition) => filtered(condition, request, base),
             None => self.evaluated(request, base),
+        }
+    }
+
+    /// The condition, if the spans are found one by one.
+    fn single(&self, request: &SpanRequest) -> Option<&Condition> {
+        let is_late = |(_, value): &(String, SpanValue)| matches!(value, SpanValue::Field(name) if name.is_of_trace());
+        self.spansets.single().filter(|_| !request.columns.iter().any(is_late))
+    }
+
+    /// What decides which traces are looked at, if the spans are found on whole traces.
+    pub(crate) fn on_traces(&self, request: &SpanRequest) -> DfResult<Option<Program>> {
+        match self.single(request) {
+            Some(_) => Ok(None),
+            None => Program::new(&self.spansets, request.range, Output::Spans(Vec::new())).map(Some),
         }
     }
 
@@ -128,7 +143,7 @@ impl SpanSource {
         if let Some(conditions) = self.spansets.filters() {
             return rows_of(&conditions, range, base)?.build();
         }
-        self.found(SpanColumn::of_base(), range, extent_nano, base)
+        self.found(SpanColumn::of_base(), Reach { range, extent_nano }, None, base)
     }
 
     fn evaluated(&self, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
@@ -147,19 +162,23 @@ impl SpanSource {
                 None => computed(name, value.of_span())?,
             });
         }
-        self.found(columns, request.range, request.extent_nano, base)
+        let reach = Reach { range: request.range, extent_nano: request.extent_nano };
+        self.found(columns, reach, request.candidates.clone(), base)
     }
 
     fn found(
         &self,
         columns: Vec<SpanColumn>,
-        range: TimeRange,
-        extent_nano: i64,
+        reach: Reach,
+        candidates: Option<Candidates>,
         base: &Arc<dyn TableProvider>,
     ) -> DfResult<LogicalPlan> {
-        let program = Program::new(&self.spansets, range, Output::Spans(columns))?;
-        let candidates = search::all_candidates(&program, base, range, extent_nano)?;
-        search::evaluated(program, base, range.widened(extent_nano), candidates)
+        let program = Program::new(&self.spansets, reach.range, Output::Spans(columns))?;
+        let candidates = match candidates {
+            Some(candidates) => candidates,
+            None => search::all_candidates(&program, base, reach)?,
+        };
+        search::evaluated(program, base, reach.wide(), candidates)
     }
 }
 

@@ -14,6 +14,10 @@
 //! footer   version, sort order, attributes: `footer`
 //! ```
 //!
+//! On the reference workload, whose spans have 406 bytes as OTLP, a span takes 34 bytes in a merged file. Of these, 24 % are
+//! its id, which is random, 11 % the id of its parent, 11 % its start and 9 % its duration; texts of queries follow with
+//! 3 %, and everything else has less. `benches/storage` shows the shares, and what other layouts cost and save.
+//!
 //! A file is written once and never changed; whoever lists it in the table owns its deletion. A torn file has no footer and
 //! is in no table.
 

@@ -1,0 +1,179 @@
+//! `EXPLAIN ANALYZE`, in SQL and in TraceQL, says what was not read, and why: each way of skipping is seen at work.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use datafusion::arrow::array::AsArray;
+use futures::FutureExt;
+use tracehouse::{
+    clock::{Clock, ManualClock},
+    ingest::WriteRequest,
+    metrics::Metrics,
+    model::{
+        batch::SpanBatch,
+        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
+        ids::{SpanId, TraceId},
+        promotion,
+        tenant::TenantId,
+    },
+    query::{EngineOptions, Explain, QueryEngine, QueryKind, QueryLimits, QueryRequest, SpansTable, TraceQlQuery},
+    storage::store::Store,
+};
+
+use crate::ingest::{House, NOW, quiet};
+
+/// Spans of a file: three pages.
+const SPANS: u64 = 20_000;
+const FILES: u64 = 4;
+const SECOND: i64 = 1_000_000_000;
+
+/// Spans of traces of two, a millisecond apart; files are a minute apart. The status code is the number of hundreds, the
+/// user is one in two thousand, the first file has a key of its own.
+fn batch(numbers: Range<u64>) -> SpanBatch {
+    let mut builder = SpanBatchBuilder::new(&promotion::standard());
+    let service = [Attribute { key: "service.name", value: Value::Str("shop") }];
+    let resource = builder.push_resource(&ResourceFields::default(), &service).unwrap();
+    let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
+    for n in numbers {
+        let span = SpanFields {
+            trace_id: trace(n / 2),
+            span_id: SpanId::from_bytes((n + 1).to_be_bytes()),
+            parent_span_id: None,
+            trace_state: "",
+            flags: 0,
+            name: "op",
+            kind: 2,
+            status_code: 0,
+            status_message: "",
+            start_time_unix_nano: start(n),
+            duration_nano: n as i64,
+            dropped_attributes_count: 0,
+            dropped_events_count: 0,
+            dropped_links_count: 0,
+        };
+        let user = format!("user {}", scrambled(n) % 2_000);
+        let own_key = if n < SPANS { "only.first" } else { "other" };
+        let attributes = [
+            Attribute { key: "http.response.status_code", value: Value::Int((n / 100) as i64) },
+            Attribute { key: "user.id", value: Value::Str(&user) },
+            Attribute { key: own_key, value: Value::Int(n as i64) },
+        ];
+        let (events, links) = (std::iter::empty(), std::iter::empty());
+        builder.push_span((resource, scope), &span, &attributes, events, links).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+fn scrambled(n: u64) -> u64 {
+    n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 7
+}
+
+fn trace(n: u64) -> TraceId {
+    TraceId::from_bytes(((u128::from(scrambled(n)) << 64) | u128::from(n + 1)).to_be_bytes())
+}
+
+fn start(n: u64) -> i64 {
+    NOW + (n / SPANS) as i64 * 60 * SECOND + (n % SPANS) as i64 * SECOND / 1_000
+}
+
+/// The sums over all scans of a plan of what a metric such as `a=8 total → 2 matched` counted.
+fn pruned(plan: &str, metric: &str) -> (u64, u64) {
+    let number = |text: &str| {
+        let mut words = text.split_whitespace();
+        let number: f64 = words.next().unwrap().trim_end_matches(',').parse().unwrap();
+        (number * if words.next() == Some("K") { 1e3 } else { 1.0 }) as u64
+    };
+    let start = format!("{metric}=");
+    let parts = plan.split(&start).skip(1);
+    parts.fold((0, 0), |(total, matched), part| {
+        let part = part.split([',', ']']).next().unwrap();
+        let (all, rest) = part.split_once(" total").unwrap();
+        let left = rest.trim_start_matches(|c: char| !c.is_ascii_digit());
+        (total + number(all), matched + number(left.split(" matched").next().unwrap()))
+    })
+}
+
+#[tokio::test]
+async fn each_way_of_skipping_is_seen_in_explain_analyze() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::open(folder.path(), quiet()).await;
+    for file in 0..FILES {
+        let batch = batch(file * SPANS..(file + 1) * SPANS);
+        let request = WriteRequest { batch, digest: file.into(), received_unix_nano: NOW };
+        house.ingest.write(&TenantId::single(), request).await.unwrap();
+        house.ingest.flush().await.unwrap();
+    }
+    let live = Arc::clone(house.ingest.live());
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
+    let engine = QueryEngine::try_new(EngineOptions {
+        tables: Arc::new(move |tenant| {
+            let (live, tenant) = (Arc::clone(&live), tenant.clone());
+            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
+        }),
+        store: Some(Store::local(folder.path()).unwrap()),
+        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
+        threads: 1,
+        spill_folder: folder.path().to_owned(),
+        clock,
+        metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
+    })
+    .unwrap();
+    let sql = async |text: &str| {
+        explained(&engine, QueryRequest::sql(TenantId::single(), format!("EXPLAIN ANALYZE {text}")).kind).await
+    };
+    let traceql = async |text: &str| {
+        let query = TraceQlQuery { explain: Some(Explain::Analyze), ..TraceQlQuery::new(text) };
+        explained(&engine, QueryKind::TraceQl(query)).await
+    };
+    let fewer = |plan: &str, metric: &str| {
+        let (total, matched) = pruned(plan, metric);
+        assert!(matched < total, "{metric}: {matched} of {total}\n{plan}");
+    };
+
+    // Files by time, in the catalogue: the scan has one file.
+    let from = start(3 * SPANS);
+    let plan = sql(&format!("SELECT name FROM spans WHERE start_time >= TIMESTAMP '{}'", shown(from))).await;
+    assert_eq!(plan.matches(".parquet").count(), 1, "{plan}");
+    // Files without the key.
+    fewer(
+        &sql("SELECT name FROM spans WHERE attr_int(span_attributes, 'only.first') > 5").await,
+        "row_groups_pruned_statistics",
+    );
+    fewer(&traceql("{ span.only.first > 5 }").await, "row_groups_pruned_statistics");
+    // Row groups by their least and greatest value, and pages by theirs.
+    let plan = sql("SELECT name FROM spans WHERE span_attributes['http.response.status_code'] = '250'").await;
+    fewer(&plan, "row_groups_pruned_statistics");
+    fewer(&plan, "page_index_rows_pruned");
+    let plan = traceql("{ span.http.response.status_code = 250 }").await;
+    fewer(&plan, "row_groups_pruned_statistics");
+    fewer(&plan, "page_index_rows_pruned");
+    // Row groups by the bloom filter of a text between the least and the greatest.
+    fewer(
+        &sql("SELECT name FROM spans WHERE span_attributes['user.id'] = 'user 77x'").await,
+        "row_groups_pruned_bloom_filter",
+    );
+    fewer(&traceql(r#"{ span.user.id = "user 77x" }"#).await, "row_groups_pruned_bloom_filter");
+    // A filter that moves while the query runs: the shortest so far. The first file has them, and the others are left out.
+    let plan = sql("SELECT name FROM spans ORDER BY duration_nano LIMIT 3").await;
+    assert!(plan.contains("DynamicFilter [ duration_nano"), "{plan}");
+    fewer(&plan, "row_groups_pruned_statistics");
+    // A filter that comes out of the other side of a join.
+    let plan = sql(&format!(
+        "SELECT s.name FROM (SELECT trace_id FROM spans WHERE span_id = '{}') t JOIN spans s ON s.trace_id = t.trace_id",
+        SpanId::from_bytes(5_u64.to_be_bytes())
+    ))
+    .await;
+    assert!(plan.contains("DynamicFilter [ trace_id"), "{plan}");
+    house.ingest.shutdown().await.unwrap();
+}
+
+/// A moment as SQL writes it.
+fn shown(unix_nano: i64) -> String {
+    chrono::DateTime::from_timestamp_nanos(unix_nano).format("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+async fn explained(engine: &QueryEngine, kind: QueryKind) -> String {
+    let request = QueryRequest { kind, ..QueryRequest::sql(TenantId::single(), "") };
+    let (batches, _) = engine.execute(request).await.unwrap().collect().await.unwrap();
+    batches.iter().flat_map(|batch| batch["plan"].as_string::<i32>().iter().flatten()).collect()
+}
