@@ -3,12 +3,14 @@
 //! The workload is flushed as one batch under several sets of promoted attributes: none, the standard ones, and those that
 //! a table arrives at by itself. For each the report says bytes per span and CPU per million spans of choosing, sorting and
 //! writing, and of reading everything back; for the last, the share of each column. A column's bytes are those of its pages;
-//! what is left are footer, indexes and filters.
+//! what is left are footer, indexes and filters. A last table says what other layouts of the same columns cost and save.
 //!
 //! `cargo bench --bench storage`, with `BENCH_SPANS` (default 1,000,000; 200,000 make one flush).
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
 
-use std::{collections::BTreeMap, env, fs, slice, time::Duration};
+mod layouts;
+
+use std::{collections::BTreeMap, env, fs, time::Duration};
 
 use bytes::Bytes;
 use parquet::{
@@ -72,6 +74,7 @@ fn main() {
         files = report(name, &set, &flushes, spans);
     }
     columns(&files, spans);
+    layouts::report(&files, spans);
 }
 
 /// The workload in batches as a flush takes them.

@@ -1,0 +1,164 @@
+//! The same files written in other ways: what each choice of the layout costs and saves.
+//!
+//! The first row is the layout of [`tracehouse::storage::writer`], put together here once more; each other row changes one
+//! thing. Bytes are of whole files. Reading is of four columns, as a search for slow spans has it, and of all.
+
+use std::{sync::Arc, time::Duration};
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch, UInt32Array},
+    compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch},
+};
+use bytes::Bytes;
+use parquet::{
+    arrow::{ArrowWriter, ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder},
+    basic::{Compression, Encoding, ZstdLevel},
+    file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder},
+    schema::types::ColumnPath,
+};
+use tracehouse::storage::writer::WrittenFile;
+
+use crate::thread_cpu;
+
+const TRACE: &str = "trace_id";
+const SPAN: &str = "span_id";
+const PARENT: &str = "parent_span_id";
+const START: &str = "start_time_unix_nano";
+const LENGTH: &str = "duration_nano";
+
+type Change = fn(WriterPropertiesBuilder) -> WriterPropertiesBuilder;
+
+/// In which order rows are.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    /// Traces by their start, spans of a trace together.
+    AsWritten,
+    By(&'static [&'static str]),
+}
+
+/// One way to write.
+struct Way {
+    name: &'static str,
+    order: Order,
+    change: Change,
+}
+
+const fn way(name: &'static str, change: Change) -> Way {
+    Way { name, order: Order::AsWritten, change }
+}
+
+const WAYS: &[Way] = &[
+    way("as it is", |base| base),
+    Way { name: "sorted by start", order: Order::By(&[START]), change: |base| base },
+    Way { name: "sorted by trace id, start", order: Order::By(&[TRACE, START]), change: |base| base },
+    way("row groups of 32 k", |base| base.set_max_row_group_row_count(Some(32_768))),
+    way("row groups of 512 k", |base| base.set_max_row_group_row_count(Some(524_288))),
+    way("pages of 2 k rows", |base| base.set_data_page_row_count_limit(2_048)),
+    way("pages of 20 k rows", |base| base.set_data_page_row_count_limit(20_000)),
+    way("zstd 3", |base| base.set_compression(Compression::ZSTD(ZstdLevel::try_new(3).unwrap()))),
+    way("zstd 6", |base| base.set_compression(Compression::ZSTD(ZstdLevel::try_new(6).unwrap()))),
+    way("lz4", |base| base.set_compression(Compression::LZ4_RAW)),
+    way("no compression", |base| base.set_compression(Compression::UNCOMPRESSED)),
+    way("start plain", |base| base.set_column_encoding(path(START), Encoding::PLAIN)),
+    way("start byte stream split", |base| base.set_column_encoding(path(START), Encoding::BYTE_STREAM_SPLIT)),
+    way("duration plain", |base| base.set_column_encoding(path(LENGTH), Encoding::PLAIN)),
+    way("duration delta", |base| base.set_column_encoding(path(LENGTH), Encoding::DELTA_BINARY_PACKED)),
+    way("duration dictionary", |base| base.set_column_dictionary_enabled(path(LENGTH), true)),
+    way("trace ids with dictionary", |base| base.set_column_dictionary_enabled(path(TRACE), true)),
+    way("parent ids with dictionary", |base| base.set_column_dictionary_enabled(path(PARENT), true)),
+    way("span ids uncompressed", |base| base.set_column_compression(path(SPAN), Compression::UNCOMPRESSED)),
+    way("no bloom filter of trace ids", |base| base.set_column_bloom_filter_enabled(path(TRACE), false)),
+    way("no page index", |base| base.set_statistics_enabled(EnabledStatistics::Chunk)),
+];
+
+fn path(name: &str) -> ColumnPath {
+    ColumnPath::new(vec![name.to_owned()])
+}
+
+fn base() -> WriterPropertiesBuilder {
+    let mut base = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap()))
+        .set_max_row_group_row_count(Some(131_072))
+        .set_data_page_row_count_limit(8_192)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_column_bloom_filter_enabled(path(TRACE), true)
+        .set_column_bloom_filter_max_ndv(path(TRACE), 131_072)
+        .set_column_encoding(path(START), Encoding::DELTA_BINARY_PACKED)
+        .set_column_encoding(path(LENGTH), Encoding::BYTE_STREAM_SPLIT);
+    for name in [TRACE, SPAN, PARENT, START, LENGTH] {
+        base = base.set_column_dictionary_enabled(path(name), false);
+    }
+    for name in [SPAN, PARENT] {
+        base = base.set_column_statistics_enabled(path(name), EnabledStatistics::None);
+    }
+    base
+}
+
+/// Writes the spans of `files` in each way, and prints a row for it.
+pub(crate) fn report(files: &[WrittenFile], spans: u64) {
+    println!(
+        "\n{:<32} {:>12} {:>10} {:>14} {:>16} {:>14}",
+        "layout", "bytes/span", "times", "write s/1M", "4 columns s/1M", "read s/1M"
+    );
+    let batches: Vec<RecordBatch> = files.iter().map(|file| whole(&file.bytes)).collect();
+    let mut first = None;
+    for way in WAYS {
+        let (mut bytes, mut write, mut few, mut all) = (0, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        for batch in &batches {
+            let batch = ordered(batch, way.order);
+            let started = thread_cpu();
+            let file = written(&batch, (way.change)(base()).build());
+            write += thread_cpu() - started;
+            bytes += file.len();
+            let started = thread_cpu();
+            assert_eq!(read(&file, &[TRACE, START, LENGTH, "name"]), batch.num_rows());
+            few += thread_cpu() - started;
+            let started = thread_cpu();
+            assert_eq!(read(&file, &[]), batch.num_rows());
+            all += thread_cpu() - started;
+        }
+        let per_span = bytes as f64 / spans as f64;
+        let first = *first.get_or_insert(per_span);
+        let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 / spans as f64;
+        println!(
+            "{:<32} {per_span:>12.2} {:>10.3} {:>14.2} {:>16.3} {:>14.2}",
+            way.name,
+            per_span / first,
+            per_million(write),
+            per_million(few),
+            per_million(all)
+        );
+    }
+}
+
+fn whole(file: &Bytes) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap().build().unwrap();
+    let batches: Vec<RecordBatch> = reader.map(|batch| batch.unwrap()).collect();
+    concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+fn ordered(batch: &RecordBatch, order: Order) -> RecordBatch {
+    let Order::By(columns) = order else { return batch.clone() };
+    let columns: Vec<SortColumn> =
+        columns.iter().map(|name| SortColumn { values: Arc::clone(&batch[*name]), options: None }).collect();
+    let rows: UInt32Array = lexsort_to_indices(&columns, None).unwrap();
+    assert_eq!(rows.len(), batch[TRACE].as_fixed_size_binary().len());
+    take_record_batch(batch, &rows).unwrap()
+}
+
+fn written(batch: &RecordBatch, properties: WriterProperties) -> Bytes {
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+    writer.write(batch).unwrap();
+    writer.into_inner().unwrap().into()
+}
+
+/// Rows of a file, with these columns decoded, or all of them if there are none.
+fn read(file: &Bytes, columns: &[&str]) -> usize {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap();
+    let mask = match columns {
+        [] => ProjectionMask::all(),
+        columns => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
+    };
+    let reader = builder.with_projection(mask).with_batch_size(8_192).build().unwrap();
+    reader.map(|batch| batch.unwrap().num_rows()).sum()
+}
