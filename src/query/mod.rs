@@ -25,6 +25,7 @@ mod limits;
 mod sandbox;
 
 mod engine;
+mod joined_ids;
 mod rules;
 mod session;
 mod spans_table;

@@ -18,19 +18,27 @@ use datafusion::{
         lit,
     },
     optimizer::{
-        ApplyOrder, OptimizerConfig, OptimizerRule, push_down_filter::PushDownFilter,
-        simplify_expressions::SimplifyExpressions,
+        ApplyOrder, OptimizerConfig, OptimizerRule, eliminate_cross_join::EliminateCrossJoin,
+        push_down_filter::PushDownFilter, simplify_expressions::SimplifyExpressions,
     },
 };
 
-use crate::functions::{IdComparisons, IdFunction};
+use crate::{
+    functions::{IdComparisons, IdFunction},
+    query::joined_ids::JoinedIds,
+};
 
 /// The rules of DataFusion with ours in their places.
 pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let filters_move = PushDownFilter::new();
-    let mut all = Vec::with_capacity(rules.len() + 3);
+    // From here on joins have the keys that they will have.
+    let joins_have_keys = EliminateCrossJoin::new();
+    let mut all = Vec::with_capacity(rules.len() + 4);
     for rule in rules {
         all.push(Arc::clone(rule));
+        if rule.name() == joins_have_keys.name() {
+            all.push(Arc::new(JoinedIds));
+        }
         if rule.name() == filters_move.name() {
             all.push(Arc::new(SimplifyExpressions::new()));
             all.push(Arc::new(IdComparisons));

@@ -158,3 +158,25 @@ async fn a_view_says_what_it_is() {
     let text = "SELECT definition FROM information_schema.views WHERE table_name = 'traces'";
     assert!(shown(&engine, text).await.contains("GROUP BY trace_id"));
 }
+
+/// The text of ids is longer than they are, and prunes no file: joins do without it.
+#[tokio::test]
+async fn spans_join_by_the_bytes_of_their_ids() {
+    let engine = small_engine();
+    let join =
+        "SELECT count(*) AS n FROM spans c JOIN spans p ON c.trace_id = p.trace_id AND c.parent_span_id = p.span_id";
+    let plan = shown(&engine, &format!("EXPLAIN {join}")).await;
+    assert!(plan.contains("HashJoinExec") && !plan.contains("id_hex"), "{plan}");
+    for (text, expected) in [
+        (join.to_owned(), "| 2 |"),
+        (format!("{join} WHERE p.trace_id = '00000000000000000000000000000001'"), "| 2 |"),
+        ("SELECT count(c.trace_id) AS n FROM spans c LEFT JOIN spans p ON c.trace_id = p.trace_id AND c.span_id = p.parent_span_id".to_owned(), "| 6 |"),
+        ("SELECT count(*) AS n FROM spans WHERE trace_id IN (SELECT trace_id FROM spans WHERE status_code = 'error')".to_owned(), "| 3 |"),
+        ("SELECT count(*) AS n FROM spans WHERE trace_id NOT IN (SELECT trace_id FROM spans WHERE status_code = 'error')".to_owned(), "| 3 |"),
+        ("SELECT count(DISTINCT a.trace_id) AS n FROM (SELECT * FROM spans LIMIT 100) a JOIN spans b USING (trace_id) JOIN traces t USING (trace_id)".to_owned(), "| 3 |"),
+        ("SELECT min(length(a.trace_id || b.span_id)) AS n FROM spans a, spans b WHERE a.trace_id = b.trace_id".to_owned(), "| 48 |"),
+    ] {
+        let answer = shown(&engine, &text).await;
+        assert!(answer.contains(expected), "{text}\n{answer}");
+    }
+}
