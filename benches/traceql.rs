@@ -60,10 +60,8 @@ fn main() {
 fn corpus() -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traceql/valid");
     let files = fs::read_dir(folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
-    let cases = files.flat_map(|text| {
-        let blocks: Vec<String> = text.split("\n\n").map(|block| block.trim_matches('\n').to_owned()).collect();
-        blocks
-    });
+    let cases = files
+        .flat_map(|text| text.split("\n\n").map(|block| block.trim_matches('\n').to_owned()).collect::<Vec<String>>());
     cases
         .filter(|case| !case.starts_with('#'))
         .filter_map(|case| Some(case.split_once("\n----")?.0.to_owned()))
@@ -106,6 +104,7 @@ fn engine() -> QueryEngine {
         spill_folder: env::temp_dir(),
         clock: Arc::new(ManualClock::new(NOW_UNIX_NANO)),
         metrics: Arc::new(Metrics::new().unwrap()),
+        settings: Arc::default(),
     })
     .unwrap()
 }

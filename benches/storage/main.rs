@@ -10,7 +10,7 @@
 
 mod layouts;
 
-use std::{collections::BTreeMap, env, fs, time::Duration};
+use std::{collections::BTreeMap, env, fs, slice, time::Duration};
 
 use bytes::Bytes;
 use parquet::{

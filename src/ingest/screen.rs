@@ -18,12 +18,18 @@ use crate::{
     model::{batch::SpanBatch, tenant::TenantId},
 };
 
+/// Makes sure that the deletions are known.
+type Ready = dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync;
+
+/// Passes a batch without its deleted spans.
+type Pass = dyn Fn(&TenantId, SpanBatch) -> Screened + Send + Sync;
+
 /// Takes out of batches what was deleted.
 pub struct Screen {
     /// Makes sure that the deletions are known; needed before a replay, which shows old records again.
-    pub ready: Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>,
+    pub ready: Box<Ready>,
     /// Passes a batch without its deleted spans, by the deletions that are known.
-    pub pass: Box<dyn Fn(&TenantId, SpanBatch) -> Screened + Send + Sync>,
+    pub pass: Box<Pass>,
 }
 
 impl fmt::Debug for Screen {

@@ -64,6 +64,18 @@ pub struct QueryStats {
 }
 
 impl QueryStats {
+    /// Says of an answer from traces that were cut that it is not complete.
+    pub(crate) fn tell_of_cut_traces(&mut self, trace_spans_max: usize) {
+        if self.traces_cut == 0 {
+            return;
+        }
+        let cut = cut_text(trace_spans_max);
+        self.partial = Some(match self.partial.take() {
+            Some(partial) => format!("{partial}; {cut}"),
+            None => cut,
+        });
+    }
+
     /// Adds what a later run for the same answer cost.
     pub fn add(&mut self, later: &Self) {
         self.finished = later.finished;

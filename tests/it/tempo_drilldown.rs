@@ -244,7 +244,7 @@ fn sample_text(line: &mut String, millis: i64, value: f64) {
 }
 
 fn expected_series(query: &str, metrics: &traceql::ast::Metrics, spans: &[Span], step_nano: i64) -> Vec<String> {
-    let buckets = Buckets::of_range(0, RANGE_SECONDS * SECOND_NANO, step_nano);
+    let buckets = Buckets::of_range(0, (0, RANGE_SECONDS * SECOND_NANO), step_nano);
     let answer = reference::metrics(metrics, spans, buckets, EXTENT_NANO);
     if answer.is_empty() && query.contains("| rate()") && !query.contains(" by(") {
         // A rate of nothing is zero where it has no labels to be zero for, so that a panel has a line.

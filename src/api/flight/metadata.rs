@@ -12,7 +12,11 @@ use datafusion::arrow::{
 };
 use tonic::Status;
 
-use crate::{api::flight::status, model::tenant::TenantId, query::{NamedTable, QueryEngine}};
+use crate::{
+    api::flight::status,
+    model::tenant::TenantId,
+    query::{NamedTable, QueryEngine},
+};
 
 /// The type that all tables are announced with, views included: tools that list tables ask for it.
 const TABLE_TYPE: &str = "TABLE";

@@ -17,12 +17,7 @@ use arrow_flight::{
     },
 };
 use bytes::Bytes;
-use datafusion::arrow::{
-    array::RecordBatch,
-    datatypes::Schema,
-    error::ArrowError,
-    ipc::writer::IpcWriteOptions,
-};
+use datafusion::arrow::{array::RecordBatch, datatypes::Schema, error::ArrowError, ipc::writer::IpcWriteOptions};
 use futures::{StreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};

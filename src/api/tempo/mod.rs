@@ -37,7 +37,7 @@ use axum::{
     Router,
     extract::Request,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, post_service},
 };
 use http::{HeaderValue, StatusCode, header};
 use tonic::{server::NamedService, service::Routes};
@@ -150,7 +150,7 @@ pub fn router(state: TempoState) -> Router {
     // Compression comes before the gRPC routes, which have their own.
     let router = router.layer(CompressionLayer::new());
     let grpc = format!("/{}/{{method}}", <StreamingQuerierServer<grpc::Querier> as NamedService>::NAME);
-    router.route_service(&grpc, grpc::service(state.clone())).fallback(not_found).with_state(state)
+    router.route(&grpc, post_service(grpc::service(state.clone()))).fallback(not_found).with_state(state)
 }
 
 /// The routes of the API over gRPC alone.

@@ -151,7 +151,9 @@ impl MetricsRun {
                 groups => groups?,
             };
             leaves.push(groups.series(leaf, self.intervals, self.limits.samples_max).map_err(external)?);
-            last = Some((leaf, groups, candidates));
+            if self.limits.exemplars_max > 0 {
+                sources.push((leaf, groups, candidates));
+            }
         }
         let mut series = self.compiled.finish(leaves).series;
         series.sort_by(|a, b| compare_labels(&a.labels, &b.labels));
@@ -163,8 +165,10 @@ impl MetricsRun {
                     Some(format!("Response exceeds maximum series limit of {most}, a partial response is returned"));
             });
         }
-        if let Some((leaf, groups, candidates)) = last.filter(|_| self.limits.exemplars_max > 0) {
-            self.add_exemplars((leaf, candidates.as_ref()), groups, &mut series, ran).await?;
+        sources.retain(|(leaf, ..)| series.iter().any(|series| series.origin.leaf == leaf.position));
+        let most = self.limits.exemplars_max / sources.len().max(1);
+        for (leaf, groups, candidates) in sources {
+            self.add_exemplars((leaf, candidates.as_ref()), groups, &mut series, (most, ran)).await?;
         }
         Ok(series)
     }

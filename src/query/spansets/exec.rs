@@ -2,18 +2,18 @@
 //!
 //! Spans come in one of two ways. Where nothing is known of their traces, the input comes hashed and ordered by trace id,
 //! so that all spans of a trace follow each other in one partition. A batch is evaluated as soon as the traces in it are
-//! complete; what is left of the last one waits for the next batch. Memory is bounded by the largest trace and a batch.
+//! complete; what is left of the last one waits for the next batch, within the bounds of [`super::gather`].
 //!
 //! Where the traces are known, the input comes as it is read, and [`Gathering`] puts traces together whose spans lie apart.
 
 use std::{collections::VecDeque, fmt, ops::Range, sync::Arc};
 
 use datafusion::{
-    arrow::{array::RecordBatch, compute::concat_batches},
-    common::{DataFusionError, Result, internal_err, tree_node::TreeNodeRecursion},
+    arrow::array::RecordBatch,
+    common::{Result, internal_datafusion_err, internal_err, tree_node::TreeNodeRecursion},
     execution::{
         SendableRecordBatchStream, TaskContext,
-        memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
+        memory_pool::{MemoryConsumer, MemoryPool},
     },
     physical_expr::{
         Distribution, EquivalenceProperties, LexRequirement, OrderingRequirements, Partitioning, PhysicalExpr,
@@ -31,7 +31,8 @@ use futures::{StreamExt, stream};
 
 use super::{
     answer::{SpanRows, TraceRows},
-    gather::{Gathering, SPAN_BYTES, Whole, trace_ids},
+    gather::{Gathered, TraceBounds, Whole},
+    known::{Gathering, WholeTraces, trace_ids},
     program::{Output, Program},
     stages,
     trace::{Columns, TraceSpans, late_inputs},
@@ -149,11 +150,12 @@ impl ExecutionPlan for TraceEvalExec {
             input,
             program: Arc::clone(&self.program),
             gathering: self.gathering.as_ref().map(Arc::clone),
-            pending: Vec::new(),
+            pool: Arc::clone(context.memory_pool()),
+            spans_max: bounds.spans_max,
+            gathered: Gathered::new(bounds, reservation),
             ready: VecDeque::new(),
             ended: false,
-            reservation: MemoryConsumer::new("trace evaluation").register(context.memory_pool()),
-            pool: Arc::clone(context.memory_pool()),
+            traces_cut: MetricBuilder::new(&self.metrics).counter(TRACES_CUT, partition),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
         let batches = stream::unfold(evaluation, |mut evaluation| async move {
@@ -172,13 +174,13 @@ struct Evaluation {
     input: SendableRecordBatchStream,
     program: Arc<Program>,
     gathering: Option<Arc<Gathering>>,
+    pool: Arc<dyn MemoryPool>,
     /// Parts of one trace that may not be complete.
     gathered: Gathered,
     spans_max: usize,
     ready: VecDeque<RecordBatch>,
     ended: bool,
-    reservation: MemoryReservation,
-    pool: Arc<dyn MemoryPool>,
+    traces_cut: Count,
     metrics: BaselineMetrics,
 }
 
@@ -199,7 +201,7 @@ impl Evaluation {
                 Ok(Some(batch)) => match &self.gathering {
                     Some(gathering) => {
                         let memory = || MemoryConsumer::new("parts of traces").register(&self.pool);
-                        let whole = gathering.add(&batch, memory)?;
+                        let whole = gathering.add(&batch, self.spans_max, memory)?;
                         self.evaluate_all(&whole)?;
                     }
                     None => self.take(&batch)?,
@@ -252,28 +254,7 @@ impl Evaluation {
         self.gathered.add(batch.slice(last.start, last.len()))
     }
 
-    /// Keeps a part of the trace that comes.
-    fn hold(&mut self, part: RecordBatch) -> Result<()> {
-        self.pending.push(part);
-        if self.pending.len() == 1 {
-            return Ok(());
-        }
-        let spans: usize = self.pending.iter().map(RecordBatch::num_rows).sum();
-        let columns: usize = self.pending.iter().map(RecordBatch::get_array_memory_size).sum();
-        // The parts, and their columns in one piece.
-        let bytes = 2 * columns + spans * SPAN_BYTES;
-        match bytes <= UNASKED_BYTES_MAX {
-            true => self.reservation.resize(bytes),
-            false => self.reservation.try_resize(bytes).map_err(|error| {
-                DataFusionError::ResourcesExhausted(format!(
-                    "a trace has {spans} spans or more, which is too much to evaluate at once: {error}"
-                ))
-            })?,
-        }
-        Ok(())
-    }
-
-    /// Evaluates the trace whose parts are kept.
+    /// Evaluates the trace whose parts are gathered.
     fn complete(&mut self) -> Result<()> {
         let Some(Whole { spans, was_cut }) = self.gathered.take()? else { return Ok(()) };
         self.traces_cut.add(usize::from(was_cut));
@@ -282,7 +263,7 @@ impl Evaluation {
         Ok(())
     }
 
-    fn evaluate_all(&mut self, whole: &[Whole]) -> Result<()> {
+    fn evaluate_all(&mut self, whole: &[WholeTraces]) -> Result<()> {
         whole.iter().try_for_each(|(batch, traces)| self.evaluate(batch, traces))
     }
 

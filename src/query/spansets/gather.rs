@@ -1,174 +1,228 @@
-//! Whole traces out of spans that come in any order, from several partitions at once.
+//! The parts of one trace, kept until it is complete, within bounds on spans and memory.
 //!
-//! In a file the spans of a trace lie together, so most traces come in one piece: one run of rows of one batch. Where the
-//! number of spans is known, such a trace is evaluated where it lies, and only pieces wait for the rest of their trace.
-//! Where it is not, everything waits for the end; such queries are about few traces.
-
-use std::{ops::Range, sync::Arc};
+//! A trace beyond the bounds is cut: its earliest spans stay, by start, span id and kind, whatever files they came from.
+//! As long as a trace comes, at most twice as many are held; so a trace of any size takes bounded memory. A trace that
+//! the bound on spans cuts is cut the same way every time, one that memory cuts is not; either is counted, and the answer
+//! says so.
 
 use datafusion::{
     arrow::{
-        array::{AsArray, FixedSizeBinaryArray, RecordBatch, UInt32Array},
-        compute::{concat_batches, take_record_batch},
+        array::RecordBatch,
+        compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch},
     },
-    common::{Result, internal_err},
+    common::{DataFusionError, Result, internal_datafusion_err},
     execution::memory_pool::MemoryReservation,
 };
-use parking_lot::Mutex;
 
-use crate::{
-    model::schema::column,
-    storage::trace_set::{ByTrace, TraceSet, runs},
-};
+use crate::{model::schema::column, query::request::PartialAnswers};
 
-/// What spans of a trace that is evaluated cost besides their columns: rows, edges, marks.
+/// Bounds on traces, for operators: an extension of the session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TraceBounds {
+    /// Most spans of a trace that are looked at as a whole.
+    pub(crate) spans_max: usize,
+    /// What becomes of an answer from a trace with more.
+    pub(crate) partial: PartialAnswers,
+}
+
+/// Why an answer is not complete.
+pub(crate) fn cut_text(spans_max: usize) -> String {
+    format!(
+        "a trace has more spans than query.trace_spans_max = {spans_max} or than fit into memory, so that only its earliest spans can be looked at"
+    )
+}
+
+/// Memory that a trace may take without asking, in bytes: operators that spill take all there is otherwise.
+const UNASKED_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of the parts of a trace: columns in one piece have 32-bit offsets.
+const PARTS_BYTES_MAX: usize = 1 << 30;
+/// Spans that are never cut for want of memory; a query without memory for these fails.
+const SPANS_LEAST: usize = 1 << 10;
+/// What a span of a trace costs besides its columns, in bytes: rows, edges, marks.
 pub(super) const SPAN_BYTES: usize = 160;
 
-/// Whole traces: rows of a batch, each range one trace.
-pub(super) type Whole = (RecordBatch, Vec<Range<usize>>);
-
-/// What all partitions share.
+/// Parts of one trace.
 #[derive(Debug)]
-pub(super) struct Gathering {
-    set: Arc<TraceSet>,
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    /// Partitions that have not ended.
-    open: usize,
-    traces: ByTrace<Pieces>,
-    /// Batches that pieces are rows of, where everything waits.
-    bytes: usize,
-    reservation: Option<MemoryReservation>,
-}
-
-#[derive(Debug, Default)]
-struct Pieces {
-    spans: u32,
+pub(super) struct Gathered {
+    bounds: TraceBounds,
     parts: Vec<RecordBatch>,
+    spans: usize,
+    /// Most spans of this trace: fewer than the bound once memory has failed.
+    spans_max: usize,
+    was_cut: bool,
+    reservation: MemoryReservation,
 }
 
-impl Gathering {
-    /// Nothing gathered yet, of `partitions` partitions.
-    pub(super) fn new(set: Arc<TraceSet>, partitions: usize) -> Self {
-        let waiting = Waiting { open: partitions, traces: ByTrace::default(), bytes: 0, reservation: None };
-        Self { set, waiting: Mutex::new(waiting) }
+/// A trace in one piece.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) spans: RecordBatch,
+    /// Whether these are only its earliest spans.
+    pub(super) was_cut: bool,
+}
+
+impl Gathered {
+    /// Nothing yet.
+    pub(super) fn new(bounds: TraceBounds, reservation: MemoryReservation) -> Self {
+        Self { bounds, parts: Vec::new(), spans: 0, spans_max: bounds.spans_max, was_cut: false, reservation }
     }
 
-    /// Takes in a batch. Out come the traces that are whole now.
-    ///
-    /// # Errors
-    /// What has to wait is more than memory for the query holds.
-    pub(super) fn add(&self, batch: &RecordBatch, memory: impl FnOnce() -> MemoryReservation) -> Result<Vec<Whole>> {
-        let ids = trace_ids(batch)?;
-        let (mut whole, mut pieces, mut start) = (Vec::new(), Vec::new(), 0);
-        for (number, end) in runs(ids) {
-            let rows = start..end;
-            start = end;
-            match self.set.spans_of(number) {
-                None => {}
-                Some(spans) if self.set.is_counted() && spans as usize == rows.len() => whole.push(rows),
-                Some(_) => pieces.push((number, rows)),
+    /// A part of the trace, if there is one.
+    pub(super) fn some_part(&self) -> Option<&RecordBatch> {
+        self.parts.first()
+    }
+
+    /// Adds a part.
+    pub(super) fn add(&mut self, part: RecordBatch) -> Result<()> {
+        self.spans += part.num_rows();
+        self.parts.push(part);
+        if self.spans > self.spans_max.saturating_mul(2) {
+            self.cut()?;
+        }
+        if self.parts.len() == 1 {
+            return Ok(());
+        }
+        while let Err(error) = self.reserve() {
+            if self.spans <= SPANS_LEAST {
+                return Err(DataFusionError::ResourcesExhausted(format!(
+                    "{} spans of one trace are too much to evaluate at once: {error}",
+                    self.spans
+                )));
             }
+            self.spans_max = self.spans / 2;
+            self.cut()?;
         }
-        let mut ready = Vec::new();
-        if !whole.is_empty() {
-            ready.push((batch.clone(), whole));
-        }
-        if !pieces.is_empty() {
-            ready.extend(self.wait(batch, pieces, memory)?);
-        }
-        Ok(ready)
+        Ok(())
     }
 
-    /// A partition has ended. Out come the traces that are whole when all have.
-    ///
-    /// # Errors
-    /// Spans that were counted have not come.
-    pub(super) fn end(&self) -> Result<Vec<Whole>> {
-        let mut waiting = self.waiting.lock();
-        waiting.open = waiting.open.saturating_sub(1);
-        if waiting.open > 0 || waiting.traces.is_empty() {
-            return Ok(Vec::new());
+    /// The trace, of which there are no parts any more; its memory stays reserved until [`Self::release`]. Fails if it is
+    /// cut and a partial answer is refused.
+    pub(super) fn take(&mut self) -> Result<Option<Whole>> {
+        if self.spans > self.spans_max {
+            self.cut()?;
         }
-        if self.set.is_counted() {
-            return internal_err!("{} traces have fewer spans than were counted", waiting.traces.len());
-        }
-        let traces = std::mem::take(&mut waiting.traces);
-        joined(&traces.into_values().collect::<Vec<_>>())
-    }
-
-    /// Forgets everything, and gives its memory back.
-    pub(super) fn clear(&self) {
-        let mut waiting = self.waiting.lock();
-        waiting.traces = ByTrace::default();
-        waiting.bytes = 0;
-        waiting.reservation = None;
-    }
-
-    fn wait(
-        &self,
-        batch: &RecordBatch,
-        pieces: Vec<(u128, Range<usize>)>,
-        memory: impl FnOnce() -> MemoryReservation,
-    ) -> Result<Option<Whole>> {
-        let rows: usize = pieces.iter().map(|(_, rows)| rows.len()).sum();
-        // A copy of the pieces alone, lest they keep the whole batch in memory.
-        let compact = match rows == batch.num_rows() {
-            true => batch.clone(),
-            false => {
-                let rows = pieces.iter().flat_map(|(_, rows)| rows.start as u32..rows.end as u32);
-                take_record_batch(batch, &UInt32Array::from_iter_values(rows))?
-            }
+        let parts = std::mem::take(&mut self.parts);
+        let spans = match parts.as_slice() {
+            [] => return Ok(None),
+            [part] => part.clone(),
+            [part, ..] => concat_batches(&part.schema(), &parts)?,
         };
-        // The pieces, and their columns joined to one.
-        let row_bytes = 2 * compact.get_array_memory_size() / rows.max(1) + SPAN_BYTES;
-        let mut waiting = self.waiting.lock();
-        let (mut start, mut complete, mut freed) = (0, Vec::new(), 0);
-        for (number, rows) in pieces {
-            let (spans, part) = (rows.len() as u32, compact.slice(start, rows.len()));
-            start += rows.len();
-            let known = waiting.traces.entry(number).or_default();
-            known.spans += spans;
-            known.parts.push(part);
-            if self.set.is_counted() && Some(known.spans) >= self.set.spans_of(number) {
-                freed += known.spans as usize * row_bytes;
-                complete.extend(waiting.traces.remove(&number));
+        let was_cut = std::mem::take(&mut self.was_cut);
+        if was_cut && self.bounds.partial == PartialAnswers::Refused {
+            return Err(DataFusionError::ResourcesExhausted(cut_text(self.bounds.spans_max)));
+        }
+        (self.spans, self.spans_max) = (0, self.bounds.spans_max);
+        Ok(Some(Whole { spans, was_cut }))
+    }
+
+    /// Gives the memory of the trace back.
+    pub(super) fn release(&mut self) {
+        self.reservation.free();
+    }
+
+    fn reserve(&mut self) -> Result<()> {
+        let columns: usize = self.parts.iter().map(RecordBatch::get_array_memory_size).sum();
+        if columns > PARTS_BYTES_MAX {
+            return Err(DataFusionError::ResourcesExhausted(format!("{columns} bytes of one trace")));
+        }
+        // The parts, and their columns in one piece.
+        let bytes = 2 * columns + self.spans * SPAN_BYTES;
+        match bytes <= UNASKED_BYTES_MAX {
+            true => {
+                self.reservation.resize(bytes);
+                Ok(())
             }
+            false => self.reservation.try_resize(bytes),
         }
-        waiting.bytes = (waiting.bytes + rows * row_bytes).saturating_sub(freed);
-        let bytes = waiting.bytes;
-        let reservation = waiting.reservation.get_or_insert_with(memory);
-        match bytes > reservation.size() {
-            true => reservation.try_resize(bytes)?,
-            false => reservation.resize(bytes),
-        }
-        drop(waiting);
-        Ok(joined(&complete)?.pop())
+    }
+
+    /// Keeps the earliest spans only.
+    fn cut(&mut self) -> Result<()> {
+        let parts = std::mem::take(&mut self.parts);
+        let Some(part) = parts.first() else { return Ok(()) };
+        let whole = concat_batches(&part.schema(), &parts)?;
+        drop(parts);
+        let by = |name: &str| match whole.column_by_name(name) {
+            Some(values) => Ok(SortColumn { values: std::sync::Arc::clone(values), options: None }),
+            None => Err(internal_datafusion_err!("spans come without column {name}")),
+        };
+        let order = [by(column::START_TIME)?, by(column::SPAN_ID)?, by(column::KIND)?];
+        let earliest = lexsort_to_indices(&order, Some(self.spans_max))?;
+        self.parts = vec![take_record_batch(&whole, &earliest)?];
+        self.spans = earliest.len();
+        self.was_cut = true;
+        Ok(())
     }
 }
 
-/// Each trace in one piece, all of them in one batch.
-fn joined(traces: &[Pieces]) -> Result<Vec<Whole>> {
-    let Some(schema) = traces.first().and_then(|trace| trace.parts.first()).map(RecordBatch::schema) else {
-        return Ok(Vec::new());
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::{
+        arrow::{
+            array::{Array, AsArray, FixedSizeBinaryArray, Int64Array, StringArray},
+            datatypes::Int64Type,
+        },
+        execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool},
     };
-    let mut ranges = Vec::with_capacity(traces.len());
-    let mut start = 0;
-    for trace in traces {
-        ranges.push(start..start + trace.spans as usize);
-        start += trace.spans as usize;
-    }
-    let parts = concat_batches(&schema, traces.iter().flat_map(|trace| &trace.parts))?;
-    Ok(vec![(parts, ranges)])
-}
 
-/// The trace ids of a batch of spans.
-pub(super) fn trace_ids(batch: &RecordBatch) -> Result<&FixedSizeBinaryArray> {
-    match batch.column_by_name(column::TRACE_ID).and_then(|ids| ids.as_fixed_size_binary_opt()) {
-        Some(ids) => Ok(ids),
-        None => internal_err!("spans come without trace id"),
+    use super::*;
+
+    fn part(starts: &[i64]) -> RecordBatch {
+        let ids = starts.iter().map(|start| start.to_be_bytes());
+        RecordBatch::try_from_iter([
+            (column::START_TIME, Arc::new(Int64Array::from(starts.to_vec())) as Arc<dyn Array>),
+            (column::SPAN_ID, Arc::new(FixedSizeBinaryArray::try_from_iter(ids).unwrap())),
+            (column::KIND, Arc::new(StringArray::from(vec!["server"; starts.len()]))),
+        ])
+        .unwrap()
+    }
+
+    fn gathered(spans_max: usize, memory_bytes: usize) -> Gathered {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(memory_bytes));
+        Gathered::new(
+            TraceBounds { spans_max, partial: PartialAnswers::Marked },
+            MemoryConsumer::new("test").register(&pool),
+        )
+    }
+
+    fn starts(whole: &Whole) -> Vec<i64> {
+        let mut starts = whole.spans[column::START_TIME].as_primitive::<Int64Type>().values().to_vec();
+        starts.sort_unstable();
+        starts
+    }
+
+    #[test]
+    fn of_a_trace_with_too_many_spans_the_earliest_stay_whatever_the_parts() {
+        for parts in [vec![vec![9, 1, 8, 2, 7, 3, 6, 4]], vec![vec![9], vec![8, 1], vec![7, 2, 6], vec![3, 4]]] {
+            let mut gathered = gathered(3, 1 << 20);
+            parts.iter().for_each(|starts| gathered.add(part(starts)).unwrap());
+            let whole = gathered.take().unwrap().unwrap();
+            assert!(whole.was_cut);
+            assert_eq!(starts(&whole), [1, 2, 3]);
+            gathered.add(part(&[5, 6, 7])).unwrap();
+            let next = gathered.take().unwrap().unwrap();
+            assert!(!next.was_cut, "the next trace starts anew");
+            assert_eq!(starts(&next), [5, 6, 7]);
+        }
+    }
+
+    #[test]
+    fn where_memory_ends_the_earliest_spans_stay_too() {
+        let mut gathered = gathered(usize::MAX, UNASKED_BYTES_MAX + (1 << 20));
+        let many: Vec<i64> = (0..50_000).collect();
+        for chunk in many.rchunks(10_000) {
+            gathered.add(part(chunk)).unwrap();
+        }
+        for chunk in many.chunks(10_000) {
+            let later: Vec<i64> = chunk.iter().map(|start| start + 50_000).collect();
+            gathered.add(part(&later)).unwrap();
+        }
+        let whole = gathered.take().unwrap().unwrap();
+        assert!(whole.was_cut);
+        let starts = starts(&whole);
+        assert!(starts.len() >= SPANS_LEAST && starts.len() < 100_000, "{}", starts.len());
+        assert_eq!(starts, many[..starts.len()]);
     }
 }

@@ -12,9 +12,9 @@
 //!      \---> in any order, if the traces are known ----------------/   copies -> order -> edges -> stages -> range
 //! ```
 //!
-//! The sort spills, so memory is bounded by the largest trace. It also copies every column twice. A query that knows its
-//! traces, and how many spans each of them has, does without: spans of a trace lie together in files, and only pieces of
-//! traces that lie apart wait for each other ([`gather`]). Rules for copies, order, parents, cycles and orphans are in
+//! The sort spills, so memory is bounded by the largest trace, and that by [`gather`]. It also copies every column twice. A
+//! query that knows its traces, and how many spans each of them has, does without: spans of a trace lie together in files,
+//! and only pieces of traces that lie apart wait for each other ([`known`]). Rules for copies, order, parents, cycles and orphans are in
 //! `grammar/README.md`, sections 2 to 7; here they are in [`trace`], [`tree`] and [`stages`]. Which traces are worth a look,
 //! and when there are enough of them, is decided by [`crate::query::search`].
 
@@ -26,7 +26,7 @@ mod node;
 mod gather;
 
 mod exec;
-mod gather;
+mod known;
 
 mod trace;
 mod tree;

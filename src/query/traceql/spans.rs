@@ -113,21 +113,21 @@ impl SpanSource {
 
     /// The plan that yields the spans.
     pub(crate) fn plan(&self, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
-        match self.single(request) {
-            Some(condition) => filtered(condition, request, base),
+        match self.one_by_one(request) {
+            Some(conditions) => filtered(&conditions, request, base),
             None => self.evaluated(request, base),
         }
     }
 
-    /// The condition, if the spans are found one by one.
-    fn single(&self, request: &SpanRequest) -> Option<&Condition> {
-        let is_late = |(_, value): &(String, SpanValue)| matches!(value, SpanValue::Field(name) if name.is_of_trace());
-        self.spansets.single().filter(|_| !request.columns.iter().any(is_late))
+    /// The conditions, if the spans are found one by one.
+    fn one_by_one(&self, request: &SpanRequest) -> Option<Vec<&Condition>> {
+        let is_late = request.columns.iter().any(|(_, value)| value.reads_trace());
+        self.spansets.filters().filter(|_| !is_late)
     }
 
     /// What decides which traces are looked at, if the spans are found on whole traces.
     pub(crate) fn on_traces(&self, request: &SpanRequest) -> DfResult<Option<Program>> {
-        match self.single(request) {
+        match self.one_by_one(request) {
             Some(_) => Ok(None),
             None => Program::new(&self.spansets, request.range, Output::Spans(Vec::new())).map(Some),
         }

@@ -112,7 +112,7 @@ fn hex_of_bytes(bytes: &BinaryArray) -> ArrayRef {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::{
-        array::{Date32Array, Int64Array, TimestampSecondArray, types::Int32Type},
+        array::{Date32Array, Int64Array, StringArray, TimestampSecondArray, types::Int32Type},
         array::{ListArray, StructArray},
     };
 
@@ -135,7 +135,7 @@ mod tests {
         ]));
         assert_eq!(shown(Arc::clone(&list)), ["[1,null]", "NULL", "[]"]);
         assert_eq!(shown(list.slice(1, 2)), ["NULL", "[]"]);
-        let text: ArrayRef = Arc::new(datafusion::arrow::array::StringArray::from(vec!["a\"b", "\u{1}", "c"]));
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["a\"b", "\u{1}", "c"]));
         let fields = vec![
             (Arc::new(Field::new("t", DataType::Utf8, true)), text),
             (Arc::new(Field::new("l", list.data_type().clone(), true)), list),

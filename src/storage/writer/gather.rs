@@ -55,12 +55,13 @@ impl<'a> Gather<'a> {
 
     /// A column and its rows, if a batch has it.
     fn source(&self, name: &str) -> Option<Source<'_>> {
-        let tables: [(fn(&SpanBatch) -> &RecordBatch, &[Place]); 3] =
-            [(SpanBatch::spans, self.rows), (SpanBatch::resources, &self.resources), (SpanBatch::scopes, &self.scopes)];
-        tables.into_iter().find_map(|(table, rows)| {
+        let of_table = |table: fn(&SpanBatch) -> &RecordBatch, rows| {
             let arrays: Vec<_> = self.batches.iter().map(|batch| table(batch).column_by_name(name)).collect();
             arrays.iter().any(Option::is_some).then_some(Source { arrays, rows })
-        })
+        };
+        of_table(SpanBatch::spans, self.rows)
+            .or_else(|| of_table(SpanBatch::resources, &self.resources))
+            .or_else(|| of_table(SpanBatch::scopes, &self.scopes))
     }
 
     pub(super) fn column(&self, name: &str) -> Result<ArrayRef, ArrowError> {

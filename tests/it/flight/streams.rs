@@ -84,6 +84,7 @@ async fn large(batches: usize) -> Large {
         spill_folder: std::env::temp_dir(),
         clock: Arc::new(ManualClock::new(START)),
         metrics: Arc::clone(&metrics),
+        settings: Arc::default(),
     })
     .unwrap();
     Large { server: server(engine).await, rows, metrics }

@@ -71,15 +71,14 @@ async fn a_table_that_is_written_and_compacted_is_backed_up_and_restored_whole()
     for (part, report) in copied.iter().enumerate() {
         assert_eq!(report.spans, 60 * (part as u64 + 1), "a backup has what was in files when it began");
     }
-    assert!(copied.iter().any(|report| report.files_there > 0), "what was copied before is not copied again: {copied:?}");
+    assert!(
+        copied.iter().any(|report| report.files_there > 0),
+        "what was copied before is not copied again: {copied:?}"
+    );
 
     let filter = SpanFilter::TraceId(trace_id(3).to_string());
-    let deleter = Deleter::new(
-        Arc::clone(&house.catalog),
-        Arc::clone(&house.engine),
-        house.shared_clock(),
-        &Settings::default(),
-    );
+    let deleter =
+        Deleter::new(Arc::clone(&house.catalog), Arc::clone(&house.engine), house.shared_clock(), &Settings::default());
     deleter.delete(&TenantId::single(), filter, TimeRange::ALL, async { Ok(()) }).await.unwrap();
     copy_tables(&house.catalog, &backup).await.unwrap();
 

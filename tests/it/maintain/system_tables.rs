@@ -1,5 +1,7 @@
 //! The tables of the schema `system` say what the catalogue and the files say.
 
+use std::sync::Arc;
+
 use super::{
     compact_all,
     house::{House, NOW, SECOND, random, seeded},
@@ -26,7 +28,7 @@ async fn system_files_lists_the_live_files_and_nothing_else() {
     assert_eq!(house.count(agrees).await, 1);
 
     compact_all(&house.catalog, &house.shared_clock()).await;
-    let file = house.table().await.snapshot().files().next().unwrap().clone();
+    let file = Arc::clone(house.table().await.snapshot().files().next().unwrap());
     let merged = format!("{count} WHERE path = '{}' AND spans = 400 AND trace_filter_bytes > 0", file.path);
     assert_eq!((house.count(count).await, house.count(&merged).await), (1, 1));
 }

@@ -4,6 +4,7 @@ mod columns;
 pub(crate) mod data;
 mod early_stop;
 mod engine;
+mod giants;
 mod hostile;
 mod metrics;
 mod sandbox;

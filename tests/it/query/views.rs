@@ -168,9 +168,9 @@ async fn spans_join_by_the_bytes_of_their_ids() {
     let plan = shown(&engine, &format!("EXPLAIN {join}")).await;
     assert!(plan.contains("HashJoinExec") && !plan.contains("id_hex"), "{plan}");
     for (text, expected) in [
-        (join.to_owned(), "| 2 |"),
+        (join.to_owned(), "| 3 |"),
         (format!("{join} WHERE p.trace_id = '00000000000000000000000000000001'"), "| 2 |"),
-        ("SELECT count(c.trace_id) AS n FROM spans c LEFT JOIN spans p ON c.trace_id = p.trace_id AND c.span_id = p.parent_span_id".to_owned(), "| 6 |"),
+        ("SELECT count(c.trace_id) AS n FROM spans c LEFT JOIN spans p ON c.trace_id = p.trace_id AND c.span_id = p.parent_span_id".to_owned(), "| 7 |"),
         ("SELECT count(*) AS n FROM spans WHERE trace_id IN (SELECT trace_id FROM spans WHERE status_code = 'error')".to_owned(), "| 3 |"),
         ("SELECT count(*) AS n FROM spans WHERE trace_id NOT IN (SELECT trace_id FROM spans WHERE status_code = 'error')".to_owned(), "| 3 |"),
         ("SELECT count(DISTINCT a.trace_id) AS n FROM (SELECT * FROM spans LIMIT 100) a JOIN spans b USING (trace_id) JOIN traces t USING (trace_id)".to_owned(), "| 3 |"),

@@ -220,9 +220,8 @@ async fn a_server_that_starts_while_the_bucket_is_away_takes_spans_and_shows_the
 async fn numbers_that_an_older_copy_of_the_log_has_forgotten_are_not_given_again_in_an_outage() {
     let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let bucket = FaultyBucket::new(1);
-    let open = async |folder: &std::path::Path| {
-        House::open(&settings(folder), Arc::<FaultyBucket>::clone(&bucket) as _).await
-    };
+    let open =
+        async |folder: &std::path::Path| House::open(&settings(folder), Arc::<FaultyBucket>::clone(&bucket) as _).await;
     let house = open(folder.path()).await.unwrap();
     house.write(0..1).await.unwrap();
     house.ingest.flush().await.unwrap();

@@ -131,10 +131,10 @@ fn largest() -> Vec<String> {
 }
 
 #[test]
-#[ignore = "a minute in a debug build; run with --ignored"]
+#[ignore = "minutes in a debug build, seconds in a release build; run with --ignored"]
 fn the_largest_queries_are_answered_or_refused_in_bounded_time() {
-    // A debug build is some thirty times slower than what is promised.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    // A debug build is some forty times slower than what runs.
+    const PATIENCE: Duration = Duration::from_secs(300);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let engine = small_engine();
     for text in largest() {
