@@ -257,17 +257,17 @@ mod tests {
         }
         let rate = query("{} | rate()");
         assert!(newest_part(&MetricsQuery { step_nano: None, ..rate.clone() }).is_none());
-        assert!(newest_part(&MetricsQuery { step_nano: Some(800 * SECOND), ..rate }).is_none());
+        assert!(newest_part(&MetricsQuery { step_nano: Some(1_000 * SECOND), ..rate }).is_none());
     }
 
     #[test]
     fn long_series_come_in_pieces_and_the_last_message_says_what_is_missing() {
-        let series = vec![found("a".to_owned(), 70_000), found("b".to_owned(), 1), found("c".to_owned(), 0)];
+        let series = vec![found("a".to_owned(), 100_000), found("b".to_owned(), 1), found("c".to_owned(), 0)];
         let messages = range_messages(series, SearchMetrics::default(), Some("why".to_owned()));
         assert!(messages.len() > 1);
         assert!(messages.iter().all(|message| message.encoded_len() < super::super::MESSAGE_BYTES_MAX));
         let samples: usize = messages.iter().flat_map(|message| &message.series).map(|one| one.samples.len()).sum();
-        assert_eq!(samples, 70_001);
+        assert_eq!(samples, 100_001);
         let (last, others) = messages.split_last().unwrap();
         assert_eq!((last.status, last.message.as_str()), (1, "why"));
         assert!(others.iter().all(|message| message.status == 0 && message.message.is_empty()));
