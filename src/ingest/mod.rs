@@ -17,7 +17,7 @@
 //! waits for, or finds, the first one and is acknowledged without being stored again ([`dedup`]).
 //!
 //! Back-pressure is early: when the buffer or the queue is full, or the log has failed, [`Ingest::write`] fails at once
-//! with [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) and a retry hint, and nothing was stored. A flush
+//! with [`ErrorKind::Unavailable`] and a retry hint, and nothing was stored. A flush
 //! is asked for before it comes to that: by the bytes of the buffers, and by those of the log (`log_load`).
 //!
 //! Spans that were deleted before they arrived are left out ([`Screen`]). A bucket that is away at the start keeps queries

@@ -60,7 +60,7 @@ pub(crate) const COMMENT: &str = "comment";
 pub(crate) struct SystemContext {
     /// Whose session it is.
     pub(crate) tenant: TenantId,
-    /// The tenant's spans: a [`SpansTable`](crate::query::SpansTable) where they have files.
+    /// The tenant's spans: a [`SpansTable`] where they have files.
     pub(crate) base: Arc<dyn TableProvider>,
     /// What the process shares.
     pub(crate) process: Arc<ProcessFacts>,
@@ -77,7 +77,7 @@ pub(crate) struct ProcessFacts {
 /// A table of the schema.
 pub(crate) struct SystemTable {
     pub(crate) name: &'static str,
-    /// Its columns, made by [`column`].
+    /// Its columns, made by [`column()`].
     pub(crate) columns: fn() -> Vec<Field>,
     /// All of its rows.
     pub(crate) rows: for<'a> fn(&'a SystemContext, &'a dyn Session, SchemaRef) -> Rows<'a>,
