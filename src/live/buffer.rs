@@ -3,8 +3,9 @@
 //!
 //! A record of one span costs some 15 kB as a batch of its own, mostly empty column buffers. So small batches merge:
 //! once [`MERGE_FAN_IN`] neighbours of a similar size have gathered at the end, they become one. Every span is copied
-//! at most once per size class, at most `MERGE_FAN_IN` batches per class exist, and what has [`ENOUGH_SPANS`] is copied
-//! no more: the copies would be a tenth of the work of a busy server.
+//! at most once per size class, and at most `MERGE_FAN_IN` batches per class exist. Merging also takes the spans out of
+//! buffers with room to grow, and out of the one buffer behind all columns of a replayed record, which would count once for
+//! every column.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -16,7 +17,10 @@ use crate::{model::batch::SpanBatch, wal::RecordNumber};
 /// How many neighbours of one size class become one batch.
 const MERGE_FAN_IN: usize = 16;
 
-/// Batches of at least this many spans are not worth a copy to make them larger.
+/// Batches of at least this many spans are not merged further.
+const MERGE_SPANS_MAX: usize = 16 * 1024;
+
+/// Requests with at least this many spans are worth a record of their own.
 pub const ENOUGH_SPANS: usize = 512;
 
 /// One or more neighbouring records of a tenant as one batch.
@@ -77,7 +81,7 @@ impl State {
         while let Some(last) = self.open.back() {
             let class = last.size_class();
             let run = self.open.iter().rev().take_while(|batch| batch.size_class() == class).count();
-            if run < MERGE_FAN_IN || last.batch.num_spans() >= ENOUGH_SPANS {
+            if run < MERGE_FAN_IN || last.batch.num_spans() >= MERGE_SPANS_MAX {
                 return;
             }
             let from = self.open.len() - MERGE_FAN_IN;
