@@ -24,11 +24,14 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind, Result},
-    live::{ENOUGH_SPANS, Live},
+    live::Live,
     metrics::Metrics,
     model::{batch::SpanBatch, tenant::TenantId},
     wal::{CarriedDigest, Log, NewRecord, RecordNumber, Replay, WalError},
 };
+
+/// A record with at least this many spans is closed: joining more to it costs a copy and saves little.
+const ENOUGH_SPANS: usize = 512;
 
 /// A request that waits for its acknowledgement.
 #[derive(Debug)]

@@ -20,9 +20,6 @@ const MERGE_FAN_IN: usize = 16;
 /// Batches of at least this many spans are not merged further.
 const MERGE_SPANS_MAX: usize = 16 * 1024;
 
-/// Requests with at least this many spans are worth a record of their own.
-pub const ENOUGH_SPANS: usize = 512;
-
 /// One or more neighbouring records of a tenant as one batch.
 #[derive(Debug)]
 pub struct BufferedBatch {

@@ -45,7 +45,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-pub use buffer::{BufferedBatch, ENOUGH_SPANS, Sealed};
+pub use buffer::{BufferedBatch, Sealed};
 pub use staged::StagedFlush;
 pub use view::{ReadView, flushed_through};
 

@@ -1,13 +1,10 @@
 //! `EXPLAIN ANALYZE`, in SQL and in TraceQL, says what was not read, and why: each way of skipping is seen at work.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::ops::Range;
 
 use datafusion::arrow::array::AsArray;
-use futures::FutureExt;
 use tracehouse::{
-    clock::{Clock, ManualClock},
     ingest::WriteRequest,
-    metrics::Metrics,
     model::{
         batch::SpanBatch,
         builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
@@ -15,8 +12,7 @@ use tracehouse::{
         promotion,
         tenant::TenantId,
     },
-    query::{EngineOptions, Explain, QueryEngine, QueryKind, QueryLimits, QueryRequest, SpansTable, TraceQlQuery},
-    storage::store::Store,
+    query::{Explain, QueryEngine, QueryKind, QueryRequest, TraceQlQuery},
 };
 
 use crate::ingest::{House, NOW, quiet};
@@ -102,22 +98,7 @@ async fn each_way_of_skipping_is_seen_in_explain_analyze() {
         house.ingest.write(&TenantId::single(), request).await.unwrap();
         house.ingest.flush().await.unwrap();
     }
-    let live = Arc::clone(house.ingest.live());
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
-    let engine = QueryEngine::try_new(EngineOptions {
-        tables: Arc::new(move |tenant| {
-            let (live, tenant) = (Arc::clone(&live), tenant.clone());
-            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
-        }),
-        store: Some(Store::local(folder.path()).unwrap()),
-        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
-        threads: 1,
-        spill_folder: folder.path().to_owned(),
-        clock,
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap();
+    let engine = house.engine(folder.path());
     let sql = async |text: &str| {
         explained(&engine, QueryRequest::sql(TenantId::single(), format!("EXPLAIN ANALYZE {text}")).kind).await
     };
@@ -153,10 +134,19 @@ async fn each_way_of_skipping_is_seen_in_explain_analyze() {
         "row_groups_pruned_bloom_filter",
     );
     fewer(&traceql(r#"{ span.user.id = "user 77x" }"#).await, "row_groups_pruned_bloom_filter");
-    // A filter that moves while the query runs: the shortest so far. The first file has them, and the others are left out.
-    let plan = sql("SELECT name FROM spans ORDER BY duration_nano LIMIT 3").await;
-    assert!(plan.contains("DynamicFilter [ duration_nano"), "{plan}");
-    fewer(&plan, "row_groups_pruned_statistics");
+    // A filter that moves while the query runs: the shortest so far. The first file has them, and those that are opened
+    // once it was read are left out. How many are open by then is a matter of timing.
+    let mut plans = Vec::new();
+    let skipped = loop {
+        let plan = sql("SELECT name FROM spans ORDER BY duration_nano LIMIT 3").await;
+        assert!(plan.contains("DynamicFilter [ duration_nano"), "{plan}");
+        let (total, matched) = pruned(&plan, "row_groups_pruned_statistics");
+        plans.push(plan);
+        if matched < total || plans.len() == 20 {
+            break matched < total;
+        }
+    };
+    assert!(skipped, "nothing skipped in any of {} runs: {}", plans.len(), plans[0]);
     // A filter that comes out of the other side of a join.
     let plan = sql(&format!(
         "SELECT s.name FROM (SELECT trace_id FROM spans WHERE span_id = '{}') t JOIN spans s ON s.trace_id = t.trace_id",

@@ -17,6 +17,7 @@ use tracehouse::{
         promotion,
         tenant::TenantId,
     },
+    query::QueryEngine,
     storage::store::Store,
 };
 
@@ -70,6 +71,13 @@ pub(crate) struct House {
 }
 
 impl House {
+    /// Queries on what is stored and buffered.
+    pub(crate) fn engine(&self, folder: &Path) -> QueryEngine {
+        let store = Store::local(folder).unwrap();
+        let clock = Arc::clone(&self.clock);
+        QueryEngine::try_new(crate::engines::options(self.ingest.live(), &store, clock, folder)).unwrap()
+    }
+
     pub(crate) async fn open(folder: &Path, settings: Settings) -> Self {
         Self::try_open(folder, settings, Store::local(folder).unwrap()).await.unwrap()
     }

@@ -11,6 +11,7 @@ mod dependencies;
 mod deploy;
 mod disk_full;
 mod end_to_end;
+mod engines;
 mod explained_pruning;
 mod flight;
 mod frame;

@@ -7,7 +7,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use arrow::{
@@ -15,7 +14,6 @@ use arrow::{
     datatypes::DataType,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use futures::FutureExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner, default_normalizer, default_validator};
 use tracehouse::{
     catalog::{Catalog, CatalogSettings},
@@ -23,14 +21,13 @@ use tracehouse::{
     config::Settings,
     error::Error,
     ingest::{Ingest, IngestParts, WriteRequest, dedup},
-    live::Live,
     metrics::Metrics,
     model::{promotion, tenant::TenantId, time::TimeRange},
     otlp::{
         json::decode_json,
         rules::{Limits, Rules},
     },
-    query::{EngineOptions, QueryEngine, QueryLimits, QueryRequest, SpansTable},
+    query::{QueryEngine, QueryRequest},
     storage::store::Store,
 };
 
@@ -131,21 +128,9 @@ async fn house_in(state: State) -> House {
 }
 
 pub(crate) fn engine(house: &House) -> QueryEngine {
-    let live: Arc<Live> = Arc::clone(house.ingest.live());
-    QueryEngine::try_new(EngineOptions {
-        tables: Arc::new(move |tenant| {
-            let (live, tenant) = (Arc::clone(&live), tenant.clone());
-            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
-        }),
-        store: Some(house.store.clone()),
-        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
-        threads: 2,
-        spill_folder: house.folder.path().to_owned(),
-        clock: Arc::clone(&house.clock),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
+    let clock = Arc::clone(&house.clock);
+    QueryEngine::try_new(crate::engines::options(house.ingest.live(), &house.store, clock, house.folder.path()))
+        .unwrap()
 }
 
 /// A connection of the runner.

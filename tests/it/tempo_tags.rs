@@ -1,18 +1,11 @@
 //! Names and values of attributes are those of the spans in the asked range, whatever files and buffers they lie in, and
 //! cost no scan where lists and dictionaries tell them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use futures::FutureExt;
 use serde_json::{Value, json};
 use tracehouse::{
-    clock::{Clock, ManualClock},
     ingest::WriteRequest,
-    metrics::Metrics,
     model::{
         batch::SpanBatch,
         builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value as AttributeValue},
@@ -21,12 +14,8 @@ use tracehouse::{
         tenant::TenantId,
         time::TimeRange,
     },
-    query::{
-        EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, QueryStats, SpansTable, TagNamesQuery,
-        TagValuesQuery,
-    },
+    query::{QueryEngine, QueryKind, QueryRequest, QueryStats, TagNamesQuery, TagValuesQuery},
     server::Server,
-    storage::store::Store,
     traceql::parse_reference,
 };
 
@@ -226,25 +215,6 @@ fn batch(file: u64) -> SpanBatch {
     builder.finish().unwrap()
 }
 
-fn engine(house: &House, folder: &std::path::Path) -> QueryEngine {
-    let live = Arc::clone(house.ingest.live());
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(0));
-    QueryEngine::try_new(EngineOptions {
-        tables: Arc::new(move |tenant| {
-            let (live, tenant) = (Arc::clone(&live), tenant.clone());
-            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
-        }),
-        store: Some(Store::local(folder).unwrap()),
-        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
-        threads: 2,
-        spill_folder: folder.to_owned(),
-        clock,
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
-}
-
 async fn run(engine: &QueryEngine, kind: QueryKind) -> (usize, QueryStats) {
     let request = QueryRequest { kind, ..QueryRequest::sql(TenantId::single(), "") };
     let (batches, stats) = engine.execute(request).await.unwrap().collect().await.unwrap();
@@ -262,7 +232,7 @@ async fn only_files_at_the_border_of_the_range_are_scanned() {
         house.ingest.write(&TenantId::single(), request).await.unwrap();
         house.ingest.flush().await.unwrap();
     }
-    let engine = engine(&house, folder.path());
+    let engine = house.engine(folder.path());
     let values = |range| {
         let field = parse_reference("span.order").unwrap();
         QueryKind::TagValues(TagValuesQuery { field, range, filter: None, limit: 1_000 })

@@ -1,42 +1,14 @@
 //! A trace is found among many files without opening them, by id in every language.
 
-use std::{sync::Arc, time::Duration};
-
-use futures::FutureExt;
 use tracehouse::{
-    clock::{Clock, ManualClock},
-    metrics::Metrics,
     model::{ids::TraceId, tenant::TenantId},
-    query::{
-        EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, QueryStats, SpansTable, TraceByIdQuery,
-        TraceQlQuery,
-    },
-    storage::store::Store,
+    query::{QueryEngine, QueryKind, QueryRequest, QueryStats, TraceByIdQuery, TraceQlQuery},
 };
 
 use crate::ingest::{House, quiet};
 
 const FILES: u64 = 60;
 const SPANS: u64 = 50;
-
-fn engine(house: &House, folder: &std::path::Path) -> QueryEngine {
-    let live = Arc::clone(house.ingest.live());
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(0));
-    QueryEngine::try_new(EngineOptions {
-        tables: Arc::new(move |tenant| {
-            let (live, tenant) = (Arc::clone(&live), tenant.clone());
-            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
-        }),
-        store: Some(Store::local(folder).unwrap()),
-        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
-        threads: 2,
-        spill_folder: folder.to_owned(),
-        clock,
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
-}
 
 /// The trace of a span that [`House::write`] made.
 fn trace(number: u64) -> TraceId {
@@ -51,7 +23,7 @@ async fn one_file_of_many_is_opened_for_a_trace() {
         house.write(file * SPANS + 1..(file + 1) * SPANS + 1, file.into()).await.unwrap();
         house.ingest.flush().await.unwrap();
     }
-    let engine = engine(&house, folder.path());
+    let engine = house.engine(folder.path());
     let by_id = |id| QueryKind::TraceById(TraceByIdQuery { trace_id: id, hint: None, filter: None });
     let sql = |text: String| QueryRequest::sql(TenantId::single(), text).kind;
     let (first, last) = (trace(1), trace(FILES * SPANS));
@@ -91,7 +63,7 @@ async fn searches_read_the_row_groups_that_can_hold_an_attribute() {
         house.write(file * SPANS + 1..(file + 1) * SPANS + 1, file.into()).await.unwrap();
         house.ingest.flush().await.unwrap();
     }
-    let engine = engine(&house, folder.path());
+    let engine = house.engine(folder.path());
     let traceql = |text: &str| QueryKind::TraceQl(TraceQlQuery::new(text));
     let sql = |text: &str| QueryRequest::sql(TenantId::single(), text).kind;
 

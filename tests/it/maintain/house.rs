@@ -1,9 +1,8 @@
 //! A data folder with ingest, tables, a query engine and a clock that is moved by hand.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use arrow::util::pretty::pretty_format_batches;
-use futures::FutureExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tracehouse::{
     catalog::{Catalog, CatalogSettings, Table},
@@ -18,7 +17,7 @@ use tracehouse::{
         promotion,
         tenant::TenantId,
     },
-    query::{EngineOptions, QueryEngine, QueryLimits, QueryRequest, SpansTable},
+    query::{QueryEngine, QueryRequest},
     storage::store::Store,
 };
 
@@ -60,7 +59,8 @@ impl House {
             metrics: Arc::clone(&metrics),
         };
         let (ingest, _) = Ingest::open(parts, &folder.path().join("wal")).await.unwrap();
-        let engine = Arc::new(engine(&ingest, &store, Arc::<ManualClock>::clone(&clock), folder.path()));
+        let options = crate::engines::options(ingest.live(), &store, Arc::<ManualClock>::clone(&clock), folder.path());
+        let engine = Arc::new(QueryEngine::try_new(options).unwrap());
         Self { folder, ingest, catalog, clock, metrics, engine, store }
     }
 
@@ -122,24 +122,6 @@ async fn answer(engine: &QueryEngine, text: &str) -> String {
     let stream = engine.execute(QueryRequest::sql(TenantId::single(), text)).await.unwrap();
     let (batches, _) = stream.collect().await.unwrap();
     pretty_format_batches(&batches).unwrap().to_string()
-}
-
-pub(crate) fn engine(ingest: &Ingest, store: &Store, clock: Arc<dyn Clock>, spill: &Path) -> QueryEngine {
-    let live = Arc::clone(ingest.live());
-    QueryEngine::try_new(EngineOptions {
-        tables: Arc::new(move |tenant| {
-            let (live, tenant) = (Arc::clone(&live), tenant.clone());
-            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
-        }),
-        store: Some(store.clone()),
-        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
-        threads: 2,
-        spill_folder: spill.to_owned(),
-        clock,
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
 }
 
 /// A span to make.

@@ -1,15 +1,14 @@
 //! How often a query asks the bucket: once for what it has not read before.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
-use futures::{FutureExt, future::join_all};
+use futures::future::join_all;
 use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
 use tracehouse::{
     config::{ByteSize, Settings},
-    live::Live,
     metrics::Metrics,
     model::tenant::TenantId,
-    query::{EngineOptions, QueryEngine, QueryLimits, QueryRequest, QueryStats, SpansTable},
+    query::{QueryEngine, QueryRequest, QueryStats},
     storage::store::Store,
 };
 
@@ -23,22 +22,8 @@ fn with_cache(folder: &Path, disk: ByteSize) -> Settings {
 }
 
 fn engine(house: &House, spill: &Path) -> QueryEngine {
-    let live: Arc<Live> = Arc::clone(house.ingest.live());
-    let store = house.store.clone();
-    QueryEngine::try_new(EngineOptions {
-        tables: Arc::new(move |tenant| {
-            let (live, tenant, store) = (Arc::clone(&live), tenant.clone(), store.clone());
-            async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?).reading(&store)) as _) }.boxed()
-        }),
-        store: Some(house.store.clone()),
-        limits: QueryLimits { timeout: Duration::from_secs(120), ..QueryLimits::default() },
-        threads: 2,
-        spill_folder: spill.to_owned(),
-        clock: Arc::<tracehouse::clock::ManualClock>::clone(&house.clock) as _,
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
+    let clock = Arc::clone(&house.clock);
+    QueryEngine::try_new(crate::engines::options(house.ingest.live(), &house.store, clock, spill)).unwrap()
 }
 
 async fn ask(engine: &QueryEngine, text: &str) -> (usize, QueryStats) {

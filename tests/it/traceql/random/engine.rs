@@ -4,9 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Float64Type, Int64Type};
-use futures::FutureExt;
 use tracehouse::{
-    metrics::Metrics,
     model::{
         attributes::{AttributeScope, AttributeType},
         batch::SpanBatch,
@@ -18,11 +16,12 @@ use tracehouse::{
         tenant::TenantId,
         time::TimeRange,
     },
-    query::{AnswerForm, EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, SpansTable, TraceQlQuery},
+    query::{AnswerForm, EngineOptions, QueryEngine, QueryKind, QueryLimits, QueryRequest, TraceQlQuery},
 };
 
 use super::Random;
 use crate::{
+    engines,
     maintain::{compact_all, house::House},
     query::data::START,
     traceql::reference::{Attr, Attributes, Found, Span, Val},
@@ -98,19 +97,11 @@ impl Data {
                 compact_all(&house.catalog, &house.shared_clock()).await;
             }
         }
-        let live = Arc::clone(house.ingest.live());
+        let spill = std::env::temp_dir();
         let engine = QueryEngine::try_new(EngineOptions {
-            tables: Arc::new(move |tenant| {
-                let (live, tenant) = (Arc::clone(&live), tenant.clone());
-                async move { Ok(Arc::new(SpansTable::new(live.view(&tenant).await?)) as _) }.boxed()
-            }),
-            store: Some(house.store.clone()),
             limits: QueryLimits { trace_extent_max_nano: extent, ..QueryLimits::default() },
             threads: 1,
-            spill_folder: std::env::temp_dir(),
-            clock: house.shared_clock(),
-            metrics: Arc::new(Metrics::new().unwrap()),
-            settings: Arc::default(),
+            ..engines::options(house.ingest.live(), &house.store, house.shared_clock(), &spill)
         });
         Self { engine: engine.unwrap(), _house: house }
     }
