@@ -18,6 +18,9 @@ use http_body_util::BodyExt;
 use super::inflight::Reservation;
 use crate::error::{Error, ErrorKind, Result};
 
+/// Length up to which room is made for a body before it is there.
+const BELIEVED_BYTES_MAX: usize = 4 << 20;
+
 /// Bytes by which a decompressed body grows at least.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -57,12 +60,14 @@ impl Compression {
     }
 }
 
-/// Reads a body of at most `bytes_max` bytes as they are on the wire.
+/// Reads a body of at most `bytes_max` bytes as they are on the wire. Where headers do not tell its length, its beginning
+/// may, by `length_of`.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: &mut Body,
     bytes_max: usize,
     reservation: &mut Reservation,
+    length_of: fn(&[u8]) -> Option<usize>,
 ) -> Result<Bytes> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if let Some(length) = announced {
@@ -71,14 +76,20 @@ pub(super) async fn read(
         }
         reservation.grow_to(length)?;
     }
-    let read = collect(body, announced.unwrap_or(0), bytes_max, reservation);
+    let length_of = |start: &[u8]| announced.or_else(|| length_of(start).filter(|length| *length <= bytes_max));
+    let read = collect(body, length_of, bytes_max, reservation);
     tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| {
         let message = format!("the body did not arrive within {} s", READ_TIMEOUT.as_secs());
         Err(Error::new(ErrorKind::DeadlineExceeded, message))
     })
 }
 
-async fn collect(body: &mut Body, announced: usize, bytes_max: usize, reservation: &mut Reservation) -> Result<Bytes> {
+async fn collect(
+    body: &mut Body,
+    length_of: impl Fn(&[u8]) -> Option<usize>,
+    bytes_max: usize,
+    reservation: &mut Reservation,
+) -> Result<Bytes> {
     let mut first: Option<Bytes> = None;
     let mut joined = BytesMut::new();
     let mut total = 0usize;
@@ -98,7 +109,8 @@ async fn collect(body: &mut Body, announced: usize, bytes_max: usize, reservatio
             None if joined.is_empty() => first = Some(data),
             None => joined.extend_from_slice(&data),
             Some(before) => {
-                joined.reserve(announced.max(total));
+                // What was not counted yet may be a lie: no more than a usual request is believed.
+                joined.reserve(length_of(&before).unwrap_or(0).min(BELIEVED_BYTES_MAX).max(total));
                 joined.extend_from_slice(&before);
                 joined.extend_from_slice(&data);
             }

@@ -70,10 +70,11 @@ async fn handle(
     let bytes_max = receiver.request_bytes_max();
     let mut reservation = receiver.reserve();
     let framed_bytes_max = bytes_max.saturating_add(FRAME_HEADER_BYTES);
-    let framed = body::read(headers, body, framed_bytes_max, &mut reservation).await.map_err(|error| {
-        // The sender knows the limit of a message, not of a frame.
-        if error.kind() == ErrorKind::TooLarge { body::too_large(bytes_max) } else { error }
-    })?;
+    let framed =
+        body::read(headers, body, framed_bytes_max, &mut reservation, framed_length).await.map_err(|error| {
+            // The sender knows the limit of a message, not of a frame.
+            if error.kind() == ErrorKind::TooLarge { body::too_large(bytes_max) } else { error }
+        })?;
     let (compressed, message) = unframe(&framed)?;
     let compression = match (compressed, compression) {
         (false, _) => None,
@@ -81,6 +82,12 @@ async fn handle(
         (true, None) => return Err(Error::invalid("the message is compressed and grpc-encoding does not say how")),
     };
     Ok(receiver.export(GRPC, compression, message, reservation).await?.encode_to_vec())
+}
+
+/// Length of a frame that begins so.
+fn framed_length(start: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = start.first_chunk::<FRAME_HEADER_BYTES>()?;
+    (u32::from_be_bytes(*length) as usize).checked_add(FRAME_HEADER_BYTES)
 }
 
 /// The one message of a unary call, and whether it is compressed.

@@ -102,7 +102,7 @@ async fn export(
     body: &mut Body,
 ) -> Result<ExportTraceServiceResponse> {
     let mut reservation = receiver.reserve();
-    let body = body::read(headers, body, receiver.request_bytes_max(), &mut reservation).await?;
+    let body = body::read(headers, body, receiver.request_bytes_max(), &mut reservation, |_| None).await?;
     receiver.export(protocol, compression, body, reservation).await
 }
 
