@@ -29,6 +29,9 @@ const VERSION: u8 = 1;
 const CODEC_LZ4: u8 = 1;
 const HEADER_BYTES: usize = 6;
 
+/// What an encoder keeps of its memory: the largest records are rare.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
 /// Largest record before compression, in bytes.
 pub const RAW_BYTES_MAX: usize = 1 << 30;
 
@@ -62,28 +65,32 @@ pub enum RecordError {
 #[derive(Debug, Default)]
 pub struct Encoder {
     raw: Vec<u8>,
+    compressed: Vec<u8>,
 }
 
 impl Encoder {
     /// Appends the payload that stands for `batch` to `out`, and tells where it is. After an error `out` is as before.
     pub fn encode(&mut self, batch: &SpanBatch, out: &mut Vec<u8>) -> Result<Range<usize>, RecordError> {
-        let start = out.len();
         self.raw.clear();
         self.raw.reserve(batch.memory_bytes());
         write_tables(batch, &mut self.raw)?;
         let raw_length = u32::try_from(self.raw.len()).map_err(|_| RecordError::TooLarge(self.raw.len()))?;
         let compressed_max = lz4_flex::block::get_maximum_output_size(self.raw.len());
-        out.resize(start + HEADER_BYTES + compressed_max, 0);
-        let (header, body) = out[start..].split_at_mut(HEADER_BYTES);
-        header[0] = VERSION;
-        header[1] = CODEC_LZ4;
-        header[2..].copy_from_slice(&raw_length.to_le_bytes());
-        let compressed = lz4_flex::block::compress_into(&self.raw, body);
-        let end = start + compressed.as_ref().map_or(0, |length| HEADER_BYTES + length);
-        out.truncate(end);
+        // Never shrinks, so that it is zeroed once and not for every record.
+        if self.compressed.len() < compressed_max {
+            self.compressed.resize(compressed_max, 0);
+        }
         // Only a defect of the compressor exceeds the size that it names.
-        compressed.map_err(|_| RecordError::Malformed("compressed size above its own bound"))?;
-        Ok(start..end)
+        let length = lz4_flex::block::compress_into(&self.raw, &mut self.compressed)
+            .map_err(|_| RecordError::Malformed("compressed size above its own bound"))?;
+        let start = out.len();
+        out.extend_from_slice(&[VERSION, CODEC_LZ4]);
+        out.extend_from_slice(&raw_length.to_le_bytes());
+        out.extend_from_slice(&self.compressed[..length]);
+        if self.raw.capacity() > KEPT_BYTES_MAX {
+            *self = Self::default();
+        }
+        Ok(start..out.len())
     }
 }
 
