@@ -4,12 +4,13 @@
 //! first span in that file, and the spans of a trace in the order of their start. So start times are nearly sorted, which
 //! is what statistics of row groups and pages need, and a trace is one short run of rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use arrow::{
     array::{AsArray, FixedSizeBinaryArray},
     datatypes::Int64Type,
 };
+use datafusion::common::HashMap;
 use itertools::Itertools;
 
 use crate::model::{batch::SpanBatch, gather::Place, schema::column};
@@ -64,21 +65,44 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// A trace of some rows.
+struct Trace {
+    start: i64,
+    id: u128,
+    /// Its place in the order of traces.
+    rank: u32,
+}
+
 fn sorted(batches: &[SpanBatch], rows: &[Place]) -> Vec<Place> {
     let keys: Vec<Keys<'_>> = batches.iter().map(Keys::of).collect();
-    let mut trace_starts: HashMap<u128, i64> = HashMap::new();
-    for (batch, row) in rows {
-        let start = keys[*batch].starts[*row];
-        let trace = u128_at(keys[*batch].traces, *row);
-        trace_starts.entry(trace).and_modify(|first| *first = start.min(*first)).or_insert(start);
-    }
-    // Places as half as wide numbers: what is sorted is moved often.
-    let mut keyed: Vec<(i64, u128, i64, u64, u32, u32)> = rows
+    let mut by_id: HashMap<u128, u32> = HashMap::new();
+    let mut traces: Vec<Trace> = Vec::new();
+    let of_rows: Vec<u32> = rows
         .iter()
         .map(|(batch, row)| {
-            let Keys { traces, spans, starts } = &keys[*batch];
-            let trace = u128_at(traces, *row);
-            (trace_starts[&trace], trace, starts[*row], u64_at(spans, *row), *batch as u32, *row as u32)
+            let start = keys[*batch].starts[*row];
+            let id = u128_at(keys[*batch].traces, *row);
+            let trace = *by_id.entry(id).or_insert_with(|| {
+                traces.push(Trace { start, id, rank: 0 });
+                (traces.len() - 1) as u32
+            });
+            let first = &mut traces[trace as usize].start;
+            *first = start.min(*first);
+            trace
+        })
+        .collect();
+    let mut in_order: Vec<u32> = (0..traces.len() as u32).collect();
+    in_order.sort_unstable_by_key(|trace| (traces[*trace as usize].start, traces[*trace as usize].id));
+    for (rank, trace) in in_order.into_iter().enumerate() {
+        traces[trace as usize].rank = rank as u32;
+    }
+    // Ranks and places as numbers of half the width: what is sorted is moved often.
+    let mut keyed: Vec<(u32, i64, u64, u32, u32)> = rows
+        .iter()
+        .zip(of_rows)
+        .map(|((batch, row), trace)| {
+            let Keys { spans, starts, .. } = &keys[*batch];
+            (traces[trace as usize].rank, starts[*row], u64_at(spans, *row), *batch as u32, *row as u32)
         })
         .collect();
     keyed.sort_unstable();
@@ -86,11 +110,11 @@ fn sorted(batches: &[SpanBatch], rows: &[Place]) -> Vec<Place> {
 }
 
 fn u128_at(ids: &FixedSizeBinaryArray, row: usize) -> u128 {
-    ids.value(row).iter().fold(0, |id, byte| id << 8 | u128::from(*byte))
+    ids.value(row).first_chunk().map_or(0, |id| u128::from_be_bytes(*id))
 }
 
 fn u64_at(ids: &FixedSizeBinaryArray, row: usize) -> u64 {
-    ids.value(row).iter().fold(0, |id, byte| id << 8 | u64::from(*byte))
+    ids.value(row).first_chunk().map_or(0, |id| u64::from_be_bytes(*id))
 }
 
 #[cfg(test)]
