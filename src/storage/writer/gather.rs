@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array},
-    datatypes::{Field, Float64Type, Int64Type, UInt32Type},
+    array::{Array, ArrayRef, AsArray, DictionaryArray, Int32Array, RecordBatch, UInt32Array, new_null_array},
+    compute::concat,
+    datatypes::{DataType, Field, Float64Type, Int64Type, UInt32Type},
     error::ArrowError,
 };
 
@@ -12,7 +13,7 @@ use crate::{
     model::{
         attributes::AttributeType,
         batch::SpanBatch,
-        gather::{Place, gather_of_many},
+        gather::{Place, gather, gather_of_many},
         promotion::{PromotedAttribute, promoted_attribute},
         schema::{CORE_COLUMNS, column},
     },
@@ -33,6 +34,8 @@ pub(super) struct Gather<'a> {
 struct Source<'a> {
     arrays: Vec<Option<&'a ArrayRef>>,
     rows: &'a [Place],
+    /// Whether it is of a table whose rows many spans share.
+    is_shared: bool,
 }
 
 impl<'a> Source<'a> {
@@ -55,24 +58,29 @@ impl<'a> Gather<'a> {
 
     /// A column and its rows, if a batch has it.
     fn source(&self, name: &str) -> Option<Source<'_>> {
-        let of_table = |table: fn(&SpanBatch) -> &RecordBatch, rows| {
+        let of_table = |table: fn(&SpanBatch) -> &RecordBatch, rows, is_shared| {
             let arrays: Vec<_> = self.batches.iter().map(|batch| table(batch).column_by_name(name)).collect();
-            arrays.iter().any(Option::is_some).then_some(Source { arrays, rows })
+            arrays.iter().any(Option::is_some).then_some(Source { arrays, rows, is_shared })
         };
-        of_table(SpanBatch::spans, self.rows)
-            .or_else(|| of_table(SpanBatch::resources, &self.resources))
-            .or_else(|| of_table(SpanBatch::scopes, &self.scopes))
+        of_table(SpanBatch::spans, self.rows, false)
+            .or_else(|| of_table(SpanBatch::resources, &self.resources, true))
+            .or_else(|| of_table(SpanBatch::scopes, &self.scopes, true))
     }
 
+    /// The values of a column; texts of resources and scopes as a dictionary.
     pub(super) fn column(&self, name: &str) -> Result<ArrayRef, ArrowError> {
         let source = self.source(name);
         let first = source.as_ref().and_then(|source| source.arrays.iter().flatten().next().copied());
         let (Some(source), Some(first)) = (&source, first) else {
             return Err(ArrowError::SchemaError(format!("no span batch has a column {name}")));
         };
+        let gathered = |arrays: &[&dyn Array], rows: &[Place]| match source.is_shared {
+            true => spread(arrays, rows),
+            false => gather_of_many(arrays, rows),
+        };
         if source.arrays.iter().all(Option::is_some) {
             let arrays: Vec<&dyn Array> = source.arrays.iter().flatten().map(AsRef::as_ref).collect();
-            return gather_of_many(&arrays, source.rows);
+            return gathered(&arrays, source.rows);
         }
         // One NULL stands for all rows of the batches that lack the column.
         let null = new_null_array(first.data_type(), 1);
@@ -80,7 +88,7 @@ impl<'a> Gather<'a> {
         let lacks = |batch: usize| source.arrays[batch].is_none();
         let rows: Vec<Place> =
             source.rows.iter().map(|(batch, row)| (*batch, if lacks(*batch) { 0 } else { *row })).collect();
-        gather_of_many(&arrays, &rows)
+        gathered(&arrays, &rows)
     }
 
     /// The promoted columns that hold a value in some of the rows, by name.
@@ -128,6 +136,29 @@ impl<'a> Gather<'a> {
         let (min, max) = (arrow::compute::min(values), arrow::compute::max(values));
         Ok(ColumnRange { column, min: min.unwrap_or_default(), max: max.unwrap_or_default() })
     }
+}
+
+/// The values of some small arrays at `places`, most of which come many times: texts are not copied for each.
+fn spread(arrays: &[&dyn Array], places: &[Place]) -> Result<ArrayRef, ArrowError> {
+    let values = concat(arrays)?;
+    let mut starts = Vec::with_capacity(arrays.len());
+    let mut start = 0;
+    for array in arrays {
+        starts.push(start);
+        start += array.len();
+    }
+    let row_of = |(array, row): &Place| starts[*array] + row;
+    Ok(match values.data_type() {
+        // Arrays of more rows than the keys can name do not fit into memory.
+        DataType::Utf8 => {
+            let keys: Int32Array = places.iter().map(|place| row_of(place) as i32).collect::<Vec<_>>().into();
+            Arc::new(DictionaryArray::try_new(keys, values)?)
+        }
+        _ => {
+            let rows: UInt32Array = places.iter().map(|place| row_of(place) as u32).collect::<Vec<_>>().into();
+            gather(&values, &rows)?
+        }
+    })
 }
 
 fn not_promoted(field: &Field) -> ArrowError {

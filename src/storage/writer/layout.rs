@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray},
+    array::{Array, ArrayRef, AsArray, StringArray},
     datatypes::{Schema, SchemaRef},
 };
 use parquet::{
@@ -64,10 +64,35 @@ pub(super) fn has_many_values<'a>(
     }
     let texts = arrays.clone().filter_map(|array| array.as_string_opt::<i32>());
     let count: usize = texts.clone().map(|texts| texts.len() - texts.null_count()).sum();
-    let step = count.div_ceil(SAMPLE_VALUES).max(1);
-    let sample: Vec<&str> = texts.flat_map(|texts| texts.iter().flatten()).step_by(step).collect();
+    let sample = every(count.div_ceil(SAMPLE_VALUES).max(1), texts);
     let distinct: HashSet<&str> = sample.iter().copied().collect();
     sample.len() >= 16 && distinct.len() * 4 > sample.len()
+}
+
+/// Each `step`-th value, without a look at arrays and, where none is NULL, values in between.
+fn every<'a>(step: usize, arrays: impl Iterator<Item = &'a StringArray>) -> Vec<&'a str> {
+    let mut sample = Vec::new();
+    let (mut start, mut next) = (0, 0);
+    for texts in arrays {
+        let end = start + texts.len() - texts.null_count();
+        match texts.nulls() {
+            _ if next >= end => {}
+            None => {
+                sample.extend((next - start..texts.len()).step_by(step).map(|row| texts.value(row)));
+                next += (end - next).div_ceil(step) * step;
+            }
+            Some(nulls) => {
+                for (value, row) in (start..).zip(nulls.valid_indices()) {
+                    if value == next {
+                        sample.push(texts.value(row));
+                        next += step;
+                    }
+                }
+            }
+        }
+        start = end;
+    }
+    sample
 }
 
 impl Layout<'_> {
@@ -88,7 +113,7 @@ impl Layout<'_> {
         let core = core.map(|core| core.field.name().as_str());
         for name in core.chain(self.promoted.iter().map(|attribute| &*attribute.column)) {
             let statistics = match name {
-                column::SPAN_ID | column::PARENT_SPAN_ID => EnabledStatistics::None,
+                column::TRACE_ID | column::SPAN_ID | column::PARENT_SPAN_ID => EnabledStatistics::None,
                 _ if self.with_nan.contains(&name) => EnabledStatistics::None,
                 _ => EnabledStatistics::Page,
             };
@@ -99,8 +124,20 @@ impl Layout<'_> {
                 .set_column_dictionary_enabled(path(id), false)
                 .set_column_encoding(path(id), Encoding::PLAIN);
         }
-        for (name, encoding) in
-            [(column::START_TIME, Encoding::DELTA_BINARY_PACKED), (column::DURATION, Encoding::BYTE_STREAM_SPLIT)]
+        // Flags and counts are the same number nearly everywhere, which as a delta costs less than looking it up in a
+        // dictionary for each row.
+        let nearly_constant = [
+            column::FLAGS,
+            column::DROPPED_ATTRIBUTES_COUNT,
+            column::DROPPED_EVENTS_COUNT,
+            column::DROPPED_LINKS_COUNT,
+            column::RESOURCE_DROPPED_ATTRIBUTES_COUNT,
+            column::SCOPE_DROPPED_ATTRIBUTES_COUNT,
+        ];
+        let deltas = nearly_constant.into_iter().chain([column::START_TIME]);
+        for (name, encoding) in deltas
+            .map(|name| (name, Encoding::DELTA_BINARY_PACKED))
+            .chain([(column::DURATION, Encoding::BYTE_STREAM_SPLIT)])
         {
             properties =
                 properties.set_column_dictionary_enabled(path(name), false).set_column_encoding(path(name), encoding);
@@ -114,5 +151,26 @@ impl Layout<'_> {
                 .set_column_bloom_filter_max_ndv(path(name), rows);
         }
         Ok(properties.build())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_sample_is_each_nth_value_of_all_arrays(
+            arrays in vec(vec(option::weighted(0.7, "[a-z]{0,2}"), 0..20), 0..6),
+            dense in vec(vec("[a-z]{0,2}", 0..20), 0..3),
+            step in 1..9_usize,
+        ) {
+            let sparse = arrays.into_iter().map(StringArray::from);
+            let arrays: Vec<StringArray> = sparse.chain(dense.into_iter().map(StringArray::from)).collect();
+            let expected: Vec<&str> = arrays.iter().flat_map(|texts| texts.iter().flatten()).step_by(step).collect();
+            prop_assert_eq!(every(step, arrays.iter()), expected);
+        }
     }
 }

@@ -7,9 +7,9 @@
 //! codec    zstd 1
 //! ids      plain, without dictionary
 //! blooms   in each row group: trace_id, and promoted texts of which most differ
-//! start    delta; duration: byte stream split; other columns: dictionary
-//! stats    row groups and pages of scalar columns; none on the leaves of maps and lists, nor on span ids, where
-//!          they never prune, nor on columns of doubles with a NaN, where they would prune too much
+//! numbers  start, flags and counts of what was dropped: delta; duration: byte stream split; other columns: dictionary
+//! stats    row groups and pages of scalar columns; none on the leaves of maps and lists, nor on ids, where they
+//!          never prune, nor on columns of doubles with a NaN, where they would prune too much
 //! traces   behind the row groups, a filter of their ids: `trace_filter`
 //! footer   version, sort order, attributes: `footer`
 //! ```
@@ -161,10 +161,12 @@ pub fn write_file(batches: &[SpanBatch], day: &DayRows) -> Result<WrittenFile, W
 }
 
 fn keys_of(batches: &[SpanBatch], rows: &[Place]) -> AttributeKeys {
-    let mut by_batch = vec![Vec::new(); batches.len()];
-    rows.iter().for_each(|(batch, row)| by_batch[*batch].push(*row as u32));
+    // In the order in which they came: neighbours are alike then, and in the same lines of the cache.
+    let mut held: Vec<Vec<bool>> = batches.iter().map(|batch| vec![false; batch.num_spans()]).collect();
+    rows.iter().for_each(|(batch, row)| held[*batch][*row] = true);
     let mut collectors = KeyCollectors::default();
-    for (batch, rows) in batches.iter().zip(by_batch) {
+    for (batch, held) in batches.iter().zip(held) {
+        let rows: Vec<u32> = (0_u32..).zip(held).filter_map(|(row, is_held)| is_held.then_some(row)).collect();
         collectors.add_batch(batch, &rows);
     }
     collectors.finish()
