@@ -144,16 +144,20 @@ impl TableWriter {
         let declared = self.live.catalog().table(tenant).await.ok().map(|table| table.snapshot().declared());
         let asked = self.live.demand(tenant).take_half();
         let (promoter, of) = (Arc::clone(&self.promoter), tenant.clone());
-        let files = tokio::task::spawn_blocking(move || {
+        let is_declared = declared.is_some();
+        let (files, promotion) = tokio::task::spawn_blocking(move || {
             let spans = batches.iter().map(SpanBatch::num_spans).sum();
             let counts = if declared.is_some() { keys::residual_counts(&batches) } else { Vec::new() };
             let evidence = Evidence { spans, counts: &counts, asked: &asked };
             let promotion = promoter.choose(&of, &declared.unwrap_or_default(), &evidence);
             let shaped = batches.into_iter().map(|batch| batch.promoted_as(&promotion)).collect::<Result<Vec<_>, _>>();
-            Ok::<_, Error>(writer::write_files(&shaped.map_err(|cause| failed(cause.into()))?)?)
+            Ok::<_, Error>((writer::write_files(&shaped.map_err(|cause| failed(cause.into()))?)?, promotion))
         })
         .await
         .map_err(|panic| failed(panic.into()))??;
+        if is_declared {
+            self.live.set_promotion(tenant, Arc::new(promotion));
+        }
 
         let mut adds = Vec::with_capacity(files.len());
         let mut bytes = Vec::with_capacity(files.len());

@@ -53,7 +53,11 @@ use self::buffer::Buffer;
 use crate::{
     catalog::Catalog,
     error::{Error, ErrorKind, Result},
-    model::{batch::SpanBatch, tenant::TenantId},
+    model::{
+        batch::SpanBatch,
+        promotion::{self, Promotion},
+        tenant::TenantId,
+    },
     storage::demand::KeyDemand,
     wal::{LogId, RecordNumber},
 };
@@ -65,6 +69,7 @@ pub struct Live {
     catalog: Arc<Catalog>,
     buffers: RwLock<HashMap<TenantId, Arc<Buffer>>>,
     demands: RwLock<HashMap<TenantId, Arc<KeyDemand>>>,
+    promotions: RwLock<HashMap<TenantId, Arc<Promotion>>>,
     bytes: AtomicUsize,
     is_settled: AtomicBool,
 }
@@ -77,6 +82,7 @@ impl Live {
             catalog,
             buffers: RwLock::default(),
             demands: RwLock::default(),
+            promotions: RwLock::default(),
             bytes: AtomicUsize::new(0),
             is_settled: AtomicBool::new(false),
         }
@@ -194,6 +200,17 @@ impl Live {
             return Arc::clone(demand);
         }
         Arc::clone(self.demands.write().entry(tenant.clone()).or_default())
+    }
+
+    /// Which attributes of a tenant's new spans get columns: those that the last flush had. Until there was one these are
+    /// the standard ones. It is a matter of work and not of truth: a flush brings every batch under what it chose itself.
+    pub fn promotion(&self, tenant: &TenantId) -> Arc<Promotion> {
+        self.promotions.read().get(tenant).map_or_else(promotion::standard, Arc::clone)
+    }
+
+    /// Says which attributes got columns in a flush.
+    pub fn set_promotion(&self, tenant: &TenantId, promotion: Arc<Promotion>) {
+        self.promotions.write().insert(tenant.clone(), promotion);
     }
 
     /// Bytes that all buffers hold, sealed prefixes included.

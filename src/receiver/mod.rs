@@ -46,11 +46,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     ingest::{Ingest, RETRY_AFTER, WriteRequest, dedup},
     metrics::Metrics,
-    model::{
-        promotion::{self, Promotion},
-        tenant::TenantId,
-        time::TimeRange,
-    },
+    model::{tenant::TenantId, time::TimeRange},
     otlp::{
         Decoded,
         decode::{REQUEST_BYTES_MAX, decode_protobuf},
@@ -93,7 +89,6 @@ struct Inner {
     decoders: Arc<Semaphore>,
     settings: IngestSettings,
     limits: Limits,
-    promotion: Arc<Promotion>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
@@ -115,7 +110,6 @@ impl Receiver {
             decoders: Arc::new(Semaphore::new(available_parallelism().map_or(4, usize::from))),
             settings: settings.clone(),
             limits,
-            promotion: promotion::standard(),
             clock,
             metrics,
         }))
@@ -202,9 +196,10 @@ impl Receiver {
                 now_unix_nano.saturating_add(settings.time_window_future.as_nanos()),
             ),
         };
+        let promotion = self.0.ingest.live().promotion(&TenantId::single());
         let decoded = match protocol.encoding {
-            Encoding::Protobuf => decode_protobuf(&body, &self.0.promotion, &rules),
-            Encoding::Json => decode_json(&body, &self.0.promotion, &rules),
+            Encoding::Protobuf => decode_protobuf(&body, &promotion, &rules),
+            Encoding::Json => decode_json(&body, &promotion, &rules),
         }?;
         Ok(Digested { decoded, digest: dedup::digest(&body), bytes: body.len() })
     }
