@@ -15,8 +15,15 @@ const LOCK: &str = "LOCK";
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// Unlocked by being closed.
-    _lock: File,
+    lock: File,
+}
+
+/// Closing the file would not do: a child of this process has a copy of it from its birth until it becomes another program.
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What cannot be unlocked is unlocked with the last copy.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Directory {
@@ -45,7 +52,7 @@ impl Directory {
 
     fn locked(path: &Path, outcome: Result<(), TryLockError>, lock: File) -> Result<Self> {
         match outcome {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(WalError::Locked { dir: path.to_owned() }),
             Err(TryLockError::Error(error)) => Err(WalError::io("lock", path)(error)),
         }
@@ -124,4 +131,20 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;
     crashpoint::synced(path);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_lock_in_a_child_process_keeps_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::create_and_lock(folder.path()).unwrap();
+        assert!(matches!(Directory::create_and_lock(folder.path()), Err(WalError::Locked { .. })));
+        let copy = directory.lock.try_clone().unwrap();
+        drop(directory);
+        drop(Directory::create_and_lock(folder.path()).unwrap());
+        drop(copy);
+    }
 }
