@@ -133,15 +133,19 @@ async fn several_compactors_and_a_writer_lose_and_double_nothing() {
         let is_written = Arc::clone(&is_written);
         compactors.spawn(async move {
             let (mut merges, mut conflicts) = (0, 0);
-            while !is_written.load(Ordering::SeqCst) {
+            loop {
+                // Once more after the end, when there is something to merge unless all of it was.
+                let is_last = is_written.load(Ordering::SeqCst);
                 catalog.table(&TenantId::single()).await.unwrap().refresh().await.unwrap();
                 let report = compactor.compact_lane(&TenantId::single(), Lane::Small).await.unwrap();
                 assert_eq!(report.failures, 0);
                 merges += report.merges;
                 conflicts += report.conflicts;
+                if is_last {
+                    return (merges, conflicts);
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            (merges, conflicts)
         });
     }
     let mut written = 0;
