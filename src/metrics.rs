@@ -53,8 +53,6 @@ pub struct Metrics {
     pub wal_failures: IntCounter,
     /// Bytes of the log on disk.
     pub wal_bytes: IntGauge,
-    /// Records that start-up found torn or corrupt at the end of the log and cut.
-    pub wal_records_cut: IntCounter,
     /// Spans in memory that are in no file yet.
     pub buffer_spans: IntGauge,
     /// Memory of those spans in bytes.
@@ -169,11 +167,6 @@ impl Metrics {
                 "Failed writes and syncs of the log; above zero nothing is acknowledged any more",
             )?,
             wal_bytes: gauge(r, "tracehouse_wal_bytes", "Size of the write-ahead log on disk")?,
-            wal_records_cut: counter(
-                r,
-                "tracehouse_wal_records_cut_total",
-                "Torn or corrupt records that were cut from the end of the log at start",
-            )?,
             buffer_spans: gauge(r, "tracehouse_buffer_spans", "Spans in memory that are in no file yet")?,
             buffer_bytes: gauge(r, "tracehouse_buffer_bytes", "Memory of the spans that are in no file yet")?,
             oldest_unflushed_unix_nano: AtomicI64::new(NOTHING_UNFLUSHED),

@@ -29,6 +29,7 @@ use futures::{
 };
 use object_store::path::Path;
 use parking_lot::Mutex;
+use prometheus::IntCounter;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -43,6 +44,7 @@ use crate::{
     },
     clock::Clock,
     crashpoint,
+    metrics::Metrics,
     storage::{
         paths::TableFolder,
         store::{PutNew, Store, StoreError},
@@ -68,6 +70,7 @@ pub struct Table {
     folder: TableFolder,
     clock: Arc<dyn Clock>,
     settings: Arc<CatalogSettings>,
+    metrics: Option<Arc<Metrics>>,
     current: ArcSwap<Snapshot>,
     committer: tokio::sync::Mutex<()>,
     /// When the end of the log was last seen.
@@ -81,6 +84,17 @@ pub struct Table {
     background: TaskTracker,
 }
 
+/// What tables share.
+#[derive(Debug)]
+pub(super) struct TableParts {
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Arc<CatalogSettings>,
+    /// Where commits are counted.
+    pub(super) metrics: Option<Arc<Metrics>>,
+    pub(super) background: TaskTracker,
+}
+
 /// What became of the write of a commit.
 enum Landing {
     Ours,
@@ -88,13 +102,8 @@ enum Landing {
 }
 
 impl Table {
-    pub(super) async fn open(
-        store: Store,
-        folder: TableFolder,
-        clock: Arc<dyn Clock>,
-        settings: Arc<CatalogSettings>,
-        background: TaskTracker,
-    ) -> Result<Self, CatalogError> {
+    pub(super) async fn open(parts: TableParts, folder: TableFolder) -> Result<Self, CatalogError> {
+        let TableParts { store, clock, settings, metrics, background } = parts;
         let log_seen_unix_nano = AtomicI64::new(clock.now_unix_nano());
         let snapshot = open::open(&store, &folder).await?;
         Ok(Self {
@@ -102,6 +111,7 @@ impl Table {
             folder,
             clock,
             settings,
+            metrics,
             current: ArcSwap::from_pointee(snapshot),
             committer: tokio::sync::Mutex::new(()),
             log_seen_unix_nano,
@@ -224,6 +234,7 @@ impl Table {
             match self.put_commit(version, &commit_id, &self.encode(&actions)?).await? {
                 Landing::Ours => {
                     crashpoint::hit("catalog.commit.after_put");
+                    self.count(|metrics| &metrics.catalog_commits);
                     // Nothing was there when it was created: that was the end of the log.
                     self.log_seen_unix_nano.fetch_max(now_unix_nano, Ordering::SeqCst);
                     let snapshot = self.publish(&Arc::new(base.apply(version, &actions)?));
@@ -231,6 +242,7 @@ impl Table {
                     return Ok(CommitOutcome::Committed(snapshot));
                 }
                 Landing::Lost => {
+                    self.count(|metrics| &metrics.catalog_conflicts);
                     debug!(table = %self.folder.path(), version, attempt, "another commit was faster");
                     self.back_off(attempt).await;
                     let after = self.read_tail().await?;
@@ -243,6 +255,12 @@ impl Table {
             }
         }
         Err(CatalogError::Contended { table: self.path(), attempts: self.settings.attempts_max })
+    }
+
+    fn count(&self, counter: fn(&Metrics) -> &IntCounter) {
+        if let Some(metrics) = &self.metrics {
+            counter(metrics).inc();
+        }
     }
 
     /// Writes a checkpoint of the latest known state, and deletes what the retention no longer needs.

@@ -7,8 +7,12 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    catalog::{CatalogError, CatalogSettings, table::Table},
+    catalog::{
+        CatalogError, CatalogSettings,
+        table::{Table, TableParts},
+    },
     clock::Clock,
+    metrics::Metrics,
     model::tenant::TenantId,
     storage::{
         paths::{self, TableFolder},
@@ -22,6 +26,7 @@ pub struct Catalog {
     store: Store,
     clock: Arc<dyn Clock>,
     settings: Arc<CatalogSettings>,
+    metrics: Option<Arc<Metrics>>,
     tables: Mutex<HashMap<TenantId, Arc<OnceCell<Arc<Table>>>>>,
     background: TaskTracker,
 }
@@ -30,7 +35,14 @@ impl Catalog {
     /// The tables in `store`; none is opened yet.
     pub fn open(store: Store, clock: Arc<dyn Clock>, settings: CatalogSettings) -> Self {
         let tables = Mutex::new(HashMap::new());
-        Self { store, clock, settings: Arc::new(settings), tables, background: TaskTracker::new() }
+        let (settings, background) = (Arc::new(settings), TaskTracker::new());
+        Self { store, clock, settings, metrics: None, tables, background }
+    }
+
+    /// The same tables, whose commits are counted. None must be open yet.
+    pub fn counting(mut self, metrics: &Arc<Metrics>) -> Self {
+        self.metrics = Some(Arc::clone(metrics));
+        self
     }
 
     /// The store that the tables are in.
@@ -45,9 +57,14 @@ impl Catalog {
         let cell = Arc::clone(self.tables.lock().entry(tenant.clone()).or_default());
         let open = || async {
             let folder = TableFolder::of_tenant(tenant);
-            let (clock, settings) = (Arc::clone(&self.clock), Arc::clone(&self.settings));
-            let background = self.background.clone();
-            Table::open(self.store.clone(), folder, clock, settings, background).await.map(Arc::new)
+            let parts = TableParts {
+                store: self.store.clone(),
+                clock: Arc::clone(&self.clock),
+                settings: Arc::clone(&self.settings),
+                metrics: self.metrics.clone(),
+                background: self.background.clone(),
+            };
+            Table::open(parts, folder).await.map(Arc::new)
         };
         cell.get_or_try_init(open).await.cloned()
     }
@@ -56,6 +73,13 @@ impl Catalog {
     pub fn known_version(&self, tenant: &TenantId) -> Option<u64> {
         let cell = self.tables.lock().get(tenant).map(Arc::clone)?;
         cell.get()?.snapshot().version()
+    }
+
+    /// Live files of the open tables, and their bytes. Asks no one.
+    pub fn load(&self) -> (usize, u64) {
+        let tables = self.tables.lock();
+        let open = tables.values().filter_map(|cell| Some(cell.get()?.snapshot()));
+        open.fold((0, 0), |(files, bytes), snapshot| (files + snapshot.files().len(), bytes + snapshot.size_bytes()))
     }
 
     /// Forgets a table that has been idle, to free its memory. Whoever still holds it can go on using it.

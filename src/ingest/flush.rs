@@ -185,6 +185,9 @@ impl Flusher {
         self.metrics.buffer_bytes.set(bytes.cast_signed() as i64);
         self.metrics.buffer_spans.set(spans.cast_signed() as i64);
         self.metrics.set_oldest_unflushed(oldest);
+        let (files, bytes) = self.live().catalog().load();
+        self.metrics.catalog_files.set(files.cast_signed() as i64);
+        self.metrics.catalog_bytes.set(bytes.cast_signed());
     }
 
     /// Flushes all tenants' buffers, and returns when all is in the tables.

@@ -51,7 +51,7 @@ impl LocalFolder {
             .map_err(|error| Error::new(ErrorKind::Internal, "cannot set up metrics").with_source(error))?;
         let metrics = Arc::new(metrics);
         let store = Store::open_to_read(settings, &metrics).await?;
-        let catalog = catalog(&store, &clock, settings);
+        let catalog = catalog(&store, &clock, settings, &metrics);
         let log_folder = settings.local_folder().join(LOG_FOLDER);
         let log = match settings.data {
             DataLocation::Bucket(_) if !log_folder.is_dir() => ReadOnly::without_log(catalog),
@@ -77,13 +77,18 @@ pub(super) async fn create_folders(settings: &Settings) -> Result<()> {
 }
 
 /// The tables below a store.
-pub(super) fn catalog(store: &Store, clock: &Arc<dyn Clock>, settings: &Settings) -> Arc<Catalog> {
+pub(super) fn catalog(
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Arc<Catalog> {
     let (grace, snapshot_age_max) = (settings.compaction.grace.get(), settings.store.table_age_max.get());
     let defaults = CatalogSettings::default();
     // A sweep asks the log when a file was removed, so the log reaches back further than the grace.
     let log_retention = defaults.log_retention.max(grace * 3);
     let settings = CatalogSettings { deleted_file_retention: grace, log_retention, snapshot_age_max, ..defaults };
-    Arc::new(Catalog::open(store.clone(), Arc::clone(clock), settings))
+    Arc::new(Catalog::open(store.clone(), Arc::clone(clock), settings).counting(metrics))
 }
 
 /// An engine whose queries each see one view of `live`.

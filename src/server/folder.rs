@@ -46,7 +46,7 @@ impl OwnedFolder {
         let metrics = Arc::new(metrics);
         engine::create_folders(settings).await?;
         let store = Store::open(settings, &metrics).await?;
-        let catalog = engine::catalog(&store, &clock, settings);
+        let catalog = engine::catalog(&store, &clock, settings, &metrics);
         let parts = IngestParts {
             settings: Arc::new(settings.clone()),
             store: store.clone(),

@@ -39,7 +39,7 @@ impl Parts {
         engine::create_folders(settings).await?;
         let settings = Arc::new(settings.clone());
         let store = Store::open(&settings, &metrics).await?;
-        let catalog = engine::catalog(&store, &clock, &settings);
+        let catalog = engine::catalog(&store, &clock, &settings, &metrics);
         let parts = IngestParts {
             settings: Arc::clone(&settings),
             store: store.clone(),

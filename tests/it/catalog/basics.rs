@@ -7,6 +7,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use tracehouse::{
     catalog::{Catalog, CatalogError, Commit, CommitOutcome, Operation, Table, action},
+    metrics::Metrics,
     model::{tenant::TenantId, time::TimeRange},
     storage::store::{PutNew, Store},
 };
@@ -31,6 +32,21 @@ async fn changed_metadata(store: &Store, table: &Table, change: impl Fn(&mut act
     let mut metadata = action::decode(&bytes).unwrap().into_iter().find_map(|action| action.meta_data).unwrap();
     change(&mut metadata);
     String::from_utf8(action::encode(&[metadata.into()]).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn commits_lost_races_and_live_files_are_counted() {
+    let store = in_memory();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let ours = catalog(&store).counting(&metrics);
+    let table = ours.table(&TenantId::single()).await.unwrap();
+    table.commit(&append(vec![new_file(1)])).await.unwrap();
+    catalog(&store).table(&TenantId::single()).await.unwrap().commit(&append(vec![new_file(1)])).await.unwrap();
+    table.commit(&append(vec![new_file(1)])).await.unwrap();
+    assert_eq!((metrics.catalog_commits.get(), metrics.catalog_conflicts.get()), (2, 1));
+    assert_eq!(ours.load(), (3, table.snapshot().size_bytes()));
+    let theirs = catalog(&store);
+    assert_eq!(theirs.load(), (0, 0), "tables that are not open are not asked");
 }
 
 #[tokio::test]
