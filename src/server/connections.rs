@@ -29,6 +29,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The largest frame of HTTP/2 that a peer may send, which is also what it may send unasked (hyper's window). A request of a
+/// thousand spans comes in one piece then, and is decoded where it was read.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+
 /// Requests that run at once on one HTTP/2 connection; further ones wait for the client's own turn.
 const STREAMS_MAX: u32 = 256;
 
@@ -136,7 +140,8 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(STREAMS_MAX);
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_frame_size(FRAME_BYTES_MAX);
     let connection = builder.serve_connection(stream, TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
