@@ -26,7 +26,7 @@ use crate::{
         promoter::{Evidence, Promoter},
         remote::staged::Staged,
         store::Store,
-        writer,
+        writer::{self, Origin},
     },
     wal::RecordNumber,
 };
@@ -161,7 +161,7 @@ impl TableWriter {
         let mut columns = Vec::new();
         for day in days {
             let shaped = Arc::clone(&shaped);
-            let written = tokio::task::spawn_blocking(move || writer::write_file(&shaped, &day));
+            let written = tokio::task::spawn_blocking(move || writer::write_file(&shaped, &day, Origin::Flushed));
             let file = written.await.map_err(|panic| failed(panic.into()))??;
             let add = NewFile::of_written(&file, self.clock.now_unix_nano());
             columns.extend(columns_of([&file]));
