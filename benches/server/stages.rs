@@ -127,7 +127,7 @@ fn flush(live: &Live, tenant: &TenantId, timers: &mut Timers, bytes: &mut Bytes)
     let sealed = live.seal(tenant).unwrap();
     let batches: Vec<SpanBatch> = sealed.batches.iter().map(|buffered| buffered.batch.clone()).collect();
     bytes.flushed += batches.iter().map(|batch| batch.memory_bytes() as u64).sum::<u64>();
-    let files = timers.parquet.time(|| writer::write_files(&batches).unwrap());
+    let files = timers.parquet.time(|| writer::write_files(&batches, writer::Origin::Flushed).unwrap());
     bytes.parquet += files.iter().map(|file| file.bytes.len() as u64).sum::<u64>();
     live.release(tenant, sealed.through);
 }

@@ -7,16 +7,20 @@
 //! - [`day`]: one tenant at 2,000 spans per second for 24 hours. Every hour a row: live files, commits per second, write
 //!   amplification, memory, and the CPU of queries over the last quarter of an hour, over one trace, and over everything.
 //! - [`tenants`]: 1,000 tenants at one span per second for an hour.
+//! - [`files`]: traces by id among thousands of small files: how many are opened, and what the filters of them weigh.
+//! - [`spread`]: flushes of spans that start on 1 to 9,000 days, each of which gets a file.
 //!
-//! `cargo bench --bench simulation`, with `BENCH_ONLY` (`day` or `tenants`), `BENCH_HOURS` (default 24),
+//! `cargo bench --bench simulation`, with `BENCH_ONLY` (`day`, `tenants`, `files` or `spread`), `BENCH_HOURS` (default 24),
 //! `BENCH_RATE` (spans per second, default 2,000), `BENCH_TENANTS` (default 1,000), `BENCH_MINUTES` (of the tenants,
-//! default 60), `BENCH_FOLDER` (where the tables go), and settings by the environment as a server takes them.
+//! default 60), `BENCH_FILES` (default 4,000), `BENCH_FOLDER` (where the tables go), and settings by the environment as a server takes them.
 //! A day at 2,000 spans per second takes 7 GB of disk and most of an hour of one core.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
 
 mod day;
+mod files;
 mod questions;
 mod source;
+mod spread;
 mod tenants;
 mod world;
 
@@ -42,5 +46,11 @@ async fn main() {
     }
     if "tenants".contains(&only) {
         tenants::run(setting("BENCH_TENANTS", 1_000), setting("BENCH_MINUTES", 60)).await;
+    }
+    if "files".contains(&only) {
+        files::run(setting("BENCH_FILES", 4_000)).await;
+    }
+    if "spread".contains(&only) {
+        spread::run(100_000, &[1, 30, 365, 3_000, 9_000]).await;
     }
 }

@@ -48,9 +48,14 @@ impl Pool {
 
     /// The request with this number, counted from the beginning of time.
     pub(crate) fn request(&self, number: u64) -> SpanBatch {
+        self.request_later(number, 0)
+    }
+
+    /// The same, some nanoseconds later.
+    pub(crate) fn request_later(&self, number: u64, nanos: i64) -> SpanBatch {
         let (round, index) = (number / self.requests(), number % self.requests());
         let batch = &self.requests[index as usize];
-        let later = self.length.as_nanos() as i64 * round as i64;
+        let later = self.length.as_nanos() as i64 * round as i64 + nanos;
         let spans = batch.spans();
         let columns = spans.schema_ref().fields().iter().zip(spans.columns()).map(|(field, column)| -> ArrayRef {
             match field.name().as_str() {

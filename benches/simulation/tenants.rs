@@ -14,12 +14,12 @@ const STEP: Duration = Duration::from_secs(10);
 const REQUEST_SPANS: usize = 10;
 
 /// How long the pool lasts, which all tenants draw from.
-const POOL: Duration = Duration::from_secs(200);
+const POOL: Duration = Duration::from_secs(20_000);
 
 /// Runs `tenants` at one span per second for `minutes`, and prints a row for every ten.
 pub(crate) async fn run(tenants: u64, minutes: u64) {
     println!("\n{tenants} tenants, one span per second each, for {minutes} minutes");
-    let pool = Pool::of(START, POOL, 100, REQUEST_SPANS);
+    let pool = Pool::of(START, POOL, 1, REQUEST_SPANS);
     let mut world = World::open().await;
     let names: Vec<TenantId> =
         (0..tenants).map(|number| TenantId::parse(&format!("tenant-{number}")).unwrap()).collect();
@@ -48,9 +48,13 @@ pub(crate) async fn run(tenants: u64, minutes: u64) {
     let round = world.settings.compaction.interval.get().as_secs().div_ceil(STEP.as_secs());
     // Each begins at its own place in the pool, and at its own moment.
     let place = |tenant: u64, step: u64| tenant * 7 + step;
+    let request = |tenant: u64, step: u64| {
+        let earlier = STEP.as_nanos() as i64 * tenant as i64 * 7;
+        pool.request_later(place(tenant, step), -earlier)
+    };
     for step in 0..minutes * per_minute {
         let due = names.iter().zip(0..).filter(|(_, tenant)| tenant % 30 <= step);
-        world.write(due.map(|(name, tenant)| (name.clone(), pool.request(place(tenant, step))))).await;
+        world.write(due.map(|(name, tenant)| (name.clone(), request(tenant, step)))).await;
         world.pass(STEP).await;
         if step % round == 0 {
             for name in &names {

@@ -121,7 +121,7 @@ impl World {
     /// Lets time pass, and waits for the flushes that are due then.
     pub(crate) async fn pass(&self, time: Duration) {
         self.clock.advance(time);
-        let bytes_max = self.settings.flush.bytes_max.as_usize() * 3 / 2;
+        let bytes_max = self.settings.buffer.bytes_max.as_usize() / 8 * 7;
         let delay = self.settings.flush.age_max.as_nanos() + FLUSH_DELAY.as_nanos() as i64;
         let overdue = self.clock.now_unix_nano() - delay;
         loop {

@@ -1,7 +1,7 @@
 //! Files of spans on the reference workload: bytes per span, column by column, and what writing and reading them costs.
 //!
 //! The workload is flushed as one batch under several sets of promoted attributes: none, the standard ones, and those that
-//! a table arrives at by itself. For each the report says bytes per span and CPU per million spans of choosing, sorting and
+//! a table arrives at by itself; with these once more in the layout of merged files. For each the report says bytes per span and CPU per million spans of choosing, sorting and
 //! writing, and of reading everything back; for the last, the share of each column. A column's bytes are those of its pages;
 //! what is left are footer, indexes and filters. A last table says what other layouts of the same columns cost and save.
 //!
@@ -35,7 +35,7 @@ use tracehouse::{
     storage::{
         demand::Asked,
         promoter::{Declared, Evidence, FILES_AGREE, Promoter},
-        writer::{WrittenFile, write_files},
+        writer::{Origin, WrittenFile, write_files},
     },
 };
 
@@ -64,15 +64,11 @@ fn main() {
         "{:<12} {:>8} {:>12} {:>14} {:>14} {:>14}",
         "promoted", "columns", "bytes/span", "shape s/1M", "write s/1M", "read s/1M"
     );
-    let sets = [
-        ("none", Promotion::default()),
-        ("standard", promotion::standard().as_ref().clone()),
-        ("automatic", automatic(&flushes)),
-    ];
-    let mut files = Vec::new();
-    for (name, set) in sets {
-        files = report(name, &set, &flushes, spans);
-    }
+    let automatic = automatic(&flushes);
+    report("none", &Promotion::default(), &flushes, (Origin::Flushed, spans));
+    report("standard", &promotion::standard(), &flushes, (Origin::Flushed, spans));
+    report("automatic", &automatic, &flushes, (Origin::Flushed, spans));
+    let files = report("to stay", &automatic, &flushes, (Origin::Merged, spans));
     columns(&files, spans);
     layouts::report(&files, spans);
 }
@@ -108,7 +104,7 @@ fn automatic(flushes: &[SpanBatch]) -> Promotion {
     chosen
 }
 
-fn report(name: &str, set: &Promotion, flushes: &[SpanBatch], spans: u64) -> Vec<WrittenFile> {
+fn report(name: &str, set: &Promotion, flushes: &[SpanBatch], (origin, spans): (Origin, u64)) -> Vec<WrittenFile> {
     let started = thread_cpu();
     let shaped: Vec<SpanBatch> = flushes
         .iter()
@@ -120,7 +116,7 @@ fn report(name: &str, set: &Promotion, flushes: &[SpanBatch], spans: u64) -> Vec
     let shape = thread_cpu() - started;
     let started = thread_cpu();
     let files: Vec<WrittenFile> =
-        shaped.iter().flat_map(|flush| write_files(slice::from_ref(flush)).unwrap()).collect();
+        shaped.iter().flat_map(|flush| write_files(slice::from_ref(flush), origin).unwrap()).collect();
     let write = thread_cpu() - started;
     let started = thread_cpu();
     let read: usize = files.iter().map(|file| rows(&file.bytes)).sum();

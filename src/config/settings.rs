@@ -437,8 +437,8 @@ section! {
 section! {
     /// What is kept at hand of the files of the tables.
     pub struct CacheSettings {
-        /// Most memory for footers and page indexes of files.
-        pub metadata_bytes_max: ByteSize = ByteSize::mib(128),
+        /// Most memory for footers and page indexes of files: about a byte for each span that queries go by.
+        pub metadata_bytes_max: ByteSize = ByteSize::mib(256),
         /// Most memory for parts of files in a bucket; 0 keeps none.
         pub memory_bytes_max: ByteSize = ByteSize::mib(256),
         /// Most disk for parts of files in a bucket, below local_dir; they survive a restart. 0 keeps none.

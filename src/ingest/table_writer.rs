@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -20,11 +21,12 @@ use crate::{
     metrics::Metrics,
     model::{batch::SpanBatch, keys, tenant::TenantId},
     storage::{
+        order,
         paths::TableFolder,
         promoter::{Evidence, Promoter},
         remote::staged::Staged,
         store::Store,
-        writer,
+        writer::{self, Origin},
     },
     wal::RecordNumber,
 };
@@ -103,15 +105,8 @@ impl TableWriter {
 
     /// Writes a prefix to files on this machine, which take its place in the views.
     async fn stage(&self, tenant: &TenantId, sealed: &Sealed, staged: &Staged) -> Result<()> {
+        let commit = self.encode(tenant, sealed, Place::Here(staged)).await?;
         let folder = TableFolder::of_tenant(tenant);
-        let Encoded { commit, files } = self.encode(tenant, sealed).await?;
-        for (path, bytes) in files {
-            let put = staged.put(&folder.file(&path), bytes).await;
-            put.map_err(|cause| {
-                Error::new(ErrorKind::Unavailable, format!("cannot write {path} for its upload: {cause}"))
-                    .with_source(cause)
-            })?;
-        }
         let received = sealed.batches.iter().map(|batch| batch.received_unix_nano).min();
         let flush = StagedFlush {
             through: sealed.through,
@@ -129,55 +124,77 @@ impl TableWriter {
 
     async fn write(&self, tenant: &TenantId, sealed: &Sealed) -> Result<FlushReport> {
         let table = self.live.catalog().table(tenant).await?;
-        let Encoded { commit, files } = self.encode(tenant, sealed).await?;
-        for (path, bytes) in files {
-            self.store.put_file(&table.folder().file(&path), bytes).await?;
-        }
+        let commit = self.encode(tenant, sealed, Place::Table(&self.store)).await?;
         crashpoint::hit("flush.after_parquet");
         commit_flush(&table, tenant, &commit).await?;
         Ok(FlushReport::of(&commit))
     }
 
-    async fn encode(&self, tenant: &TenantId, sealed: &Sealed) -> Result<Encoded> {
+    /// Puts the files of a prefix where they belong, and returns the commit that adds them. Spans of many days make many
+    /// files, of which one at a time is in memory.
+    async fn encode(&self, tenant: &TenantId, sealed: &Sealed, place: Place<'_>) -> Result<Commit> {
+        let folder = TableFolder::of_tenant(tenant);
         let batches: Vec<SpanBatch> = sealed.batches.iter().map(|buffered| buffered.batch.clone()).collect();
         // Without a look at the table nothing new may be chosen: it could contradict what is declared there.
         let declared = self.live.catalog().table(tenant).await.ok().map(|table| table.snapshot().declared());
         let asked = self.live.demand(tenant).take_half();
         let (promoter, of) = (Arc::clone(&self.promoter), tenant.clone());
         let is_declared = declared.is_some();
-        let (files, promotion) = tokio::task::spawn_blocking(move || {
+        let shaped = tokio::task::spawn_blocking(move || {
             let spans = batches.iter().map(SpanBatch::num_spans).sum();
             let counts = if declared.is_some() { keys::residual_counts(&batches) } else { Vec::new() };
             let evidence = Evidence { spans, counts: &counts, asked: &asked };
             let promotion = promoter.choose(&of, &declared.unwrap_or_default(), &evidence);
-            let shaped = batches.into_iter().map(|batch| batch.promoted_as(&promotion)).collect::<Result<Vec<_>, _>>();
-            Ok::<_, Error>((writer::write_files(&shaped.map_err(|cause| failed(cause.into()))?)?, promotion))
-        })
-        .await
-        .map_err(|panic| failed(panic.into()))??;
+            let shaped =
+                batches.into_iter().map(|batch| batch.promoted_as(&promotion)).collect::<Result<Vec<_>, _>>()?;
+            let shaped = SpanBatch::with_one_type_per_column(&shaped)?.into_owned();
+            let days = order::days(&shaped);
+            Ok::<_, ArrowError>((Arc::new(shaped), days, promotion))
+        });
+        let (shaped, days, promotion) =
+            shaped.await.map_err(|panic| failed(panic.into()))?.map_err(|cause| failed(cause.into()))?;
         if is_declared {
             self.live.set_promotion(tenant, Arc::new(promotion));
         }
 
-        let mut adds = Vec::with_capacity(files.len());
-        let mut bytes = Vec::with_capacity(files.len());
-        let columns = columns_of(&files);
-        for file in files {
+        let mut adds = Vec::with_capacity(days.len());
+        let mut columns = Vec::new();
+        for day in days {
+            let shaped = Arc::clone(&shaped);
+            let written = tokio::task::spawn_blocking(move || writer::write_file(&shaped, &day, Origin::Flushed));
+            let file = written.await.map_err(|panic| failed(panic.into()))??;
             let add = NewFile::of_written(&file, self.clock.now_unix_nano());
-            bytes.push((add.path.clone(), file.bytes));
+            columns.extend(columns_of([&file]));
+            place.put(&folder, &add.path, file.bytes).await?;
             adds.push(add);
         }
+        columns.sort_by(|a, b| a.name().cmp(b.name()));
+        columns.dedup();
         let app_id = self.live.log().to_string();
         let transaction = Transaction { app_id, version: sealed.through.get().cast_signed() };
-        Ok(Encoded { commit: Commit::append(adds, Some(transaction), columns), files: bytes })
+        Ok(Commit::append(adds, Some(transaction), columns))
     }
 }
 
-/// A prefix as files, and the commit that adds them.
-struct Encoded {
-    commit: Commit,
-    /// By their paths in the commit.
-    files: Vec<(String, Bytes)>,
+/// Where the files of a flush go.
+#[derive(Clone, Copy, Debug)]
+enum Place<'a> {
+    /// Where the table is.
+    Table(&'a Store),
+    /// This machine, until they are uploaded.
+    Here(&'a Staged),
+}
+
+impl Place<'_> {
+    async fn put(self, folder: &TableFolder, path: &str, bytes: Bytes) -> Result<()> {
+        match self {
+            Place::Table(store) => Ok(store.put_file(&folder.file(path), bytes).await?),
+            Place::Here(staged) => staged.put(&folder.file(path), bytes).await.map_err(|cause| {
+                Error::new(ErrorKind::Unavailable, format!("cannot write {path} for its upload: {cause}"))
+                    .with_source(cause)
+            }),
+        }
+    }
 }
 
 /// Commits a flush whose files are in the store.

@@ -5,10 +5,12 @@
 //!
 //! ```text
 //!  class        0          1           2            3          done
-//!  size     < 256 KiB   < 2 MiB    < 16 MiB   < half of file_bytes_max   (with fan_in = 8)
+//!  size     < 256 KiB   < 2 MiB    < 16 MiB   < a third of file_bytes_max   (with fan_in = 8)
 //!           ########    ########   ########         never merged again
 //!              8 -> 1      8 -> 1      8 -> 1
 //! ```
+//!
+//! From a third on, no three would fit into one: merging two would write every byte once more to halve the number of files.
 //!
 //! A day that got no file for `settle_age` is *settled*: what is left of it is merged in one go, but never a large file
 //! with a few small ones. So a settled day has full files and at most a handful of others, each at least
@@ -37,7 +39,7 @@ const SETS_MAX: usize = 64;
 /// When files are merged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PickPolicy {
-    /// Size up to which files are merged, in bytes; files from half of it on are done.
+    /// Size up to which files are merged, in bytes; files from a third of it on are done.
     pub(crate) file_bytes_max: u64,
     /// Files of one class that are merged at once.
     pub(crate) fan_in: usize,
@@ -116,7 +118,7 @@ fn of_day(files: &[Arc<LiveFile>], context: PickContext) -> Vec<MergeSet> {
     let policy = context.policy;
     let newest = files.iter().map(|file| file.modified_unix_milli).max().unwrap_or_default();
     let mut open: Vec<Arc<LiveFile>> =
-        files.iter().filter(|file| file.size_bytes < policy.file_bytes_max / 2).map(Arc::clone).collect();
+        files.iter().filter(|file| file.size_bytes < policy.file_bytes_max / 3).map(Arc::clone).collect();
     if context.now_unix_milli.saturating_sub(newest) >= policy.settle_age_milli {
         return settled(open, policy);
     }

@@ -1,6 +1,7 @@
 """The tables in buckets of real object stores: through kills and outages, beside a second writer, and with what is kept."""
 
 import contextlib
+import os
 import statistics
 import subprocess
 import time
@@ -14,6 +15,9 @@ from tracehouse import Server
 
 WAIT_SECONDS_MAX = 60
 DELAY_SECONDS = 0.03
+CRASH_SECONDS_MAX = 20
+# What is queried cold and warm; a million take a minute.
+SPANS = os.environ.get("TRACEHOUSE_BUCKET_SPANS", "20000")
 
 
 @pytest.fixture(params=list(buckets.STORES))
@@ -76,6 +80,103 @@ def test_spans_survive_kills_and_stops(bucket, tmp_path):
     # What is in the bucket needs nothing of the machine that put it there.
     with serving(bucket, tmp_path / "elsewhere") as server:
         assert count(server) == sent
+
+
+# Where the server ends itself, and after how many times of coming by.
+CRASH_POINTS = [
+    "wal.append.synced:20",
+    "flush.after_stage:2",
+    "flush.after_parquet:2",
+    "catalog.commit.before_put:3",
+    "catalog.commit.after_put:3",
+    "flush.after_commit:2",
+    "flush.before_cut:2",
+    "wal.cut.deleted:1",
+    "compact.after_put:1",
+    "compact.after_commit:1",
+    "replay.after_record:1",
+]
+CRASH_ROUNDS = int(os.environ.get("TRACEHOUSE_CRASH_ROUNDS", "1"))
+
+
+def test_crashes_at_every_step_lose_and_double_nothing(bucket, tmp_path):
+    local, ledger = tmp_path / "local", Ledger()
+    settings = {
+        "flush__age_max": "100ms",
+        "compaction__interval": "100ms",
+        "compaction__fan_in": "2",
+        "wal__segment_bytes_max": "128KiB",
+        "ingest__request_bytes_max": "64KiB",
+        "ingest__attribute_bytes_max": "8KiB",
+        "ingest__group_commit_bytes_max": "64KiB",
+    }
+    reached = []
+    for point in CRASH_POINTS * CRASH_ROUNDS:
+        try:
+            server = start(bucket, local, crashpoint=point, **settings)
+        except AssertionError:
+            # It came by while it replayed.
+            reached.append(point)
+            continue
+        deadline = time.monotonic() + CRASH_SECONDS_MAX
+        while server.process.poll() is None and time.monotonic() < deadline:
+            ledger.send(server)
+        if server.process.poll() is not None:
+            reached.append(point)
+        server.kill()
+        with serving(bucket, local, **settings) as server:
+            ledger.check(server)
+            # Something for the next one to replay.
+            ledger.send(server)
+    assert set(CRASH_POINTS) - set(reached) <= {"replay.after_record:1"}, reached
+    with serving(bucket, local, **settings) as server:
+        ledger.check(server)
+        server.stop()
+    command = [server.binary, "verify", "--data", bucket.url, "--set", f"local_dir={local}"]
+    for key, value in bucket.settings.items():
+        command += ["--set", f"{key.replace('__', '.')}={value}"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TRACEHOUSE_")}
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+class Ledger:
+    """Spans by number: those that were sent, and those of them that were acknowledged."""
+
+    def __init__(self):
+        self.sent = 0
+        self.acknowledged = set()
+
+    def send(self, server):
+        numbers = range(self.sent + 1, self.sent + 21)
+        self.sent += len(numbers)
+        start = time.time_ns()
+        spans = [
+            {
+                "traceId": f"{number:032x}",
+                "spanId": f"{number:016x}",
+                "name": "op",
+                "kind": 2,
+                "startTimeUnixNano": str(start),
+                "endTimeUnixNano": str(start + 1_000),
+            }
+            for number in numbers
+        ]
+        body = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+        try:
+            answer = requests.post(f"{server.addresses.otlp_http}/v1/traces", json=body, timeout=30)
+        except requests.RequestException:
+            return
+        if answer.ok:
+            self.acknowledged.update(numbers)
+
+    def check(self, server):
+        with flightsql.connect(server.addresses.flight, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT span_id FROM spans")
+            found = [int(text, 16) for text in cursor.fetch_arrow_table()["span_id"].to_pylist()]
+        assert len(found) == len(set(found)), "a span is seen twice"
+        assert self.acknowledged <= set(found), "an acknowledged span is lost"
+        assert set(found) <= set(range(1, self.sent + 1)), "a span was never sent"
 
 
 def test_senders_hardly_notice_that_the_bucket_is_away(bucket, tmp_path):
@@ -217,7 +318,7 @@ def median_seconds(server, ask, traces):
 
 def fill(server):
     command = [server.binary, "demo", "--endpoint", server.addresses.otlp_grpc, "--backfill", "1h"]
-    done = subprocess.run([*command, "--spans", "20000", "--seed", "7"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--spans", SPANS, "--seed", "7"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

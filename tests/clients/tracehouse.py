@@ -32,7 +32,7 @@ class Addresses:
 class Server:
     """A running server on a folder, with every listener on a port of its own choice."""
 
-    def __init__(self, folder: pathlib.Path, data=None, **settings):
+    def __init__(self, folder: pathlib.Path, data=None, crashpoint=None, **settings):
         self.binary = os.environ["TRACEHOUSE_BINARY"]
         command = [self.binary, "serve", "--data", str(data or folder)]
         for listener in ["otlp-grpc", "otlp-http", "tempo", "tempo-grpc", "flight"]:
@@ -41,6 +41,8 @@ class Server:
             command += ["--set", f"{key.replace('__', '.')}={value}"]
         # A variable of the caller must not change what is tested.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TRACEHOUSE_")}
+        if crashpoint:
+            environment["TRACEHOUSE_CRASHPOINT"] = crashpoint
         self.data = folder
         self.log = folder.with_suffix(".log")
         with self.log.open("a") as log:

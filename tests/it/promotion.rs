@@ -23,7 +23,7 @@ use tracehouse::{
         order::date_of,
         scan::table_schema,
         stitch::stitch,
-        writer::{WrittenFile, write_files},
+        writer::{Origin, WrittenFile, write_files},
     },
 };
 
@@ -292,10 +292,11 @@ async fn stored(world: &World) -> SessionContext {
         let spans: Vec<_> = world.spans.iter().enumerate().filter(|(_, span)| span.part == n).collect();
         let (before, after) = spans.split_at(if part.second.is_some() { spans.len() / 2 } else { spans.len() });
         let second = part.second.as_ref().unwrap_or(&part.promoted);
+        let origin = if n % 2 == 0 { Origin::Flushed } else { Origin::Merged };
         let batches = [batch(world, before, &promotion(&part.promoted)), batch(world, after, &promotion(second))];
         if part.file && part.stitched {
             let mut days: BTreeMap<i32, Vec<WrittenFile>> = BTreeMap::new();
-            for file in batches.iter().flat_map(|batch| write_files(std::slice::from_ref(batch)).unwrap()) {
+            for file in batches.iter().flat_map(|batch| write_files(std::slice::from_ref(batch), origin).unwrap()) {
                 days.entry(file.date).or_default().push(file);
             }
             // Columns of two types do not come together in one table.

@@ -17,7 +17,7 @@ use tracehouse::{
     model::batch::SpanBatch,
     storage::{
         scan::{self, ScanFile, ScanRequest, table_schema},
-        writer::{WrittenFile, write_files},
+        writer::{Origin, WrittenFile, write_files},
     },
 };
 
@@ -78,7 +78,7 @@ pub(crate) fn context(partitions: usize, batch_rows: usize) -> SessionContext {
 /// Writes the files of a batch into a folder of a store.
 pub(crate) async fn write(store: &dyn ObjectStore, folder: &str, batch: &SpanBatch) -> Vec<ScanFile> {
     let mut files = Vec::new();
-    for file in write_files(std::slice::from_ref(batch)).unwrap() {
+    for file in write_files(std::slice::from_ref(batch), Origin::Merged).unwrap() {
         files.push(put(store, folder, file).await);
     }
     files

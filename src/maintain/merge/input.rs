@@ -136,7 +136,7 @@ mod tests {
             ids::{SpanId, TraceId},
             promotion,
         },
-        storage::writer::write_files,
+        storage::writer::{Origin, write_files},
     };
 
     /// The estimate for rows whose only attribute is a text of so many bytes, the same in all.
@@ -165,7 +165,7 @@ mod tests {
             let attributes = [Attribute { key: "text", value: Value::Str(&text) }];
             builder.push_span((resource, scope), &span, &attributes, [].into_iter(), [].into_iter()).unwrap();
         }
-        let file = write_files(&[builder.finish().unwrap()]).unwrap().remove(0);
+        let file = write_files(&[builder.finish().unwrap()], Origin::Merged).unwrap().remove(0);
         assert!(file.bytes.len() < 50_000, "the text is stored once");
         let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
         row_bytes(&reader.parse_and_finish(&file.bytes).unwrap())

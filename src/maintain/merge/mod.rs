@@ -38,7 +38,7 @@ use crate::{
         order::{self, DayRows},
         stitch::stitch,
         store::Store,
-        writer::{self, ROW_GROUP_ROWS_MAX, WrittenFile},
+        writer::{self, Origin, ROW_GROUP_ROWS_MAX, WrittenFile},
     },
 };
 
@@ -136,5 +136,5 @@ async fn plan(inputs: &[Input]) -> Result<Runs> {
 fn write(batch: &SpanBatch) -> Result<Option<WrittenFile>> {
     let Some((first, _)) = batch.start_time_range() else { return Ok(None) };
     let day = DayRows { date: order::date_of(first), rows: (0..batch.num_spans()).map(|row| (0, row)).collect() };
-    Ok(Some(writer::write_file(slice::from_ref(batch), &day)?))
+    Ok(Some(writer::write_file(slice::from_ref(batch), &day, Origin::Merged)?))
 }

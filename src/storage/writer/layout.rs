@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, StringArray},
-    datatypes::{Schema, SchemaRef},
+    datatypes::{DataType, Schema, SchemaRef},
 };
 use parquet::{
     basic::{Compression, Encoding, ZstdLevel},
@@ -24,11 +24,15 @@ use crate::{
     storage::{
         footer::{SORT_METADATA, VERSION_METADATA},
         order::SORT_ORDER,
-        writer::{FORMAT_VERSION, ROW_GROUP_ROWS_MAX, WriteError},
+        writer::{FORMAT_VERSION, Origin, ROW_GROUP_ROWS_MAX, WriteError},
     },
 };
 
 const PAGE_ROWS_MAX: usize = 8_192;
+
+/// Files of fewer rows are compressed lightly, however they came to be: each page costs zstd a start of its own, and they
+/// are merged again.
+const ZSTD_ROWS_MIN: usize = 16_384;
 
 /// How many values of a column are looked at to find out whether most of them differ.
 const SAMPLE_VALUES: usize = 1_024;
@@ -42,8 +46,10 @@ pub(super) struct Layout<'a> {
     pub(super) with_nan: &'a [&'a str],
     /// Those that get a bloom filter, by [`has_many_values`].
     pub(super) with_bloom: &'a [&'a str],
-    /// Most rows that a row group will have.
-    pub(super) group_rows_max: usize,
+    /// Rows of the file.
+    pub(super) rows: usize,
+    /// How it comes to be.
+    pub(super) origin: Origin,
 }
 
 pub(super) fn file_schema(promoted: &[PromotedAttribute]) -> SchemaRef {
@@ -105,7 +111,7 @@ impl Layout<'_> {
         let mut properties = WriterProperties::builder()
             .set_created_by(concat!("tracehouse ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_key_value_metadata(Some(metadata))
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+            .set_compression(self.compression()?)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
             .set_data_page_row_count_limit(PAGE_ROWS_MAX)
             .set_statistics_enabled(EnabledStatistics::None);
@@ -114,6 +120,11 @@ impl Layout<'_> {
         for name in core.chain(self.promoted.iter().map(|attribute| &*attribute.column)) {
             let statistics = match name {
                 column::TRACE_ID | column::SPAN_ID | column::PARENT_SPAN_ID => EnabledStatistics::None,
+                // Texts rarely rule out a row group that has a bit of everything, and finding out their ranges is a tenth of
+                // the work of writing it. No page of it is ruled out by them, and what all pages have is kept in memory
+                // with the footers.
+                _ if self.is_text(name) && self.origin == Origin::Flushed => EnabledStatistics::None,
+                _ if self.is_text(name) => EnabledStatistics::Chunk,
                 _ if self.with_nan.contains(&name) => EnabledStatistics::None,
                 _ => EnabledStatistics::Page,
             };
@@ -143,7 +154,7 @@ impl Layout<'_> {
                 properties.set_column_dictionary_enabled(path(name), false).set_column_encoding(path(name), encoding);
         }
         // Filters have room for a value per row while they are built, and shrink to what they hold.
-        let rows = self.group_rows_max.clamp(1, ROW_GROUP_ROWS_MAX) as u64;
+        let rows = self.rows.clamp(1, ROW_GROUP_ROWS_MAX) as u64;
         for name in self.with_bloom.iter().copied().chain([column::TRACE_ID]) {
             properties = properties
                 .set_column_bloom_filter_enabled(path(name), true)
@@ -151,6 +162,22 @@ impl Layout<'_> {
                 .set_column_bloom_filter_max_ndv(path(name), rows);
         }
         Ok(properties.build())
+    }
+
+    fn compression(&self) -> Result<Compression, WriteError> {
+        match self.origin {
+            Origin::Merged if self.rows >= ZSTD_ROWS_MIN => Ok(Compression::ZSTD(ZstdLevel::try_new(1)?)),
+            Origin::Merged | Origin::Flushed => Ok(Compression::LZ4_RAW),
+        }
+    }
+
+    fn is_text(&self, name: &str) -> bool {
+        let mut core = CORE_COLUMNS.iter();
+        core.any(|core| core.field.name() == name && *core.field.data_type() == DataType::Utf8)
+            || self
+                .promoted
+                .iter()
+                .any(|attribute| &*attribute.column == name && attribute.value_type == AttributeType::Str)
     }
 }
 

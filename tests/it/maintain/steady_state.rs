@@ -15,7 +15,10 @@ use tracehouse::{
     },
     metrics::Metrics,
     model::{batch::SpanBatch, schema::promoted_field, tenant::TenantId},
-    storage::{store::Store, writer::write_files},
+    storage::{
+        store::Store,
+        writer::{Origin, write_files},
+    },
 };
 
 use super::house::{NOW, SECOND, random, seeded};
@@ -24,7 +27,7 @@ use super::house::{NOW, SECOND, random, seeded};
 async fn flush(catalog: &Catalog, clock: &dyn Clock, tenant: &TenantId, batch: &SpanBatch) -> (u64, usize) {
     let table = catalog.table(tenant).await.unwrap();
     let (mut adds, mut columns, mut bytes) = (Vec::new(), BTreeMap::new(), 0);
-    for file in write_files(std::slice::from_ref(batch)).unwrap() {
+    for file in write_files(std::slice::from_ref(batch), Origin::Flushed).unwrap() {
         let add = NewFile::of_written(&file, clock.now_unix_nano());
         catalog.store().put(&table.folder().file(&add.path), file.bytes).await.unwrap();
         bytes += add.size_bytes;

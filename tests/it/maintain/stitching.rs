@@ -8,7 +8,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use tracehouse::storage::{
     scan::ScanFile,
     stitch::stitch,
-    writer::{WrittenFile, write_files},
+    writer::{Origin, WrittenFile, write_files},
 };
 
 use super::house::{NOW, Plain, plain, random, seeded};
@@ -33,7 +33,7 @@ async fn a_stitched_file_answers_as_its_parts() {
     // One without any promoted attribute of spans, and one of a single span.
     batches.insert(1, plain(&[Plain { trace: 1, span: 5, start: NOW, user: "x" }]));
     let parts: Vec<WrittenFile> =
-        batches.iter().flat_map(|batch| write_files(std::slice::from_ref(batch)).unwrap()).collect();
+        batches.iter().flat_map(|batch| write_files(std::slice::from_ref(batch), Origin::Merged).unwrap()).collect();
     let whole = stitch(parts.clone()).unwrap();
     assert_eq!(whole.rows, 601);
 
