@@ -11,6 +11,7 @@ use datafusion::{
     common::ParamValues,
     execution::{SessionState, context::SQLOptions},
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    physical_plan::empty::EmptyExec,
 };
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -24,7 +25,7 @@ use crate::{
     config::Settings,
     error::{Error, ErrorKind, Result},
     metrics::Metrics,
-    model::tenant::TenantId,
+    model::{attributes::AttributeScope, tenant::TenantId},
     query::{
         admission::Admission,
         failure,
@@ -300,7 +301,12 @@ impl Parts {
             .await
             .map_err(|error| failure::from_datafusion(&error))?;
         let (logical, base, told) = match tags {
-            Some(Known { plan, rest, shape }) => (plan, rest, Some(shape)),
+            Some(Known { plan: Some(plan), rest, shape }) => (plan, rest, Some(shape)),
+            Some(Known { plan: None, rest: base, shape }) => {
+                let (_, schema) = shaped(&request.kind, Arc::new(Schema::empty()));
+                let nothing = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+                return Ok(Planned { work: Work::Plan(nothing), base, session, pool, schema, form, shape });
+            }
             None => (self.logical(request, &base, &session).await?, base, None),
         };
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
@@ -368,7 +374,7 @@ impl Parts {
                 tags::names::plan(query, &query.scopes(), base).map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TagValues(query) => {
-                tags::values::plan(query, base).map_err(|error| failure::from_datafusion(&error))
+                tags::values::plan(query, &AttributeScope::ALL, base).map_err(|error| failure::from_datafusion(&error))
             }
             // Running a search is more than one plan; the first stands for them.
             QueryKind::TraceQl(query) => {
