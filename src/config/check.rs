@@ -10,6 +10,7 @@ pub(super) fn check(settings: &Settings, source_of: impl Fn(&str) -> Source) -> 
     stays_on_loopback(settings, &source_of)?;
     not_zero(settings)?;
     are_origins(&settings.ingest.cors_allowed_origins)?;
+    is_prefix(&settings.server.tempo_prefix)?;
     if settings.ingest.nesting_depth_max > NESTING_DEPTH_MAX {
         let depth = settings.ingest.nesting_depth_max;
         return Err(format!("ingest.nesting_depth_max = {depth} must not be larger than {NESTING_DEPTH_MAX}"));
@@ -124,6 +125,19 @@ fn parts_are_large_enough(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
+/// A path can stand before others: nothing, or `/` and segments of plain characters.
+fn is_prefix(prefix: &str) -> Result<(), String> {
+    let is_plain = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~'))
+    };
+    let is_path = prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain));
+    if prefix.is_empty() || is_path {
+        return Ok(());
+    }
+    Err(format!("server.tempo_prefix = {prefix:?} must be a path such as /tempo, without a slash at its end"))
+}
+
 fn not_zero(settings: &Settings) -> Result<(), String> {
     let Settings { ingest, wal, buffer, flush, compaction, query, store, .. } = settings;
     let sizes = [
@@ -204,6 +218,12 @@ mod tests {
             Ok(()),
         );
         check_change(|settings| settings.server.tempo_listen = "[::1]:0".parse().unwrap(), Ok(()));
+        check_change(|settings| settings.server.tempo_prefix = "/a/tempo-2".to_owned(), Ok(()));
+        for prefix in ["tempo", "/", "/tempo/", "/{id}", "//x", "/../x"] {
+            let refused =
+                format!("server.tempo_prefix = {prefix:?} must be a path such as /tempo, without a slash at its end");
+            check_change(|settings| settings.server.tempo_prefix = prefix.to_owned(), Err(&refused));
+        }
         check_change(|settings| settings.server.tempo_listen = "[::ffff:127.0.0.1]:0".parse().unwrap(), Ok(()));
     }
 

@@ -192,6 +192,8 @@ section! {
         pub otlp_http_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 4318)),
         /// Address of the Tempo API over HTTP and gRPC, /ready and /metrics; port 0 picks a free one.
         pub tempo_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 3200)),
+        /// Path before the /api routes of the Tempo API, such as /tempo, as http_api_prefix of Tempo; empty = none.
+        pub tempo_prefix: String = String::new(),
         /// Address of the Tempo API over gRPC alone; port 0 picks a free one.
         pub tempo_grpc_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9095)),
         /// Address of Flight SQL; port 0 picks a free one.
@@ -352,8 +354,10 @@ section! {
         pub result_bytes_max: ByteSize = ByteSize::gib(4),
         /// Most bytes of Arrow data of one trace in Tempo's API; a larger one is answered in part, and says so.
         pub trace_bytes_max: ByteSize = ByteSize::mib(256),
-        /// Most queries that run at once; further ones are told to retry.
+        /// Most queries that run at once; further ones wait for their turn.
         pub concurrency_max: usize = 16,
+        /// Most queries that wait for their turn; further ones are told to retry.
+        pub queue_max: usize = 64,
         /// Longest text of a query.
         pub expression_bytes_max: ByteSize = ByteSize::kib(128),
         /// How far from the asked time range the other spans of a matching trace may start.

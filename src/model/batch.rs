@@ -66,6 +66,8 @@ pub struct SpanBatch {
     spans: RecordBatch,
     /// Made when it is asked for; clones and slices share it.
     keys: Arc<OnceLock<Arc<AttributeKeys>>>,
+    /// Made when it is asked for, of these spans alone.
+    start_range: OnceLock<Option<(i64, i64)>>,
 }
 
 impl SpanBatch {
@@ -91,7 +93,7 @@ impl SpanBatch {
     }
 
     fn of_tables(resources: RecordBatch, scopes: RecordBatch, spans: RecordBatch) -> Self {
-        Self { resources, scopes, spans, keys: Arc::default() }
+        Self { resources, scopes, spans, keys: Arc::default(), start_range: OnceLock::new() }
     }
 
     /// A batch without spans.
@@ -139,18 +141,26 @@ impl SpanBatch {
 
     /// The smallest and the largest start time; `None` without spans.
     pub fn start_time_range(&self) -> Option<(i64, i64)> {
-        let starts = self.start_times();
-        Some((arrow::compute::min(starts)?, arrow::compute::max(starts)?))
+        *self.start_range.get_or_init(|| {
+            let starts = self.start_times();
+            Some((arrow::compute::min(starts)?, arrow::compute::max(starts)?))
+        })
     }
 
     /// `len` spans from `offset` on, with all resources and scopes. Nothing is copied; out of range panics as in Arrow.
     pub fn slice(&self, offset: usize, len: usize) -> Self {
-        Self { spans: self.spans.slice(offset, len), ..self.clone() }
+        self.with_spans(self.spans.slice(offset, len))
     }
 
     /// The spans for which `keep` is true, with all resources and scopes.
     pub fn filter(&self, keep: &BooleanArray) -> Result<Self, ArrowError> {
-        Ok(Self { spans: filter_record_batch(&self.spans, keep)?, ..self.clone() })
+        Ok(self.with_spans(filter_record_batch(&self.spans, keep)?))
+    }
+
+    /// Other spans with the same resources and scopes.
+    fn with_spans(&self, spans: RecordBatch) -> Self {
+        let (resources, scopes, keys) = (self.resources.clone(), self.scopes.clone(), Arc::clone(&self.keys));
+        Self { resources, scopes, spans, keys, start_range: OnceLock::new() }
     }
 
     /// The table that has this flat column, if the batch has it at all.
@@ -174,6 +184,16 @@ impl SpanBatch {
         match index {
             None => Ok(Some(Arc::clone(values))),
             Some(index) => gather(values, self.spans[index].as_primitive()).map(Some),
+        }
+    }
+
+    /// The same at these rows, in that order.
+    pub fn flat_column_at(&self, name: &str, rows: &UInt32Array) -> Result<Option<ArrayRef>, ArrowError> {
+        let Some((table, index)) = self.table_of(name) else { return Ok(None) };
+        let values = &table[name];
+        match index {
+            None => gather(values, rows).map(Some),
+            Some(index) => gather(values, gather(&self.spans[index], rows)?.as_primitive()).map(Some),
         }
     }
 

@@ -237,6 +237,12 @@ impl AttributeKeys {
         }
     }
 
+    /// Whether some span, event or link can have the key, in a column or in a map.
+    pub fn can_have(&self, scope: AttributeScope, key: &str) -> bool {
+        let promoted = self.scope(scope).keys.get(key).is_some_and(|key_use| key_use.promoted.is_some());
+        promoted || !self.residual(scope, key).is_empty()
+    }
+
     /// Adds the keys of another list. Of two promoted types one moves to the residual ones.
     pub fn merge(&mut self, other: &Self) {
         for scope in AttributeScope::ALL {

@@ -31,6 +31,11 @@ impl TimeRange {
         self.start_unix_nano <= unix_nano && unix_nano < self.end_unix_nano
     }
 
+    /// Whether all instants of the closed interval `[first, last]` lie inside. A range without an end has the last one, too.
+    pub fn holds(&self, (first, last): (i64, i64)) -> bool {
+        self.start_unix_nano <= first && (last < self.end_unix_nano || self.end_unix_nano == i64::MAX)
+    }
+
     /// Whether any instant of the closed interval `[min, max]` lies inside.
     pub fn overlaps(&self, min_unix_nano: i64, max_unix_nano: i64) -> bool {
         min_unix_nano < self.end_unix_nano && max_unix_nano >= self.start_unix_nano

@@ -11,6 +11,7 @@ use datafusion::{
     common::ParamValues,
     execution::{SessionState, context::SQLOptions},
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    physical_plan::empty::EmptyExec,
 };
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
@@ -24,7 +25,7 @@ use crate::{
     config::Settings,
     error::{Error, ErrorKind, Result},
     metrics::Metrics,
-    model::tenant::TenantId,
+    model::{attributes::AttributeScope, tenant::TenantId},
     query::{
         admission::Admission,
         failure,
@@ -221,7 +222,7 @@ impl QueryEngine {
 
     /// A session over a table of the caller's, for plans of this crate's own.
     pub(crate) fn session_over(&self, base: &Arc<dyn TableProvider>) -> Result<SessionState> {
-        self.parts.session(&TenantId::single(), base).map(|(session, _)| session)
+        self.parts.session(&TenantId::single(), base, Names::All).map(|(session, _)| session)
     }
 
     /// Runs `work` on the engine's threads, beside the queries that were admitted.
@@ -265,17 +266,22 @@ impl Drop for QueryEngine {
 }
 
 impl Parts {
-    fn session(&self, tenant: &TenantId, base: &Arc<dyn TableProvider>) -> Result<(SessionState, Arc<QueryPool>)> {
+    fn session(
+        &self,
+        tenant: &TenantId,
+        base: &Arc<dyn TableProvider>,
+        names: Names,
+    ) -> Result<(SessionState, Arc<QueryPool>)> {
         let pool = Arc::new(QueryPool::new(self.limits.query_memory_bytes_max, Arc::clone(&self.memory)));
         let now = self.clock.now_unix_nano();
         let (tenant, base, process) = (tenant.clone(), Arc::clone(base), Arc::clone(&self.process));
-        let context = SystemContext { tenant, base, process };
+        let context = (names == Names::All).then_some(SystemContext { tenant, base, process });
         Ok((self.template.session(context, Arc::clone(&pool), now)?, pool))
     }
 
     async fn plan_to_run(&self, request: &QueryRequest) -> Result<Planned> {
         let base = (self.tables)(&request.tenant).await?;
-        let (mut session, pool) = self.session(&request.tenant, &base)?;
+        let (mut session, pool) = self.session(&request.tenant, &base, Names::of(&request.kind))?;
         let bounds = TraceBounds { spans_max: self.limits.trace_spans_max.max(1), partial: request.partial };
         session.config_mut().set_extension(Arc::new(bounds));
         let form = request.form;
@@ -300,7 +306,12 @@ impl Parts {
             .await
             .map_err(|error| failure::from_datafusion(&error))?;
         let (logical, base, told) = match tags {
-            Some(Known { plan, rest, shape }) => (plan, rest, Some(shape)),
+            Some(Known { plan: Some(plan), rest, shape }) => (plan, rest, Some(shape)),
+            Some(Known { plan: None, rest: base, shape }) => {
+                let (_, schema) = shaped(&request.kind, Arc::new(Schema::empty()));
+                let nothing = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+                return Ok(Planned { work: Work::Plan(nothing), base, session, pool, schema, form, shape });
+            }
             None => (self.logical(request, &base, &session).await?, base, None),
         };
         let optimized = session.optimize(&logical).map_err(|error| failure::from_datafusion(&error))?;
@@ -317,7 +328,7 @@ impl Parts {
 
     async fn prepare(&self, request: &QueryRequest) -> Result<Prepared> {
         let base = (self.tables)(&request.tenant).await?;
-        let (session, _) = self.session(&request.tenant, &base)?;
+        let (session, _) = self.session(&request.tenant, &base, Names::of(&request.kind))?;
         let logical = match &request.kind {
             QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
             QueryKind::TraceQl(query) if query.explain.is_none() => {
@@ -368,7 +379,7 @@ impl Parts {
                 tags::names::plan(query, &query.scopes(), base).map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TagValues(query) => {
-                tags::values::plan(query, base).map_err(|error| failure::from_datafusion(&error))
+                tags::values::plan(query, &AttributeScope::ALL, base).map_err(|error| failure::from_datafusion(&error))
             }
             // Running a search is more than one plan; the first stands for them.
             QueryKind::TraceQl(query) => {
@@ -443,6 +454,28 @@ impl Parts {
             .verify_plan(&plan)
             .map_err(|error| failure::from_datafusion(&error))?;
         Ok(plan)
+    }
+}
+
+/// Which names a session knows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Names {
+    /// Tables, views and functions.
+    All,
+    /// None, for plans that are made of the things themselves.
+    Nothing,
+}
+
+impl Names {
+    fn of(kind: &QueryKind) -> Self {
+        match kind {
+            QueryKind::Sql(_) => Self::All,
+            QueryKind::TraceQl(_)
+            | QueryKind::Metrics(_)
+            | QueryKind::TraceById(_)
+            | QueryKind::TagNames(_)
+            | QueryKind::TagValues(_) => Self::Nothing,
+        }
     }
 }
 

@@ -1,16 +1,26 @@
 //! One table from what the engine below says to what the caller should do about it.
 
+use std::time::Duration;
+
 use datafusion::{
-    arrow::error::ArrowError, common::SchemaError, error::DataFusionError, sql::sqlparser::parser::ParserError,
+    arrow::error::ArrowError, common::SchemaError, error::DataFusionError, object_store,
+    sql::sqlparser::parser::ParserError,
 };
+use parquet::errors::ParquetError;
 
 use crate::error::{Error, ErrorKind, Place};
+
+/// When a client that found the store away may ask again.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The error of the crate for an error of DataFusion, by its root cause.
 pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
     let root = root_of(error);
     if let Some(ours) = ours(root) {
         return ours;
+    }
+    if let Some(failed) = store_failure(root) {
+        return of_store(failed);
     }
     let kind = kind_of(root);
     let place = place_of(error, root);
@@ -28,6 +38,31 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
         other => without_stop(&lower_first(first_line(&other.message()))),
     };
     Error::new(kind, message).with_place(place)
+}
+
+/// What the object store said, if that is the root cause.
+fn store_failure(root: &DataFusionError) -> Option<&object_store::Error> {
+    match root {
+        DataFusionError::ObjectStore(error) => Some(error),
+        DataFusionError::ParquetError(error) => match error.as_ref() {
+            ParquetError::External(error) => error.downcast_ref(),
+            _ => None,
+        },
+        DataFusionError::External(error) => error.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// A file that is not there is a defect of the table; a store that does not answer will do so again.
+fn of_store(error: &object_store::Error) -> Error {
+    if matches!(error, object_store::Error::NotFound { .. }) {
+        return internal(error);
+    }
+    let details = error.to_string();
+    tracing::warn!(error = %details, "a query could not read the store");
+    Error::new(ErrorKind::Unavailable, "the store of the tables cannot be read; the server's log has the details")
+        .with_source(details)
+        .with_retry_after(STORE_RETRY_AFTER)
 }
 
 /// Where in the statement the fault is: the planner knows it, or the parser's message ends with it.
@@ -167,6 +202,23 @@ mod tests {
     use datafusion::common::{exec_datafusion_err, plan_datafusion_err};
 
     use super::*;
+
+    #[test]
+    fn a_store_that_is_away_is_worth_another_try_and_a_file_that_is_lost_is_not() {
+        let away = || object_store::Error::Generic { store: "bucket", source: "no route".into() };
+        let lost = || object_store::Error::NotFound { path: "a.parquet".to_owned(), source: "gone".into() };
+        let in_parquet = |error| DataFusionError::from(ParquetError::External(Box::new(error)));
+        for error in [DataFusionError::from(away()), in_parquet(away()), in_parquet(away()).context("while")] {
+            let error = from_datafusion(&error);
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert_eq!(error.retry_after(), Some(STORE_RETRY_AFTER));
+            assert!(!error.message().contains("no route"), "{error}");
+        }
+        for error in [DataFusionError::from(lost()), in_parquet(lost())] {
+            let error = from_datafusion(&error);
+            assert_eq!((error.kind(), error.retry_after()), (ErrorKind::Internal, None));
+        }
+    }
 
     #[test]
     fn kinds_follow_the_root_cause_and_messages_read_as_ours() {

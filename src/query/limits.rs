@@ -96,7 +96,7 @@ impl From<&QuerySettings> for QueryLimits {
             scanned_bytes_max: unless_zero(settings.scanned_bytes_max.bytes()),
             scanned_rows_max: unless_zero(settings.scanned_rows_max as u64),
             concurrency_max: settings.concurrency_max,
-            queue_max: 4 * settings.concurrency_max,
+            queue_max: settings.queue_max,
             text_bytes_max: settings.expression_bytes_max.as_usize(),
             sql_words_max: 10_000,
             sql_operators_max: 1_000,

@@ -10,6 +10,9 @@
 //!  traceql('...'), trace('id')  plans over the base table
 //! ```
 //!
+//! TraceQL, trace by id and tags plan over the base table with functions that they hold themselves, so their sessions have
+//! neither a catalogue nor names of functions: to fill those costs more than many of their plans.
+//!
 //! The base table has no name in the catalogue. It has the physical types (ids as bytes, times as integers), and
 //! TraceQL and trace-by-id plan on it directly.
 
@@ -62,8 +65,8 @@ pub(crate) const SCHEMA: &str = "public";
 /// The base table's name in plans.
 pub(crate) const BASE_TABLE: &str = "physical_spans";
 
-/// Opens the session of one query: what it reads, memory pool, start of the query in Unix nanoseconds.
-type OpenSession = dyn Fn(SystemContext, Arc<QueryPool>, i64) -> DfResult<SessionState> + Send + Sync;
+/// Opens the session of one query: what its names mean, if it has any; memory pool; start of the query in Unix nanoseconds.
+type OpenSession = dyn Fn(Option<SystemContext>, Arc<QueryPool>, i64) -> DfResult<SessionState> + Send + Sync;
 
 /// What all sessions share.
 ///
@@ -84,6 +87,8 @@ impl fmt::Debug for SessionTemplate {
 /// The state that sessions start from.
 struct Shared {
     state: SessionState,
+    /// The same without functions by name.
+    bare: SessionState,
     runtime: RuntimeEnv,
     spill: SpillSettings,
     views: Vec<View>,
@@ -135,8 +140,21 @@ impl SessionTemplate {
         let spelled = views.iter().filter_map(View::spelled).collect();
         let (extent_nano, text_bytes_max) = (limits.trace_extent_max_nano, limits.text_bytes_max);
         let comments = Arc::new(Comments::of(&views));
-        let shared = Shared { state, runtime, spill, views, comments, extent_nano, text_bytes_max };
-        let open = Box::new(move |context, pool, now_unix_nano| shared.session(context, pool, now_unix_nano));
+        let bare = SessionStateBuilder::new_from_existing(state.clone())
+            .with_scalar_functions(Vec::new())
+            .with_aggregate_functions(Vec::new())
+            .with_window_functions(Vec::new())
+            .build();
+        let shared = Shared { state, bare, runtime, spill, views, comments, extent_nano, text_bytes_max };
+        let open = Box::new(move |context: Option<_>, pool, now_unix_nano| {
+            let mut state = match context {
+                Some(context) => shared.session(context, pool)?,
+                None => shared.bare_session(pool)?,
+            };
+            let properties = state.execution_props_mut();
+            properties.query_execution_start_time = Some(DateTime::from_timestamp_nanos(now_unix_nano));
+            Ok(state)
+        });
         Ok(Self { open, names, spelled })
     }
 
@@ -150,10 +168,10 @@ impl SessionTemplate {
         &self.spelled
     }
 
-    /// A session over the base table of `context`, for one query.
+    /// A session for one query, over the base table of `context` if it has names of tables.
     pub(crate) fn session(
         &self,
-        context: SystemContext,
+        context: Option<SystemContext>,
         pool: Arc<QueryPool>,
         now_unix_nano: i64,
     ) -> Result<SessionState> {
@@ -162,15 +180,23 @@ impl SessionTemplate {
 }
 
 impl Shared {
-    fn session(&self, context: SystemContext, pool: Arc<QueryPool>, now_unix_nano: i64) -> DfResult<SessionState> {
-        let base = &Arc::clone(&context.base);
+    fn runtime(&self, pool: Arc<QueryPool>) -> DfResult<Arc<RuntimeEnv>> {
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![self.spill.folder.clone()]))
             .with_max_temp_directory_size(self.spill.bytes_max);
-        let runtime = RuntimeEnvBuilder::from_runtime_env(&self.runtime)
+        RuntimeEnvBuilder::from_runtime_env(&self.runtime)
             .with_memory_pool(pool)
             .with_disk_manager_builder(disk)
-            .build_arc()?;
+            .build_arc()
+    }
+
+    fn bare_session(&self, pool: Arc<QueryPool>) -> DfResult<SessionState> {
+        let runtime = self.runtime(pool)?;
+        Ok(SessionStateBuilder::new_from_existing(self.bare.clone()).with_runtime_env(runtime).build())
+    }
+
+    fn session(&self, context: SystemContext, pool: Arc<QueryPool>) -> DfResult<SessionState> {
+        let (runtime, base) = (self.runtime(pool)?, &Arc::clone(&context.base));
         let tables = self
             .views
             .iter()
@@ -199,8 +225,6 @@ impl Shared {
         for function in functions {
             state.register_udtf(function.name(), Arc::clone(function.function()));
         }
-        let properties = state.execution_props_mut();
-        properties.query_execution_start_time = Some(DateTime::from_timestamp_nanos(now_unix_nano));
         Ok(state)
     }
 

@@ -2,12 +2,12 @@
 //!
 //! The source takes filters and output expressions like one over files does, and rewrites them for each batch by the same
 //! adapter. Of a batch it flattens only the columns that these read, a chunk of rows at a time: first those of the filter,
-//! then, if a row is left, the others.
+//! then, if a row is left, the others; of few rows that are left, at those alone.
 
 use std::{fmt, ops::Range, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch, RecordBatchOptions},
+    array::{Array, ArrayRef, AsArray, BooleanArray, Date32Array, RecordBatch, RecordBatchOptions, UInt32Array},
     compute::{filter_record_batch, prep_null_mask_filter},
     datatypes::{Field, Schema, SchemaRef},
 };
@@ -49,6 +49,9 @@ use crate::{
         scan::table_schema,
     },
 };
+
+/// Rows are picked one by one where at most this part of them is left: one of so many.
+const SPARSE: usize = 8;
 
 /// Batches in memory, divided into partitions.
 #[derive(Clone)]
@@ -251,10 +254,12 @@ impl Evaluation {
         Ok(Self { exprs, columns })
     }
 
-    fn input(&self, batch: &SpanBatch) -> Result<RecordBatch> {
+    /// The columns of these rows of a batch, or of all.
+    fn input(&self, batch: &SpanBatch, rows: Option<&UInt32Array>) -> Result<RecordBatch> {
         let columns =
-            self.columns.fields().iter().map(|field| flat_column(batch, field)).collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_spans()));
+            self.columns.fields().iter().map(|field| flat_column(batch, field, rows)).collect::<Result<Vec<_>>>()?;
+        let count = rows.map_or(batch.num_spans(), UInt32Array::len);
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.columns), columns, &options)?)
     }
 
@@ -263,29 +268,41 @@ impl Evaluation {
     }
 }
 
-fn flat_column(batch: &SpanBatch, field: &Field) -> Result<ArrayRef> {
+fn flat_column(batch: &SpanBatch, field: &Field, rows: Option<&UInt32Array>) -> Result<ArrayRef> {
     if field.name() == column::DATE {
-        let dates = batch.start_times().values().iter().map(|start| date_of(*start));
-        return Ok(Arc::new(Date32Array::from_iter_values(dates)));
+        let starts = batch.start_times().values();
+        return Ok(Arc::new(match rows {
+            Some(rows) => Date32Array::from_iter_values(rows.values().iter().map(|row| date_of(starts[*row as usize]))),
+            None => Date32Array::from_iter_values(starts.iter().map(|start| date_of(*start))),
+        }));
     }
-    match batch.flat_column(field.name())? {
+    let values = match rows {
+        Some(rows) => batch.flat_column_at(field.name(), rows)?,
+        None => batch.flat_column(field.name())?,
+    };
+    match values {
         Some(values) => Ok(values),
         None => exec_err!("span batch has no column {}", field.name()),
     }
 }
 
-/// A batch with the source's expressions rewritten for it.
-#[derive(Debug)]
+/// A batch with the source's expressions rewritten for it: the filter at once, the output when a row has passed.
 struct OpenBatch {
     batch: Arc<SpanBatch>,
     next_row: usize,
+    rewriter: Rewriter,
     filter: Option<Evaluation>,
-    output: Evaluation,
+    output: Option<Evaluation>,
 }
 
-impl OpenBatch {
-    /// `None` if no row of the batch can pass the filters.
-    fn try_new(batch: Arc<SpanBatch>, source: &BufferSource) -> Result<Option<Self>> {
+/// Rewrites expressions on the table for a batch.
+struct Rewriter {
+    adapter: AttributeAdapter,
+    physical: SchemaRef,
+}
+
+impl Rewriter {
+    fn of(batch: &SpanBatch, source: &BufferSource) -> Result<Self> {
         let table = table_schema();
         let date = table.field_with_name(column::DATE)?.clone();
         let flat = batch.flat_schema();
@@ -293,41 +310,62 @@ impl OpenBatch {
             Arc::new(Schema::new(flat.fields().iter().map(Arc::clone).chain([Arc::new(date)]).collect::<Vec<_>>()));
         let adapter = AttributeAdapter::try_new(table, Arc::clone(&physical), Some(batch.keys()))?
             .with_demand(source.demand.as_ref().map(Arc::clone));
-        let simplifier = PhysicalExprSimplifier::new(&physical);
-        let rewrite = |expr: Arc<dyn PhysicalExpr>| simplifier.simplify(adapter.rewrite(expr)?);
+        Ok(Self { adapter, physical })
+    }
+
+    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        PhysicalExprSimplifier::new(&self.physical).simplify(self.adapter.rewrite(expr)?)
+    }
+}
+
+impl OpenBatch {
+    /// `None` if no row of the batch can pass the filters.
+    fn try_new(batch: Arc<SpanBatch>, source: &BufferSource) -> Result<Option<Self>> {
+        let rewriter = Rewriter::of(&batch, source)?;
         let filter = match source.filters.is_empty() {
             true => None,
             false => {
-                let filter = rewrite(conjunction(source.filters.iter().map(Condition::mark)))?;
+                let filter = rewriter.rewrite(conjunction(source.filters.iter().map(Condition::mark)))?;
                 if is_not_true(&filter) {
                     return Ok(None);
                 }
-                Some(Evaluation::try_new(vec![filter], &physical)?)
+                Some(Evaluation::try_new(vec![filter], &rewriter.physical)?)
             }
         };
-        let output =
-            source.projection.iter().map(|projected| rewrite(Arc::clone(&projected.expr))).collect::<Result<_>>()?;
-        let output = Evaluation::try_new(output, &physical)?;
-        Ok(Some(Self { batch, next_row: 0, filter, output }))
+        Ok(Some(Self { batch, next_row: 0, rewriter, filter, output: None }))
     }
 
     /// The rows of this range that pass the filter; `None` if none does.
-    fn read(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
+    fn read(&mut self, rows: Range<usize>, source: &BufferSource) -> Result<Option<RecordBatch>> {
         let batch = self.batch.slice(rows.start, rows.len());
         let selected = match &self.filter {
-            Some(filter) => Some(selection(&filter.evaluate(&filter.input(&batch)?)?)?),
+            Some(filter) => Some(selection(&filter.evaluate(&filter.input(&batch, None)?)?)?),
             None => None,
         };
-        let mut input = match &selected {
-            Some(selected) if selected.true_count() == 0 => return Ok(None),
-            _ => self.output.input(&batch)?,
-        };
-        if let Some(selected) = selected.filter(|selected| selected.true_count() < selected.len()) {
-            input = filter_record_batch(&input, &selected)?;
+        if selected.as_ref().is_some_and(|selected| selected.true_count() == 0) {
+            return Ok(None);
         }
-        let columns = self.output.evaluate(&input)?;
+        let output = match self.output.take() {
+            Some(output) => output,
+            None => {
+                let exprs =
+                    source.projection.iter().map(|projected| self.rewriter.rewrite(Arc::clone(&projected.expr)));
+                Evaluation::try_new(exprs.collect::<Result<_>>()?, &self.rewriter.physical)?
+            }
+        };
+        let input = match selected.filter(|selected| selected.true_count() < selected.len()) {
+            None => output.input(&batch, None)?,
+            Some(selected) if selected.true_count() <= selected.len() / SPARSE => {
+                let rows = selected.values().set_indices().map(|row| row as u32);
+                output.input(&batch, Some(&UInt32Array::from_iter_values(rows)))?
+            }
+            Some(selected) => filter_record_batch(&output.input(&batch, None)?, &selected)?,
+        };
+        let columns = output.evaluate(&input)?;
+        self.output = Some(output);
         let options = RecordBatchOptions::new().with_row_count(Some(input.num_rows()));
-        Ok(Some(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?))
+        let schema = Arc::clone(&source.projected_schema);
+        Ok(Some(RecordBatch::try_new_with_options(schema, columns, &options)?))
     }
 }
 
@@ -365,7 +403,7 @@ impl Chunks {
                 self.current = None;
                 continue;
             }
-            if let Some(chunk) = open.read(rows, &self.source.projected_schema)? {
+            if let Some(chunk) = open.read(rows, &self.source)? {
                 let chunk = chunk.slice(0, chunk.num_rows().min(self.left));
                 self.left -= chunk.num_rows();
                 self.metrics.record_output(chunk.num_rows());

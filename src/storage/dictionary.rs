@@ -11,7 +11,7 @@
 //! Our own writer puts no value into a dictionary that no row has, so these are the values of the column, exactly. A chunk
 //! that ran out of room for its dictionary, as one with mostly different values does, tells nothing.
 
-use std::{io::Read, sync::Arc};
+use std::{io::Read, ops::Range, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use datafusion::{
@@ -35,27 +35,29 @@ use crate::storage::{footer::read_metadata, scan::ScanFile};
 /// Largest dictionary that is read, in bytes of the file.
 const DICTIONARY_BYTES_MAX: u64 = 8 << 20;
 
-/// A value of a dictionary.
+/// A value in a file.
 #[derive(Clone, Debug, PartialEq)]
-pub enum DictionaryValue {
+pub enum StoredValue {
     /// Text.
     Text(String),
     /// An integer.
     Int(i64),
     /// A double.
     Float(f64),
+    /// True or false, which no dictionary has.
+    Bool(bool),
 }
 
-/// What the dictionaries of a column have.
+/// Values that were found in a file.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct DictionaryValues {
-    /// The values of all row groups; one that several have is there several times.
-    pub values: Vec<DictionaryValue>,
+pub struct StoredValues {
+    /// Those of all row groups; one that several have is there several times.
+    pub values: Vec<StoredValue>,
     /// Bytes that were read of the file.
     pub read_bytes: u64,
 }
 
-/// The values of a top-level column, read by way of `objects`, or of the runtime's store; `None` if dictionaries do not
+/// The values of the column of this path, read by way of `objects`, or of the runtime's store; `None` if dictionaries do not
 /// tell all of them.
 ///
 /// # Errors
@@ -65,30 +67,30 @@ pub async fn dictionary_values(
     store: &ObjectStoreUrl,
     objects: Option<&Arc<dyn ObjectStore>>,
     file: &ScanFile,
-    column: &str,
-) -> Result<Option<DictionaryValues>> {
+    path: &[&str],
+) -> Result<Option<StoredValues>> {
     let objects = match objects {
         Some(objects) => Arc::clone(objects),
         None => runtime.object_store(store)?,
     };
     let metadata = read_metadata(runtime, store, file).await?;
-    let Some(chunks) = chunks(&metadata, column) else { return Ok(None) };
-    let mut found = DictionaryValues::default();
+    let Some(chunks) = chunks(&metadata, path) else { return Ok(None) };
+    let mut found = StoredValues::default();
     for (chunk, bytes) in chunks {
         let read = objects.get_range(&file.path, bytes.clone()).await?;
         found.read_bytes += read.len() as u64;
-        let Some(values) = decode(chunk, Chunk { start: bytes.start, bytes: read })? else { return Ok(None) };
+        let Some(values) = dictionary_of(chunk, Chunk { start: bytes.start, bytes: read })? else { return Ok(None) };
         found.values.extend(values);
     }
     Ok(Some(found))
 }
 
-type Place<'a> = (&'a ColumnChunkMetaData, std::ops::Range<u64>);
+type Place<'a> = (&'a ColumnChunkMetaData, Range<u64>);
 
 /// The chunks of the column that have values, and where their dictionaries are; nothing if one of them has none.
-fn chunks<'a>(metadata: &'a ParquetMetaData, column: &str) -> Option<Vec<Place<'a>>> {
+fn chunks<'a>(metadata: &'a ParquetMetaData, path: &[&str]) -> Option<Vec<Place<'a>>> {
     let schema = metadata.file_metadata().schema_descr();
-    let index = schema.columns().iter().position(|descriptor| descriptor.path().parts() == [column])?;
+    let index = schema.columns().iter().position(|descriptor| descriptor.path().parts() == path)?;
     let mut places = Vec::new();
     for group in metadata.row_groups() {
         let chunk = group.columns().get(index)?;
@@ -96,20 +98,23 @@ fn chunks<'a>(metadata: &'a ParquetMetaData, column: &str) -> Option<Vec<Place<'
         if nulls == Some(u64::try_from(chunk.num_values()).ok()?) {
             continue;
         }
-        let is_whole = chunk
-            .page_encoding_stats_mask()
-            .is_some_and(|mask| mask.is_only(Encoding::PLAIN_DICTIONARY) || mask.is_only(Encoding::RLE_DICTIONARY));
-        let from = u64::try_from(chunk.dictionary_page_offset().filter(|_| is_whole)?).ok()?;
-        let to = u64::try_from(chunk.data_page_offset()).ok()?;
-        if to.checked_sub(from).is_none_or(|bytes| bytes > DICTIONARY_BYTES_MAX) {
-            return None;
-        }
-        places.push((chunk, from..to));
+        places.push((chunk, dictionary_range(chunk)?));
     }
     Some(places)
 }
 
-fn decode(chunk: &ColumnChunkMetaData, bytes: Chunk) -> Result<Option<Vec<DictionaryValue>>> {
+/// Where the dictionary of a chunk is, if it has all values of the chunk and is not too large.
+pub(super) fn dictionary_range(chunk: &ColumnChunkMetaData) -> Option<Range<u64>> {
+    let is_whole = chunk
+        .page_encoding_stats_mask()
+        .is_some_and(|mask| mask.is_only(Encoding::PLAIN_DICTIONARY) || mask.is_only(Encoding::RLE_DICTIONARY));
+    let from = u64::try_from(chunk.dictionary_page_offset().filter(|_| is_whole)?).ok()?;
+    let to = u64::try_from(chunk.data_page_offset()).ok()?;
+    to.checked_sub(from).is_some_and(|bytes| bytes <= DICTIONARY_BYTES_MAX).then_some(from..to)
+}
+
+/// The values of the dictionary of a chunk, which `bytes` begin with.
+pub(super) fn dictionary_of(chunk: &ColumnChunkMetaData, bytes: Chunk) -> Result<Option<Vec<StoredValue>>> {
     let mut pages = SerializedPageReader::new(Arc::new(bytes), chunk, 0, None)?;
     let Some(Page::DictionaryPage { buf, num_values, encoding, .. }) = pages.get_next_page()? else {
         return Ok(None);
@@ -122,18 +127,18 @@ fn decode(chunk: &ColumnChunkMetaData, bytes: Chunk) -> Result<Option<Vec<Dictio
 }
 
 /// Values one after the other; nothing if they are of another type, or not all there.
-fn plain_values(of_type: Type, mut buf: Bytes, count: usize) -> Option<Vec<DictionaryValue>> {
+fn plain_values(of_type: Type, mut buf: Bytes, count: usize) -> Option<Vec<StoredValue>> {
     let mut values = Vec::with_capacity(count.min(buf.len()));
     for _ in 0..count {
         values.push(match of_type {
-            Type::INT64 => DictionaryValue::Int(buf.try_get_i64_le().ok()?),
-            Type::DOUBLE => DictionaryValue::Float(buf.try_get_f64_le().ok()?),
+            Type::INT64 => StoredValue::Int(buf.try_get_i64_le().ok()?),
+            Type::DOUBLE => StoredValue::Float(buf.try_get_f64_le().ok()?),
             Type::BYTE_ARRAY => {
                 let length = usize::try_from(buf.try_get_u32_le().ok()?).ok()?;
                 if length > buf.len() {
                     return None;
                 }
-                DictionaryValue::Text(String::from_utf8(buf.split_to(length).to_vec()).ok()?)
+                StoredValue::Text(String::from_utf8(buf.split_to(length).to_vec()).ok()?)
             }
             _ => return None,
         });
@@ -142,9 +147,10 @@ fn plain_values(of_type: Type, mut buf: Bytes, count: usize) -> Option<Vec<Dicti
 }
 
 /// A part of a file, read by the file's own offsets.
-struct Chunk {
-    start: u64,
-    bytes: Bytes,
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub(super) start: u64,
+    pub(super) bytes: Bytes,
 }
 
 impl Chunk {
@@ -187,12 +193,12 @@ mod tests {
     fn plain_values_are_read_and_torn_ones_refused() {
         let text = [&3_u32.to_le_bytes()[..], b"abc", &0_u32.to_le_bytes()].concat();
         let texts = plain_values(Type::BYTE_ARRAY, Bytes::from(text.clone()), 2);
-        let text_of = |text: &str| DictionaryValue::Text(text.to_owned());
+        let text_of = |text: &str| StoredValue::Text(text.to_owned());
         assert_eq!(texts, Some(vec![text_of("abc"), text_of("")]));
         assert_eq!(plain_values(Type::BYTE_ARRAY, Bytes::from(text[..6].to_vec()), 1), None);
         assert_eq!(plain_values(Type::BYTE_ARRAY, Bytes::from(text), 3), None);
         let ints = plain_values(Type::INT64, Bytes::from(7_i64.to_le_bytes().to_vec()), 1);
-        assert_eq!(ints, Some(vec![DictionaryValue::Int(7)]));
+        assert_eq!(ints, Some(vec![StoredValue::Int(7)]));
         assert_eq!(plain_values(Type::BOOLEAN, Bytes::from_static(&[1]), 1), None);
     }
 }

@@ -12,7 +12,8 @@
 //! **Promotion never changes an answer**: any query over any division of spans into files and batches, whatever they
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
-//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows.
+//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows; [`map_values`] reads
+//! those of one key of the maps without putting maps together.
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]).
@@ -33,6 +34,7 @@ pub mod writer;
 pub mod adapter;
 pub mod demand;
 pub mod dictionary;
+pub mod map_values;
 pub mod scan;
 pub mod trace_filters;
 pub(crate) mod trace_set;

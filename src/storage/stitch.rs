@@ -28,7 +28,9 @@ use parquet::{
     column::writer::ColumnCloseResult,
     errors::ParquetError,
     file::{
-        metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
+        metadata::{
+            KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, RowGroupMetaData,
+        },
         properties::WriterProperties,
         writer::{SerializedFileWriter, SerializedRowGroupWriter},
     },
@@ -129,8 +131,13 @@ impl Output {
 
     fn append(&mut self, bytes: &Bytes) -> Result<(), WriteError> {
         self.add_traces(bytes)?;
-        let metadata =
-            ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required).parse_and_finish(bytes)?;
+        // Read as a mask, the counts of encodings would be lost on the way to the new file, and with them the word that a
+        // dictionary has all values of its column.
+        let options = ParquetMetaDataOptions::new().with_encoding_stats_as_mask(false);
+        let metadata = ParquetMetaDataReader::new()
+            .with_metadata_options(Some(options))
+            .with_page_index_policy(PageIndexPolicy::Required)
+            .parse_and_finish(bytes)?;
         for (index, group) in metadata.row_groups().iter().enumerate() {
             let mut null_columns = self.factory.create_column_writers(self.groups)?.into_iter();
             let mut target = self.file.next_row_group()?;

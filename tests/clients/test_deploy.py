@@ -189,7 +189,8 @@ def test_the_service_map_has_services_stores_and_queues(prometheus):
     edges = {(sample["metric"]["client"], sample["metric"]["server"]) for sample in found["calls"]}
     assert ("api-gateway", "cart-service") in edges
     kinds = {sample["metric"].get("connection_type", "") for sample in found["instrumented"]}
-    assert {"", "database"} <= kinds
+    assert ("user", "api-gateway") in edges
+    assert {"", "database", "virtual_node"} <= kinds
     # "Traces to metrics" asks for one service.
     source = (DEPLOY / "grafana/provisioning/datasources/tracehouse.yaml").read_text()
     [tempo] = [source for source in yaml.safe_load(source)["datasources"] if source["type"] == "tempo"]

@@ -10,6 +10,7 @@ import urllib.parse
 
 import grpc
 import pytest
+import requests
 from google.protobuf import json_format
 from grpc_tools import protoc
 
@@ -63,6 +64,36 @@ def test_a_streamed_search_finds_what_the_search_over_http_finds(warehouse, call
     assert len(over_http.traces) == 1
     last = messages[-1].metrics
     assert last.completedJobs == last.totalJobs > 0
+
+
+def test_a_long_answer_comes_early_in_order_and_in_small_messages(warehouse, call):
+    count, start = 150, 1_790_000_000
+    spans = [
+        {
+            "traceId": f"{2**64 + index:032x}",
+            "spanId": f"{index:016x}",
+            "name": "long",
+            "kind": 1,
+            "startTimeUnixNano": str((start + index) * 10**9),
+            "endTimeUnixNano": str((start + index) * 10**9 + 5_000_000),
+            "attributes": [{"key": "text", "value": {"stringValue": "x" * 20_000}}],
+        }
+        for index in range(1, count + 1)
+    ]
+    body = {"resourceSpans": [{"resource": {}, "scopeSpans": [{"spans": spans}]}]}
+    sent = requests.post(f"{warehouse.server.addresses.otlp_http}/v1/traces", json=body, timeout=30)
+    assert sent.status_code == 200, sent.text
+
+    messages = call("Search", Query="{ span.text != nil }", Limit=120, start=start, end=start + 200)
+    jobs = [(message.metrics.completedJobs, message.metrics.totalJobs) for message in messages]
+    assert jobs[0] == (0, 2) and not messages[0].traces
+    assert jobs[1] == (1, 2) and len(messages[1].traces) == 20
+    assert jobs == sorted(jobs) and jobs[-1] == (2, 2)
+    assert len(messages) > 3
+    # Latest first, and each trace once: what was said of it is final.
+    traces = traces_of(messages)
+    assert [int(trace.traceID, 16) - 2**64 for trace in traces] == list(range(150, 30, -1))
+    assert {trace.durationMs for trace in traces} == {5}
 
 
 def test_the_health_checks_of_grafana_and_kiali_are_answered(call):

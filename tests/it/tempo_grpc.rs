@@ -170,3 +170,44 @@ async fn a_long_answer_comes_early_in_order_and_in_small_messages() {
     assert!(messages.iter().all(|message| message.metrics.unwrap().total_jobs == 2));
     server.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_progress_comes_before_the_search_begins() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = frame::settings(data.path());
+    (settings.query.concurrency_max, settings.query.queue_max) = (1, 1);
+    let server = frame::start(&settings).await;
+    tempo_http::send(&server).await;
+    let mut client = client(server.addresses().tempo).await;
+    let slow = tempo_http::slow_client(&server, "SELECT value FROM generate_series(1, 100000000000)").await;
+    // The search has to wait, and the client knows what for.
+    let request = SearchRequest { query: "{}".to_owned(), limit: 200, ..SearchRequest::default() };
+    let mut stream = client.search(request).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    let metrics = first.metrics.unwrap();
+    assert_eq!((metrics.completed_jobs, metrics.total_jobs, first.traces.len()), (0, 2, 0));
+    drop(slow);
+    let (mut traces, mut done) = (Vec::new(), Vec::new());
+    while let Some(message) = stream.message().await.unwrap() {
+        done.push(message.metrics.unwrap().completed_jobs);
+        traces.extend(message.traces);
+    }
+    assert_eq!(traces.len(), 2);
+    // The first part had all there is.
+    assert_eq!(done, [2]);
+    // What was said of a trace is what HTTP says of it, so nothing has to be corrected later.
+    let answer = frame::get(&server, "/api/search?q=%7B%7D&limit=200").await.text().await.unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    for (streamed, whole) in traces.iter().zip(answer["traces"].as_array().unwrap()) {
+        assert_eq!(streamed.trace_id, whole["traceID"].as_str().unwrap());
+        assert_eq!(streamed.start_time_unix_nano.to_string(), whole["startTimeUnixNano"].as_str().unwrap());
+        assert_eq!(Some(u64::from(streamed.duration_ms)), whole["durationMs"].as_u64());
+        assert_eq!(streamed.root_trace_name, whole["rootTraceName"].as_str().unwrap());
+        let counts = whole["serviceStats"].as_object().unwrap();
+        assert_eq!(streamed.service_stats.len(), counts.len());
+        for (service, stats) in &streamed.service_stats {
+            assert_eq!(Some(u64::from(stats.span_count)), counts[service]["spanCount"].as_u64());
+        }
+    }
+    server.stop().await.unwrap();
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value as LabelValue};
+use prost::Message;
 use serde_json::Value;
 use tonic::Code;
 use tracehouse::{
@@ -152,6 +153,17 @@ async fn the_newest_part_of_a_long_range_comes_first_and_the_whole_last() {
         assert!(key.1 >= (START as i64 + 350) * 1_000, "{key:?}");
         assert_eq!(expected.get(&key), Some(&value));
     }
+    // Of the values of one moment a client keeps the last message alone, so that one is not cut.
+    let (start, end) = (request.start, request.end);
+    let instant = QueryInstantRequest { query: request.query, start, end };
+    let mut stream = client.metrics_query_instant(instant).await.unwrap().into_inner();
+    let (mut last, mut sizes) = (0, Vec::new());
+    while let Some(message) = stream.message().await.unwrap() {
+        last = message.series.len();
+        sizes.push(message.encoded_len());
+    }
+    assert_eq!(last, 400);
+    assert!(sizes.last().is_some_and(|bytes| *bytes > 1 << 20), "{sizes:?}");
     server.stop().await.unwrap();
 }
 

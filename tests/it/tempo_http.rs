@@ -251,7 +251,30 @@ fn with_settings(settings: Settings, given: &[String]) -> Settings {
 #[serde(deny_unknown_fields)]
 struct Limited {
     settings: Vec<String>,
+    /// A statement of which one client takes the answer very slowly meanwhile.
+    meanwhile: Option<String>,
+    /// Whether spans are flushed, and the files of the table lost after that.
+    #[serde(default)]
+    is_table_lost: bool,
     cases: Vec<Case>,
+}
+
+/// Begins to take the answer to a statement; it runs until this is dropped.
+pub(crate) async fn slow_client(server: &Server, statement: &str) -> reqwest::Response {
+    let url = format!("http://{}/api/sql?format=csv", server.addresses().tempo);
+    let mut response = reqwest::Client::new().post(url).body(statement.to_owned()).send().await.unwrap();
+    assert!(response.chunk().await.unwrap().is_some());
+    response
+}
+
+fn lose_files(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            lose_files(&entry);
+        } else if entry.extension().is_some_and(|extension| extension == "parquet") {
+            fs::remove_file(entry).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,8 +283,26 @@ async fn every_limit_has_its_status_and_is_named() {
         let data = tempfile::tempdir().unwrap();
         let server = frame::start(&with_settings(frame::settings(data.path()), &limited.settings)).await;
         send(&server).await;
+        if limited.is_table_lost {
+            assert_eq!(frame::get(&server, "/flush").await.status().as_u16(), 204);
+            lose_files(data.path());
+        }
+        let slow = match &limited.meanwhile {
+            Some(statement) => Some(slow_client(&server, statement).await),
+            None => None,
+        };
         for case in &limited.cases {
             run(&server, case, &limited.settings.join(" ")).await;
+        }
+        if slow.is_some() {
+            // Where the client is gone, there is room for others.
+            drop(slow);
+            while frame::get(&server, "/api/search?q=%7B%7D").await.status().as_u16() != 200 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            let counted = frame::get(&server, "/metrics").await.text().await.unwrap();
+            let cancelled = r#"tracehouse_query_seconds_count{kind="sql",outcome="cancelled"} 1"#;
+            assert!(counted.contains(cancelled), "{counted}");
         }
         server.stop().await.unwrap();
     }

@@ -66,6 +66,7 @@ async fn every_call_is_counted_once_after_its_delay() {
         { "key": "db.namespace", "value": { "stringValue": "stock" } }
     ] });
     let failed = json!({ "status": { "code": 2 } });
+    let peer = |key: &str, name: &str| json!({ "attributes": [{ "key": key, "value": { "stringValue": name } }] });
     send(&server, &[Sent("gateway", 1, 1, 0, "before", 2, -60_000, 10, json!({}))]).await;
     assert_eq!(scrape(&server).await, nothing);
     send(
@@ -77,6 +78,8 @@ async fn every_call_is_counted_once_after_its_delay() {
             Sent("orders", 2, 4, 3, "SELECT", 3, 1_030, 125, store),
             Sent("orders", 2, 5, 3, "publish", 4, 1_200, 1, json!({})),
             Sent("mailer", 2, 6, 5, "process", 5, 1_300, 2_000, json!({})),
+            Sent("orders", 2, 7, 3, "charge", 3, 1_040, 250, peer("peer.service", "card-network")),
+            Sent("orders", 2, 8, 3, "announce", 4, 1_040, 250, peer("messaging.system", "kafka")),
         ],
     )
     .await;
@@ -87,16 +90,28 @@ async fn every_call_is_counted_once_after_its_delay() {
     let counted = [
         r#"traces_service_graph_request_client_seconds_sum{client="gateway",connection_type="",server="orders"} 0.48"#,
         r#"traces_service_graph_request_client_seconds_sum{client="orders",connection_type="database",server="stock"} 0.125"#,
+        r#"traces_service_graph_request_client_seconds_sum{client="orders",connection_type="messaging_system",server="kafka"} 0.25"#,
         r#"traces_service_graph_request_client_seconds_sum{client="orders",connection_type="messaging_system",server="mailer"} 0.001"#,
+        r#"traces_service_graph_request_client_seconds_sum{client="orders",connection_type="virtual_node",server="card-network"} 0.25"#,
+        r#"traces_service_graph_request_client_seconds_sum{client="user",connection_type="virtual_node",server="gateway"} 0.5"#,
         r#"traces_service_graph_request_failed_total{client="gateway",connection_type="",server="orders"} 1"#,
         r#"traces_service_graph_request_failed_total{client="orders",connection_type="database",server="stock"} 0"#,
+        r#"traces_service_graph_request_failed_total{client="orders",connection_type="messaging_system",server="kafka"} 0"#,
         r#"traces_service_graph_request_failed_total{client="orders",connection_type="messaging_system",server="mailer"} 0"#,
+        r#"traces_service_graph_request_failed_total{client="orders",connection_type="virtual_node",server="card-network"} 0"#,
+        r#"traces_service_graph_request_failed_total{client="user",connection_type="virtual_node",server="gateway"} 0"#,
         r#"traces_service_graph_request_server_seconds_sum{client="gateway",connection_type="",server="orders"} 0.25"#,
         r#"traces_service_graph_request_server_seconds_sum{client="orders",connection_type="database",server="stock"} 0.125"#,
+        r#"traces_service_graph_request_server_seconds_sum{client="orders",connection_type="messaging_system",server="kafka"} 0.25"#,
         r#"traces_service_graph_request_server_seconds_sum{client="orders",connection_type="messaging_system",server="mailer"} 2"#,
+        r#"traces_service_graph_request_server_seconds_sum{client="orders",connection_type="virtual_node",server="card-network"} 0.25"#,
+        r#"traces_service_graph_request_server_seconds_sum{client="user",connection_type="virtual_node",server="gateway"} 0.5"#,
         r#"traces_service_graph_request_total{client="gateway",connection_type="",server="orders"} 1"#,
         r#"traces_service_graph_request_total{client="orders",connection_type="database",server="stock"} 1"#,
+        r#"traces_service_graph_request_total{client="orders",connection_type="messaging_system",server="kafka"} 1"#,
         r#"traces_service_graph_request_total{client="orders",connection_type="messaging_system",server="mailer"} 1"#,
+        r#"traces_service_graph_request_total{client="orders",connection_type="virtual_node",server="card-network"} 1"#,
+        r#"traces_service_graph_request_total{client="user",connection_type="virtual_node",server="gateway"} 1"#,
         r#"traces_spanmetrics_calls_total{service="gateway",span_kind="SPAN_KIND_SERVER",span_name="GET /",status_code="STATUS_CODE_UNSET"} 1"#,
         r#"traces_spanmetrics_calls_total{service="mailer",span_kind="SPAN_KIND_CONSUMER",span_name="process",status_code="STATUS_CODE_UNSET"} 1"#,
         r#"traces_spanmetrics_calls_total{service="orders",span_kind="SPAN_KIND_SERVER",span_name="GET /orders",status_code="STATUS_CODE_ERROR"} 1"#,
@@ -120,7 +135,7 @@ async fn every_call_is_counted_once_after_its_delay() {
 async fn a_limit_on_series_leaves_out_and_says_so() {
     let (_data, clock, server) = start(|settings| settings.query.service_metrics_series_max = 3).await;
     scrape(&server).await;
-    let request = |id: u64, name| Sent("gateway", id, 1, 0, name, 2, 1_000, 5, json!({}));
+    let request = |id: u64, name| Sent("gateway", id, 1, 0, name, 5, 1_000, 5, json!({}));
     let names = ["a", "b", "c", "d", "a", "d"];
     let spans: Vec<Sent<'_>> = (1..).zip(names).map(|(id, name)| request(id, name)).collect();
     send(&server, &spans).await;

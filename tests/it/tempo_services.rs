@@ -96,7 +96,7 @@ async fn check_summary(server: &Server, state: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn databases_are_nodes_that_clients_tell_of() {
+async fn what_sends_no_spans_is_a_node_that_others_tell_of() {
     let data = tempfile::tempdir().unwrap();
     let server = frame::start(&frame::settings(data.path())).await;
     let start = 1_795_239_000_000_000_000_u64;
@@ -116,6 +116,13 @@ async fn databases_are_nodes_that_clients_tell_of() {
         span(4, &root, 3, 2, &[("db.system", "postgresql"), ("db.name", "orders")]),
         span(6, &root, 3, 0, &[("db.system.name", "redis")]),
         span(8, &root, 3, 0, &[("http.request.method", "GET")]),
+        span(10, &root, 3, 2, &[("peer.service", "card-network")]),
+        span(12, &root, 4, 0, &[("messaging.system", "kafka"), ("messaging.destination.name", "orders")]),
+        // Somebody answers these two.
+        span(14, &root, 3, 0, &[("peer.service", "shop-too")]),
+        span(16, &format!("{:016x}", 14), 2, 0, &[]),
+        span(18, &root, 4, 0, &[("messaging.system", "kafka")]),
+        span(20, &format!("{:016x}", 18), 5, 0, &[]),
     ];
     let resource = json!({"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]});
     let body = json!({"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}).to_string();
@@ -128,8 +135,25 @@ async fn databases_are_nodes_that_clients_tell_of() {
         let items = graph[name].as_array().unwrap().iter();
         items.map(|item| (item["id"].as_str().unwrap(), item["calls"].as_i64().unwrap())).collect::<Vec<_>>()
     };
-    assert_eq!(listed("edges"), [("shop->database:orders", 2), ("shop->database:redis", 1)], "{graph}");
-    assert_eq!(listed("nodes"), [("database:orders", 2), ("database:redis", 1), ("shop", 1)], "{graph}");
+    let expected = [
+        ("shop->database:orders", 2),
+        ("shop->database:redis", 1),
+        ("shop->messaging:orders", 1),
+        ("shop->virtual:card-network", 1),
+        ("virtual:user->shop", 1),
+    ];
+    assert_eq!(listed("edges"), expected, "{graph}");
+    let expected = [
+        ("database:orders", 2),
+        ("database:redis", 1),
+        ("messaging:orders", 1),
+        ("shop", 3),
+        ("virtual:card-network", 1),
+        ("virtual:user", 0),
+    ];
+    assert_eq!(listed("nodes"), expected, "{graph}");
+    assert_eq!((&graph["nodes"][4]["errorRate"], &graph["nodes"][4]["type"]), (&json!(1.0), &json!("virtual")));
+    assert_eq!((&graph["edges"][4]["averageMs"], &graph["edges"][4]["type"]), (&json!(1.0), &json!("virtual")));
     let orders = &graph["nodes"][0];
     assert_eq!((&orders["name"], &orders["type"]), (&json!("orders"), &json!("database")));
     assert_eq!((&orders["errorRate"], &orders["averageMs"]), (&json!(0.5), &json!(3.0)));
@@ -235,4 +259,31 @@ fn walk(folder: &std::path::Path) -> Vec<String> {
         }
     }
     files
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_stands_before_the_routes_of_tempo_and_no_others() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = frame::settings(data.path());
+    settings.server.tempo_prefix = "/team/tempo".to_owned();
+    let server = frame::start(&settings).await;
+    tempo_http::send(&server).await;
+    for (path, expected) in [
+        ("/team/tempo/api/echo", 200),
+        ("/team/tempo/api/search?q=%7B%7D", 200),
+        ("/team/tempo/api/v2/search/tag/span.http.route/values", 200),
+        ("/team/tempo/api/v2/traces/710ec6be421f317a63a021cfac429c21", 200),
+        ("/team/tempo/api/nothing", 404),
+        ("/team/tempo/status/version", 404),
+        ("/api/echo", 404),
+        ("/api/search?q=%7B%7D", 404),
+        ("/status/version", 200),
+        ("/metrics", 200),
+        ("/ready", 200),
+    ] {
+        assert_eq!(frame::get(&server, path).await.status().as_u16(), expected, "{path}");
+    }
+    let routes = frame::get(&server, "/status/endpoints").await.text().await.unwrap();
+    assert!(routes.contains("/team/tempo/api/search\n") && routes.contains("\n/api/sql\n"), "{routes}");
+    server.stop().await.unwrap();
 }

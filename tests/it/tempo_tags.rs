@@ -80,7 +80,7 @@ async fn send(server: &Server, numbers: std::ops::Range<u64>) {
                     "traceId": format!("{:032x}", number + 1), "spanId": id, "name": format!("n{}", number % 11), "kind": 1,
                     "startTimeUnixNano": start.to_string(), "endTimeUnixNano": (start + 1_000).to_string(),
                     "attributes": list(&attributes["span"]),
-                    "events": [{"name": "e", "timeUnixNano": start.to_string(), "attributes": list(&attributes["event"])}],
+                    "events": [{"name": format!("e{}", number % 3), "timeUnixNano": start.to_string(), "attributes": list(&attributes["event"])}],
                     "links": [{"traceId": format!("{:032x}", 1), "spanId": id, "attributes": list(&attributes["link"])}],
                 }],
             }],
@@ -156,9 +156,18 @@ async fn check(server: &Server, state: &str) {
             let found = values(server, &format!("{scope}.{key}"), &range).await;
             assert_eq!(found, expected_values(numbers(), scope, key), "{state}: {scope}.{key}, {first} to {last}");
         }
+        let text = |text: String| ("string".to_owned(), text);
         let found = values(server, "name", &range).await;
-        let expected: Values = numbers().map(|number| ("string".to_owned(), format!("n{}", number % 11))).collect();
+        let expected: Values = numbers().map(|number| text(format!("n{}", number % 11))).collect();
         assert_eq!(found, expected, "{state}: name, {first} to {last}");
+        let found = values(server, "event:name", &range).await;
+        let expected: Values = numbers().map(|number| text(format!("e{}", number % 3))).collect();
+        assert_eq!(found, expected, "{state}: event:name, {first} to {last}");
+        let found = values(server, ".few3", &range).await;
+        assert_eq!(found, expected_values(numbers(), "span", "few3"), "{state}: .few3, {first} to {last}");
+        let found = values(server, ".few3", &format!("{range}&q=%7B%20span.code%20%3D%204%20%7D")).await;
+        let expected = expected_values(numbers().filter(|number| number % 9 == 4), "span", "few3");
+        assert_eq!(found, expected, "{state}: .few3 with a filter, {first} to {last}");
     }
     assert_eq!(names(server, "").await, expected_names(0..SPANS), "{state}: all of time");
 }
@@ -179,6 +188,15 @@ async fn names_and_values_are_those_of_the_range_in_files_and_buffers() {
     check(&server, "three files").await;
     let answer = get(&server, "/api/v2/search/tags").await;
     assert!(answer["metrics"].get("inspectedBytes").is_none(), "names cost no scan: {}", answer["metrics"]);
+    server.stop().await.unwrap();
+
+    let mut compact = std::process::Command::new(env!("CARGO_BIN_EXE_tracehouse"));
+    compact.args(["compact", "--set", "compaction.fan_in=2", "--set", "compaction.settle_age=0s", "--data"]);
+    let compacted = compact.arg(data.path()).output().unwrap();
+    let report = String::from_utf8_lossy(&compacted.stdout);
+    assert!(report.contains("3 files") && report.contains("became 1 files"), "{report}");
+    let server = frame::start(&settings).await;
+    check(&server, "one merged file").await;
     server.stop().await.unwrap();
 }
 
@@ -208,7 +226,11 @@ fn batch(file: u64) -> SpanBatch {
             dropped_events_count: 0,
             dropped_links_count: 0,
         };
-        let attributes = [Attribute { key: "order", value: AttributeValue::Int(number.cast_signed()) }];
+        let note = format!("note {number}");
+        let attributes = [
+            Attribute { key: "order", value: AttributeValue::Int(number.cast_signed()) },
+            Attribute { key: "note", value: AttributeValue::Str(&note) },
+        ];
         let (events, links) = (std::iter::empty(), std::iter::empty());
         builder.push_span((resource, scope), &span, &attributes, events, links).unwrap();
     }
@@ -233,14 +255,18 @@ async fn only_files_at_the_border_of_the_range_are_scanned() {
         house.ingest.flush().await.unwrap();
     }
     let engine = house.engine(folder.path());
-    let values = |range| {
-        let field = parse_reference("span.order").unwrap();
+    let values_of = |field: &str, range| {
+        let field = parse_reference(field).unwrap();
         QueryKind::TagValues(TagValuesQuery { field, range, filter: None, limit: 1_000 })
     };
+    let values = |range| values_of("span.order", range);
     let all = (FILES * SPANS_PER_FILE) as usize;
-    let (found, stats) = run(&engine, values(TimeRange::ALL)).await;
-    assert_eq!((found, stats.scanned_rows), (all, 0), "{stats:?}");
-    assert!(stats.scanned_bytes > 0, "{stats:?}");
+    // One has a column, the other is in the maps.
+    for field in ["span.order", "span.note", ".note"] {
+        let (found, stats) = run(&engine, values_of(field, TimeRange::ALL)).await;
+        assert_eq!((found, stats.scanned_rows), (all, 0), "{field}: {stats:?}");
+        assert!(stats.scanned_bytes > 0, "{field}: {stats:?}");
+    }
     let (found, stats) =
         run(&engine, QueryKind::TagNames(TagNamesQuery { range: TimeRange::ALL, filter: None, scope: None })).await;
     assert!(found > 0 && stats.scanned_rows == 0 && stats.scanned_bytes == 0, "{stats:?}");

@@ -118,20 +118,9 @@ impl TempoState {
 
 /// The routes of the API.
 pub fn router(state: TempoState) -> Router {
-    let mut router = Router::new()
+    let mut api = Router::new()
         .route("/api/echo", get(status::echo))
         .route("/api/status/buildinfo", get(status::build_info))
-        .route("/status", get(status::all))
-        .route("/status/version", get(status::version))
-        .route("/status/services", get(status::services))
-        .route("/status/endpoints", get(status::endpoints))
-        .route("/status/config", get(status::config))
-        .route("/status/runtime_config", get(status::nothing_at_runtime))
-        .route("/status/overrides", get(status::nothing_at_runtime))
-        .route("/status/overrides/{tenant}", get(status::nothing_at_runtime))
-        .route("/status/usage-stats", get(status::usage))
-        .route("/metrics/services", get(metrics::services::scraped))
-        .route("/flush", get(status::flush).post(status::flush))
         .route("/api/traces/{id}", get(trace::v1))
         .route("/api/v2/traces/{id}", get(trace::v2))
         .route("/api/search", get(search::search))
@@ -142,11 +131,27 @@ pub fn router(state: TempoState) -> Router {
         .route("/api/search/tags", get(tags::v1))
         .route("/api/v2/search/tags", get(tags::v2))
         .route("/api/search/tag/{*rest}", get(tags::values::v1))
-        .route("/api/v2/search/tag/{*rest}", get(tags::values::v2));
-    router = router.route("/api/mcp", post(mcp::post).fallback(mcp::other));
+        .route("/api/v2/search/tag/{*rest}", get(tags::values::v2))
+        .route("/api/mcp", post(mcp::post).fallback(mcp::other));
     for path in NOT_BUILT {
-        router = router.route(path, axum::routing::any(not_built));
+        api = api.route(path, axum::routing::any(not_built));
     }
+    let others = Router::new()
+        .route("/status", get(status::all))
+        .route("/status/version", get(status::version))
+        .route("/status/services", get(status::services))
+        .route("/status/endpoints", get(status::endpoints))
+        .route("/status/config", get(status::config))
+        .route("/status/runtime_config", get(status::nothing_at_runtime))
+        .route("/status/overrides", get(status::nothing_at_runtime))
+        .route("/status/overrides/{tenant}", get(status::nothing_at_runtime))
+        .route("/status/usage-stats", get(status::usage))
+        .route("/metrics/services", get(metrics::services::scraped))
+        .route("/flush", get(status::flush).post(status::flush));
+    let router = match state.config.server.tempo_prefix.as_str() {
+        "" => others.merge(api),
+        prefix => others.nest(prefix, api),
+    };
     // Compression comes before the gRPC routes, which have their own.
     let router = router.layer(CompressionLayer::new());
     let grpc = format!("/{}/{{method}}", <StreamingQuerierServer<grpc::Querier> as NamedService>::NAME);

@@ -21,6 +21,9 @@ const VERSION: &str = concat!("tracehouse-", env!("CARGO_PKG_VERSION"));
 /// Parts of Tempo whose work is done here, all of them in one process.
 const SERVICES: [&str; 6] = ["distributor", "live-store", "metrics-generator", "querier", "query-frontend", "server"];
 
+/// A route of our own, which is where it is whatever stands before Tempo's.
+const SQL: &str = "/api/sql";
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BuildInfo {
@@ -52,7 +55,7 @@ pub(super) async fn build_info() -> Json<BuildInfo> {
 /// `/status`: all of the following.
 pub(super) async fn all(State(state): State<TempoState>) -> Response {
     let settings = settings_text(&state.config, &Settings::default(), Mode::All);
-    let parts = [version_text(), services_text(), endpoints_text(), settings];
+    let parts = [version_text(), services_text(), endpoints_text(&state.config), settings];
     text(StatusCode::OK, parts.join("\n"))
 }
 
@@ -67,8 +70,8 @@ pub(super) async fn services() -> Response {
 }
 
 /// `/status/endpoints`.
-pub(super) async fn endpoints() -> Response {
-    text(StatusCode::OK, endpoints_text())
+pub(super) async fn endpoints(State(state): State<TempoState>) -> Response {
+    text(StatusCode::OK, endpoints_text(&state.config))
 }
 
 /// `/status/config`: the settings of this process, `mode=diff` for those that differ from the defaults, `mode=defaults`
@@ -110,8 +113,12 @@ fn services_text() -> String {
     SERVICES.map(|service| format!("{service}: Running\n")).concat()
 }
 
-fn endpoints_text() -> String {
-    super::ROUTES.map(|route| format!("{route}\n")).concat()
+fn endpoints_text(config: &Settings) -> String {
+    let prefix = |route: &str| match route.starts_with("/api/") && route != SQL {
+        true => config.server.tempo_prefix.clone(),
+        false => String::new(),
+    };
+    super::ROUTES.map(|route| format!("{}{route}\n", prefix(route))).concat()
 }
 
 /// Which settings are shown.

@@ -3,7 +3,7 @@
 //! ```text
 //!  TagNamesQuery  -> names in the lists of keys of files and buffered batches, without a scan;
 //!                    with a filter: keys of the spans that match     -> scope, name
-//!  TagValuesQuery -> values in the dictionaries of files, without a scan of their rows;
+//!  TagValuesQuery -> values in the dictionaries of files and the columns of their maps, without a scan of their rows;
 //!                    with a filter: values of the spans that match, at most so many -> type, value
 //! ```
 //!
@@ -14,6 +14,7 @@
 //! Answers are in order: names by scope and name, values by type and value. Filters come from half-written queries, so
 //! they are read leniently ([`lenient`]); what cannot be read does not filter.
 
+mod buffered;
 pub(crate) mod known;
 pub(crate) mod lenient;
 pub(crate) mod names;

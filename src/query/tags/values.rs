@@ -42,14 +42,19 @@ pub(crate) fn answer_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("type", DataType::Utf8, false), Field::new("value", DataType::Utf8, false)]))
 }
 
-/// The plan: distinct values, in the column of their type.
-pub(crate) fn plan(query: &TagValuesQuery, base: &Arc<dyn TableProvider>) -> Result<LogicalPlan> {
+/// The plan: distinct values, in the column of their type, as far as the field can be in these scopes.
+pub(crate) fn plan(
+    query: &TagValuesQuery,
+    within: &[AttributeScope],
+    base: &Arc<dyn TableProvider>,
+) -> Result<LogicalPlan> {
     let filter = starts_in(query.range).into_iter().chain(lenient::condition(query.filter.as_deref()));
     let filter: Vec<Expr> = filter.collect();
     let branches = match &query.field {
         FieldName::Intrinsic(intrinsic) => of_intrinsic(*intrinsic, &filter, base)?.into_iter().collect(),
         FieldName::Attribute(attribute) => scopes(attribute)
             .iter()
+            .filter(|scope| within.contains(scope))
             .map(|scope| of_attribute(*scope, &attribute.key, &filter, base))
             .collect::<Result<Vec<_>>>()?,
     };

@@ -45,6 +45,10 @@ async fn a_stitched_file_answers_as_its_parts() {
     for group in metadata.row_groups() {
         let ids = group.columns().iter().find(|column| column.column_path().string() == "trace_id").unwrap();
         assert!(ids.bloom_filter_offset().is_some(), "filters on trace ids are kept");
+        for column in group.columns() {
+            let name = column.column_path();
+            assert!(column.page_encoding_stats_mask().is_some(), "{name} says whether its dictionary has all values");
+        }
     }
 
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

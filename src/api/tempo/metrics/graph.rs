@@ -8,9 +8,19 @@
 //! ```
 //!
 //! The calls of a node are the requests that it served: its spans of kind server and consumer, and those without a parent.
-//! The calls of an edge are spans whose parent belongs to another service; times and errors are of the callee. Databases send
-//! no spans; calls of them are those that clients tell of. A service without a name is `""`. Names of fields are those of Grafana's node graph. Nothing is sampled or stored for this: the
-//! numbers are those of the spans that start in the asked range, all of them without one.
+//! The calls of an edge are spans whose parent belongs to another service; times and errors are of the callee. A service
+//! without a name is `""`.
+//!
+//! What sends no spans is a node as far as those tell of it that do. Its calls are theirs:
+//!
+//! ```text
+//!  database   client spans with db.system.name or db.system
+//!  virtual    client spans with peer.service that no span answers; and "user", who makes the requests without a parent
+//!  messaging  producer spans with a destination whose messages nobody is seen to take in the same trace
+//! ```
+//!
+//! Names of fields are those of Grafana's node graph. Nothing is sampled or stored for this: the numbers are those of the
+//! spans that start in the asked range, all of them without one.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +35,7 @@ use axum::{
 use datafusion::scalar::ScalarValue;
 use serde::Serialize;
 
+use super::peers::{self, ASKS_DATABASE, DATABASE};
 use crate::{
     api::tempo::{TempoState, params::Params, refusal, tags::json},
     error::{Error, ErrorKind, Result},
@@ -50,8 +61,25 @@ struct Graph {
 enum Kind {
     /// It sends spans.
     Service,
-    /// Spans of services tell of it.
+    /// A store that clients tell of.
     Database,
+    /// A queue or topic that producers tell of.
+    Messaging,
+    /// Another callee that clients tell of, or whoever sends requests without a parent.
+    Virtual,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Service, Self::Database, Self::Messaging, Self::Virtual];
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "service",
+            Kind::Database => "database",
+            Kind::Messaging => "messaging",
+            Kind::Virtual => "virtual",
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -100,7 +128,8 @@ async fn answer(state: &TempoState, query: Option<&str>) -> Result<Response> {
     if limit > EDGES_MAX {
         return Err(Error::invalid(format!("limit {limit} exceeds max limit {EDGES_MAX}")));
     }
-    let request = QueryRequest::new(state.tenant(), QueryKind::Sql(statement(range)));
+    let request =
+        QueryRequest::new(state.tenant(), QueryKind::Sql(statement(range, state.settings.trace_extent_max.as_nanos())));
     let (batches, _) = state.engine.execute(request).await?.collect().await?;
     let mut rows = Vec::new();
     for batch in &batches {
@@ -111,14 +140,6 @@ async fn answer(state: &TempoState, query: Option<&str>) -> Result<Response> {
     json(&graph(rows, limit))
 }
 
-/// What a span says of the database that it asks; the first that is there is its name. A database sends no spans itself.
-const DATABASE: &str = "coalesce(span_attributes['peer.service'], span_attributes['db.namespace'], \
-    span_attributes['db.name'], span_attributes['db.system.name'], span_attributes['db.system'])";
-
-/// Which spans ask a database.
-const ASKS_DATABASE: &str = "kind = 'client' AND \
-    (span_attributes['db.system.name'] IS NOT NULL OR span_attributes['db.system'] IS NOT NULL)";
-
 /// Which spans are requests that their own service served.
 const IS_SERVED: &str = "(parent_span_id IS NULL OR kind IN ('server', 'consumer'))";
 
@@ -128,43 +149,55 @@ const FIGURES: &str = "count(*) AS calls, sum(CASE WHEN status_code = 'error' TH
     approx_percentile_cont(0.95) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p95, \
     approx_percentile_cont(0.99) WITHIN GROUP (ORDER BY CAST(duration_nano AS DOUBLE)) / 1e6 AS p99";
 
+/// Which spans begin a trace at a server.
+const IS_VISIT: &str = "parent_span_id IS NULL AND kind = 'server'";
+
 /// The statement, with the range that a span has to start in. One statement sees one state of the data.
-fn statement(range: TimeRange) -> SqlQuery {
-    let moment = |nanos: i64| ScalarValue::TimestampNanosecond(Some(nanos), Some("UTC".into()));
-    let (mut bounds, mut params) = (String::from("true"), Vec::new());
-    if range.start_unix_nano != i64::MIN {
-        params.push(moment(range.start_unix_nano));
-        bounds.push_str(&format!(" AND start_time >= ${}", params.len()));
-    }
-    if range.end_unix_nano != i64::MAX {
-        params.push(moment(range.end_unix_nano));
-        bounds.push_str(&format!(" AND start_time < ${}", params.len()));
-    }
-    let nobody = "CAST(NULL AS VARCHAR)";
-    let part = |source: &str, target: &str, of_database: bool, table: &str, condition: &str| {
-        let (source_of, groups) = match source {
-            "" => (nobody.to_owned(), target.to_owned()),
-            _ => (format!("coalesce({source}, '')"), format!("{source}, {target}")),
-        };
+fn statement(range: TimeRange, extent_nano: i64) -> SqlQuery {
+    let mut params = Vec::new();
+    let mut bounds_of = |range: TimeRange| {
+        let moment = |nanos: i64| ScalarValue::TimestampNanosecond(Some(nanos), Some("UTC".into()));
+        let mut bounds = String::from("true");
+        if range.start_unix_nano != i64::MIN {
+            params.push(moment(range.start_unix_nano));
+            bounds.push_str(&format!(" AND start_time >= ${}", params.len()));
+        }
+        if range.end_unix_nano != i64::MAX {
+            params.push(moment(range.end_unix_nano));
+            bounds.push_str(&format!(" AND start_time < ${}", params.len()));
+        }
+        bounds
+    };
+    let bounds = bounds_of(range);
+    let unanswered = format!("({}) AS unanswered", peers::unanswered(&bounds, &bounds_of(range.widened(extent_nano))));
+    let part = |(source, source_of): (&str, &str), (target, of): (&str, &str), table: &str, condition: &str| {
+        let source = if source == NOBODY { NOBODY.to_owned() } else { format!("coalesce({source}, '')") };
         format!(
-            "SELECT {source_of} AS source, coalesce({target}, '') AS target, {of_database} AS of_database, {FIGURES} \
-             FROM {table} WHERE {condition} AND {bounds} GROUP BY {groups}"
+            "SELECT {source} AS source, {source_of} AS source_of, coalesce({target}, '') AS target, {of} AS of, {FIGURES} \
+             FROM {table} WHERE {condition} AND {bounds} GROUP BY 1, 2, 3, 4"
         )
     };
+    let service = "'service'";
     let parts = [
-        part("", "service_name", false, "spans", IS_SERVED),
-        part("client_service", "server_service", false, "service_edges", "true"),
-        part("", DATABASE, true, "spans", ASKS_DATABASE),
-        part("service_name", DATABASE, true, "spans", ASKS_DATABASE),
+        part((NOBODY, service), ("service_name", service), "spans", IS_SERVED),
+        part(("client_service", service), ("server_service", service), "service_edges", "true"),
+        part((NOBODY, service), (DATABASE, "'database'"), "spans", ASKS_DATABASE),
+        part(("service_name", service), (DATABASE, "'database'"), "spans", ASKS_DATABASE),
+        part((NOBODY, service), ("peer", "peer_of"), &unanswered, "true"),
+        part(("service_name", service), ("peer", "peer_of"), &unanswered, "true"),
+        part((peers::USER, "'virtual'"), ("service_name", service), "spans", IS_VISIT),
     ];
     SqlQuery { text: parts.join(" UNION ALL "), params }
 }
+
+/// The source of a row that is about a node.
+const NOBODY: &str = "CAST(NULL AS VARCHAR)";
 
 /// The figures of a node, or of an edge.
 #[derive(Debug)]
 struct Row {
     /// Who calls; nobody for a node.
-    source: Option<String>,
+    source: Option<(String, Kind)>,
     target: String,
     of: Kind,
     calls: Calls,
@@ -187,11 +220,15 @@ fn read(batch: &RecordBatch, row: usize) -> Option<Row> {
         p95_ms: float("p95")?,
         p99_ms: float("p99")?,
     };
-    let of_database = batch.column_by_name("of_database")?.as_boolean_opt()?.value(row);
+    let kind = |name: &str| {
+        let name = text(name)??;
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    };
+    let source_of = kind("source_of")?;
     Some(Row {
-        source: text("source")?,
+        source: text("source")?.map(|source| (source, source_of)),
         target: text("target")?.unwrap_or_default(),
-        of: if of_database { Kind::Database } else { Kind::Service },
+        of: kind("of")?,
         calls: figures,
     })
 }
@@ -210,32 +247,36 @@ fn graph(rows: Vec<Row>, limit: usize) -> Graph {
             None => {
                 nodes.insert((target, of), calls);
             }
-            Some(source) => {
-                let target = node_id(&target, of);
-                edges.push(Edge { id: format!("{source}->{target}"), source, target, of, calls });
-            }
+            Some(source) => edges.push((source, (target, of), calls)),
         }
     }
-    edges.sort_by(|a, b| b.calls.calls.cmp(&a.calls.calls).then_with(|| a.id.cmp(&b.id)));
+    let named = |edge: ((String, Kind), (String, Kind), Calls)| {
+        let (source, target) = (node_id(&edge.0.0, edge.0.1), node_id(&edge.1.0, edge.1.1));
+        // What a node that sends no spans asks of a service is as little seen as what a service asks of such a node.
+        let of = if edge.0.1 == Kind::Service { edge.1.1 } else { edge.0.1 };
+        (Edge { id: format!("{source}->{target}"), source, target, of, calls: edge.2 }, edge.0, edge.1)
+    };
+    let mut edges: Vec<_> = edges.into_iter().map(named).collect();
+    edges.sort_by(|(a, ..), (b, ..)| b.calls.calls.cmp(&a.calls.calls).then_with(|| a.id.cmp(&b.id)));
     let all = edges.len();
     edges.truncate(limit);
     let message = (edges.len() < all).then(|| format!("the {limit} edges with most calls of {all} are returned"));
-    for edge in &edges {
-        nodes.entry((edge.source.clone(), Kind::Service)).or_default();
-        if edge.of == Kind::Service {
-            nodes.entry((edge.target.clone(), Kind::Service)).or_default();
-        }
+    let mut shown = Vec::with_capacity(edges.len());
+    for (edge, source, target) in edges {
+        nodes.entry(source).or_default();
+        nodes.entry(target).or_default();
+        shown.push(edge);
     }
     let node = |((name, of), calls): ((String, Kind), Calls)| Node { id: node_id(&name, of), name, of, calls };
     let mut nodes: Vec<Node> = nodes.into_iter().map(node).collect();
     nodes.sort_by(|a, b| a.id.cmp(&b.id));
-    Graph { nodes, edges, message }
+    Graph { nodes, edges: shown, message }
 }
 
 fn node_id(name: &str, of: Kind) -> String {
     match of {
         Kind::Service => name.to_owned(),
-        Kind::Database => format!("database:{name}"),
+        other => format!("{}:{name}", other.name()),
     }
 }
 
@@ -247,7 +288,7 @@ mod tests {
     fn edges_come_by_calls_and_name_nodes_that_are_there() {
         let calls = |calls| Calls { calls, ..Calls::default() };
         let row = |source: Option<&str>, target: &str, of, count| Row {
-            source: source.map(str::to_owned),
+            source: source.map(|source| (source.to_owned(), Kind::Service)),
             target: target.to_owned(),
             of,
             calls: calls(count),
@@ -259,12 +300,13 @@ mod tests {
             row(Some("b"), "d", Kind::Service, 1),
             row(Some("b"), "c", Kind::Database, 3),
             row(None, "c", Kind::Database, 3),
+            Row { source: Some(("user".to_owned(), Kind::Virtual)), ..row(None, "a", Kind::Service, 4) },
         ];
-        let graph = graph(rows, 3);
+        let graph = graph(rows, 4);
         let edges: Vec<&str> = graph.edges.iter().map(|edge| edge.id.as_str()).collect();
-        assert_eq!(edges, ["b->c", "b->database:c", "a->b"]);
+        assert_eq!(edges, ["b->c", "virtual:user->a", "b->database:c", "a->b"]);
         let nodes: Vec<(&str, i64)> = graph.nodes.iter().map(|node| (node.id.as_str(), node.calls.calls)).collect();
-        assert_eq!(nodes, [("a", 0), ("b", 7), ("c", 0), ("database:c", 3)]);
-        assert_eq!(graph.message.as_deref(), Some("the 3 edges with most calls of 4 are returned"));
+        assert_eq!(nodes, [("a", 0), ("b", 7), ("c", 0), ("database:c", 3), ("virtual:user", 0)]);
+        assert_eq!(graph.message.as_deref(), Some("the 4 edges with most calls of 5 are returned"));
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod graph;
 pub(crate) mod json;
+mod peers;
 pub(crate) mod series;
 pub(crate) mod services;
 pub(crate) mod summary;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  scrape -> spans that started between the last scrape and now, both less query.service_metrics_delay
-//!         -> calls of services, of stores, and requests by operation -> added to the counters -> text
+//!         -> calls of services, of what sends no spans, and requests by operation -> added to the counters -> text
 //! ```
 //!
 //! Prometheus sets the pace, and a server that nobody scrapes pays nothing. Counters start at zero with the process, as
@@ -30,6 +30,7 @@ use http::header;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::sync::Mutex;
 
+use super::peers::{self, ASKS_DATABASE, DATABASE};
 use crate::{
     api::tempo::{TempoState, refusal},
     error::{Error, ErrorKind, Result},
@@ -50,11 +51,39 @@ const CALLS: &str = "SELECT client_service, server_service, \
     AND client_service IS NOT NULL AND server_service IS NOT NULL";
 
 /// Calls of stores, which send no spans of their own.
-const STORES: &str = "SELECT service_name AS client_service, coalesce(span_attributes['db.namespace'], \
-    span_attributes['db.name'], span_attributes['db.system.name'], span_attributes['db.system']) AS server_service, \
-    'database' AS connection, status_code, duration_nano, duration_nano AS client_duration_nano \
-    FROM spans WHERE start_time > $1 AND start_time <= $2 AND kind = 'client' AND service_name IS NOT NULL \
-    AND (span_attributes['db.system.name'] IS NOT NULL OR span_attributes['db.system'] IS NOT NULL)";
+fn stores() -> String {
+    format!(
+        "SELECT service_name AS client_service, {DATABASE} AS server_service, 'database' AS connection, status_code, \
+         duration_nano, duration_nano AS client_duration_nano \
+         FROM spans WHERE {WINDOW} AND service_name IS NOT NULL AND {ASKS_DATABASE}"
+    )
+}
+
+/// Calls of others that send none.
+fn unanswered() -> String {
+    // What answers begins later, and may have begun after the window; clocks of two machines may differ.
+    let answered = "start_time > $1 - INTERVAL '1 minute'";
+    format!(
+        "SELECT service_name AS client_service, peer AS server_service, \
+         CASE WHEN peer_of = 'messaging' THEN 'messaging_system' ELSE 'virtual_node' END AS connection, \
+         status_code, duration_nano, duration_nano AS client_duration_nano \
+         FROM ({}) AS unanswered WHERE service_name IS NOT NULL",
+        peers::unanswered(WINDOW, answered)
+    )
+}
+
+/// Requests from outside.
+fn visits() -> String {
+    format!(
+        "SELECT {} AS client_service, service_name AS server_service, 'virtual_node' AS connection, status_code, \
+         duration_nano, duration_nano AS client_duration_nano \
+         FROM spans WHERE {WINDOW} AND service_name IS NOT NULL AND parent_span_id IS NULL AND kind = 'server'",
+        peers::USER
+    )
+}
+
+/// Spans that are counted by one scrape.
+const WINDOW: &str = "start_time > $1 AND start_time <= $2";
 
 /// Requests that services answer.
 const REQUESTS: &str = "SELECT service_name, name, kind, status_code, duration_nano \
@@ -148,10 +177,12 @@ impl ServiceMetrics {
         if let Some(through) = counted.through.filter(|through| *through < until) {
             let from = through.max(until.saturating_sub(WINDOW_NANO_MAX));
             let calls = rows(state, CALLS, from, until).await?;
-            let stores = rows(state, STORES, from, until).await?;
+            let stores = rows(state, &stores(), from, until).await?;
+            let unanswered = rows(state, &unanswered(), from, until).await?;
+            let visits = rows(state, &visits(), from, until).await?;
             let requests = rows(state, REQUESTS, from, until).await?;
             let series_max = state.settings.service_metrics_series_max;
-            for batch in calls.iter().chain(&stores) {
+            for batch in calls.iter().chain(&stores).chain(&unanswered).chain(&visits) {
                 counted.add_calls(batch, series_max)?;
             }
             for batch in &requests {
