@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Which interval a span is in, and which intervals there are, is [`interval`]'s; what tells series apart, and their
-//! order, is [`label`]'s. Spans come out of plans like any other. What they are added up to (groups, then series) is held in memory, within
-//! the query's memory and under limits on intervals, samples and series. Answers are exact; hints that ask for samples of the spans are ignored.
+//! order, is [`label`]'s. Spans come out of plans like any other. What they are added up to (groups, then series) is held in
+//! memory, within the query's memory and under limits on intervals, samples and series. Answers are exact; hints that ask
+//! for samples of the spans are ignored.
 //!
 //! In the typed form an answer has one row per series:
 //!
