@@ -24,7 +24,8 @@
 //! The functions know nothing of promoted columns: reading a stored batch, the scan rewrites calls of them to what that
 //! batch has ([`crate::storage::adapter`]). For this the calls have to reach the scan, hence their *placement*: a call on
 //! a column and a literal key moves towards the leaves of the plan. `attr_assemble` is what the rewriting puts in place of
-//! a whole map; it and `item_has`, which TraceQL asks events and links with, are not registered for use in SQL.
+//! a whole map; it, `attr_rest`, which leaves attributes out that are asked for one by one, and `item_has`, which TraceQL
+//! asks events and links with, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
 //! bytes, so that statistics and bloom filters apply.
@@ -37,6 +38,7 @@ mod id_comparisons;
 mod ids;
 mod items;
 mod json;
+mod rest;
 mod sketch;
 mod subscript;
 #[cfg(test)]
@@ -60,6 +62,7 @@ pub use self::{
     id_comparisons::IdComparisons,
     ids::IdFunction,
     items::ItemHas,
+    rest::AttrRest,
     subscript::AttributeSubscripts,
     times::TimeFunction,
 };

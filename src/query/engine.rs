@@ -10,7 +10,7 @@ use datafusion::{
     catalog::TableProvider,
     common::ParamValues,
     execution::{SessionState, context::SQLOptions},
-    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+    logical_expr::LogicalPlan,
     physical_plan::empty::EmptyExec,
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -35,10 +35,7 @@ use crate::{
         request::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
         run::{Account, Planned, Run, Shape, Work},
         sandbox::{self, CheckedStatement},
-        search::{
-            self, Search,
-            rounds::{Rounds, first_candidates},
-        },
+        search::{self, Search, rounds::Rounds},
         session::{SessionTemplate, SpillSettings},
         spansets::TraceBounds,
         stats::{QueryStats, SharedStats},
@@ -93,6 +90,14 @@ pub struct Prepared {
     pub schema: SchemaRef,
     /// Its parameters in order, named `$1`, `$2`, ...; type `Null` where any will do.
     pub parameters: SchemaRef,
+}
+
+/// The columns of a search's answer, or of its plans.
+fn search_schema(query: &TraceQlQuery) -> SchemaRef {
+    match query.explain {
+        None => search::answer_schema(),
+        Some(_) => search::explained_schema(),
+    }
 }
 
 /// A table that SQL can name.
@@ -285,13 +290,14 @@ impl Parts {
         let bounds = TraceBounds { spans_max: self.limits.trace_spans_max.max(1), partial: request.partial };
         session.config_mut().set_extension(Arc::new(bounds));
         let form = request.form;
-        if let QueryKind::TraceQl(query) = &request.kind
-            && query.explain.is_none()
-        {
+        if let QueryKind::TraceQl(query) = &request.kind {
             let search = self.search(query)?;
-            let schema = wire::schema_in(&search::answer_schema(), form);
-            let rounds = Rounds { search, base: Arc::clone(&base), session: session.clone() };
-            let work = Work::Search(Box::new(rounds));
+            let schema = wire::schema_in(&search_schema(query), form);
+            let rounds = Box::new(Rounds { search, base: Arc::clone(&base), session: session.clone() });
+            let work = match query.explain {
+                None => Work::Search(rounds),
+                Some(explain) => Work::Explained(rounds, explain),
+            };
             return Ok(Planned { work, base, session, pool, schema, form, shape: Shape::Same });
         }
         if let QueryKind::Metrics(query) = &request.kind
@@ -331,9 +337,9 @@ impl Parts {
         let (session, _) = self.session(&request.tenant, &base, Names::of(&request.kind))?;
         let logical = match &request.kind {
             QueryKind::Sql(query) if query.params.is_empty() => self.sql(query, &session).await?,
-            QueryKind::TraceQl(query) if query.explain.is_none() => {
+            QueryKind::TraceQl(query) => {
                 self.search(query)?;
-                let schema = wire::schema_in(&search::answer_schema(), request.form);
+                let schema = wire::schema_in(&search_schema(query), request.form);
                 return Ok(Prepared { schema, parameters: Arc::new(Schema::empty()) });
             }
             QueryKind::Metrics(query) if query.explain.is_none() => {
@@ -381,16 +387,7 @@ impl Parts {
             QueryKind::TagValues(query) => {
                 tags::values::plan(query, &AttributeScope::ALL, base).map_err(|error| failure::from_datafusion(&error))
             }
-            // Running a search is more than one plan; the first stands for them.
-            QueryKind::TraceQl(query) => {
-                let search = self.search(query)?;
-                search::plan(&search, base, first_candidates(&search))
-                    .and_then(|plan| {
-                        let analyze = query.explain == Some(Explain::Analyze);
-                        LogicalPlanBuilder::from(plan).explain(false, analyze)?.build()
-                    })
-                    .map_err(|error| failure::from_datafusion(&error))
-            }
+            QueryKind::TraceQl(_) => Err(failure::internal(&"a search is more than one plan")),
         }
     }
 

@@ -52,6 +52,9 @@ mod stats;
 mod stream;
 mod wire;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use self::{
     engine::{BaseTables, EngineOptions, NamedTable, Prepared, QueryEngine},
     limits::QueryLimits,

@@ -25,7 +25,7 @@ use crate::{
         log::Entry,
         memory::QueryPool,
         metrics::MetricsRun,
-        request::{AnswerForm, QueryRequest},
+        request::{AnswerForm, Explain, QueryRequest},
         search::rounds::{RanPlans, Rounds},
         spans_table::SpansTable,
         spansets::TraceBounds,
@@ -68,6 +68,8 @@ pub(crate) enum Work {
     Plan(Arc<dyn ExecutionPlan>),
     /// A search, which plans as it goes.
     Search(Box<Rounds>),
+    /// The plans of a search.
+    Explained(Box<Rounds>, Explain),
     /// Time series, from several plans.
     Metrics(Box<MetricsRun>),
 }
@@ -85,6 +87,8 @@ impl Planned {
                 }
             }
             Work::Search(rounds) => futures::stream::once(rounds.run(ran)).boxed(),
+            Work::Explained(rounds, Explain::Plan) => futures::stream::once(rounds.plans()).boxed(),
+            Work::Explained(rounds, Explain::Analyze) => futures::stream::once(rounds.analyzed(ran)).boxed(),
             Work::Metrics(metrics) => metrics.run(ran, stats).boxed(),
         };
         let batches = match shape {

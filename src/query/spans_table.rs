@@ -38,6 +38,7 @@ use crate::{
     model::{
         batch::SpanBatch,
         ids::TraceId,
+        promotion::PromotedAttribute,
         schema::{column, logical_schema},
     },
     storage::{
@@ -119,6 +120,19 @@ impl SpansTable {
             size.see(batch.start_time_range());
         }
         size
+    }
+
+    /// The attributes that may have columns of their own in some file or batch.
+    pub(crate) fn promoted(&self) -> Vec<PromotedAttribute> {
+        let mut promoted = self.view.snapshot().declared().attributes.attributes().to_vec();
+        for batch in self.view.buffered() {
+            for attribute in batch.promotion().attributes() {
+                if !promoted.contains(attribute) {
+                    promoted.push(attribute.clone());
+                }
+            }
+        }
+        promoted
     }
 
     /// How the spans spread over time, file by file and batch by batch, where that is known of all of them; else nothing.

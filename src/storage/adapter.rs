@@ -12,6 +12,7 @@
 //! | any of them, if the batch cannot hold `k` in such a type | NULL of its type, false for `attr_exists` |
 //! | `attr_nested(m, 'k')` | the same on the residual |
 //! | `attr_json(m, 'k')` | the same on the residual with `c` put back |
+//! | `attr_rest(m, 'k', 'str', ...)` | as `m` itself, without the promoted columns that are listed |
 //! | `m` itself | `attr_assemble(m, 'k', c, ...)` with every promoted column of the scope |
 //!
 //! What the residual can hold, a buffered batch says ([`SpanBatch::keys`](crate::model::batch::SpanBatch::keys)), and a
@@ -41,7 +42,7 @@ use datafusion::{
 use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use crate::{
-    functions::{AttrAssemble, AttrFunction, AttrGet, ItemHas},
+    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, ItemHas},
     model::{
         attributes::{AttributeScope, AttributeType},
         keys::{AttributeKeys, TypeSet},
@@ -121,6 +122,15 @@ impl AttributeAdapter {
                     true => rewritten(lit(false)),
                     false => Ok(Transformed::no(node)),
                 };
+            }
+            if let Some((scope, listed)) = rest_of_column(&node) {
+                let is_listed = |attribute: &PromotedAttribute| {
+                    let value_type = AttrRest::type_name(attribute.value_type);
+                    listed.iter().any(|(key, listed_type)| **key == *attribute.key && listed_type == value_type)
+                };
+                let of_scope = self.promoted.iter().filter(|attribute| attribute.scope == scope);
+                let promoted: Vec<_> = of_scope.filter(|attribute| !is_listed(attribute)).collect();
+                return rewritten(self.assemble(scope, &promoted)?);
             }
             let column = node.downcast_ref::<Column>();
             if let Some(scope) = column.and_then(|column| AttributeScope::of_map_column(column.name())) {
@@ -269,6 +279,17 @@ fn item_has_of_column(expr: &Arc<dyn PhysicalExpr>) -> Option<(AttributeScope, S
     };
     let key = key.downcast_ref::<Literal>()?.value().try_as_str().flatten()?;
     Some((scope, key.to_owned()))
+}
+
+/// Keys and types of `attr_rest(column, 'key', 'type', ...)`.
+fn rest_of_column(expr: &Arc<dyn PhysicalExpr>) -> Option<(AttributeScope, Vec<(String, String)>)> {
+    let call = ScalarFunctionExpr::try_downcast_func::<AttrRest>(expr.as_ref())?;
+    let (map, listed) = call.args().split_first()?;
+    let scope = AttributeScope::of_map_column(map.downcast_ref::<Column>()?.name())?;
+    let text =
+        |expr: &Arc<dyn PhysicalExpr>| Some(expr.downcast_ref::<Literal>()?.value().try_as_str().flatten()?.to_owned());
+    let listed = listed.chunks_exact(2).map(|pair| Some((text(&pair[0])?, text(&pair[1])?)));
+    Some((scope, listed.collect::<Option<_>>()?))
 }
 
 fn map_column(scope: AttributeScope) -> Result<&'static str> {

@@ -16,7 +16,8 @@
 //! those of one key of the maps without putting maps together.
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
-//! query that wants all spans of many traces names them as one predicate ([`trace_set`]).
+//! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
+//! starts ([`start_set`]).
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
@@ -36,6 +37,7 @@ pub mod demand;
 pub mod dictionary;
 pub mod map_values;
 pub mod scan;
+pub(crate) mod start_set;
 pub mod trace_filters;
 pub(crate) mod trace_set;
 

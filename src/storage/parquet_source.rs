@@ -32,8 +32,11 @@ use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Mo
 
 use crate::{
     model::schema::column,
-    storage::{condition::Condition, trace_set::IN_TRACES},
+    storage::{condition::Condition, start_set::STARTS_AT, trace_set::IN_TRACES},
 };
+
+/// What stands beside comparisons of TraceQL: for arrays, and for events and links that have the key.
+const BESIDE_OTHERS: [&str; 2] = ["traceql_array", "item_has"];
 
 /// A [`ParquetSource`] that keeps all predicates.
 #[derive(Clone, Debug)]
@@ -64,28 +67,56 @@ impl SpanFileSource {
     }
 }
 
-/// Whether few rows meet a predicate, so that it pays to decode its columns first: equality on an id or a start, or one of
-/// the traces that a query has found. For predicates that many rows meet, decoding twice costs more than it saves.
+/// How many rows meet a predicate, by its form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Share {
+    /// Few: equality on an id, a start, or text, or one of the traces that a query has found.
+    Few,
+    /// Next to none, beside another predicate that decides.
+    None,
+    /// Perhaps many.
+    Many,
+}
+
+/// Whether few rows meet a predicate, so that it pays to decode its columns first. For predicates that many rows meet, such
+/// as comparisons, decoding twice costs more than it saves.
 fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
+    share(predicate) == Share::Few
+}
+
+fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
+    let few_if = |is_few| if is_few { Share::Few } else { Share::Many };
     let is_rare = |expr: &Arc<dyn PhysicalExpr>| {
         let rare = [column::TRACE_ID, column::SPAN_ID, column::START_TIME];
         expr.downcast_ref::<Column>().is_some_and(|column| rare.contains(&column.name()))
     };
+    let is_text = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.downcast_ref::<Literal>().is_some_and(|literal| literal.value().try_as_str().flatten().is_some())
+    };
     if let Some(list) = predicate.downcast_ref::<InListExpr>() {
-        return !list.negated() && is_rare(list.expr());
+        return few_if(!list.negated() && is_rare(list.expr()));
     }
     if let Some(call) = predicate.downcast_ref::<ScalarFunctionExpr>() {
-        return call.name() == IN_TRACES;
+        return match call.name() {
+            name if BESIDE_OTHERS.contains(&name) => Share::None,
+            name => few_if([IN_TRACES, STARTS_AT].contains(&name)),
+        };
     }
-    let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return false };
+    let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return Share::Many };
+    let (left, right) = (binary.left(), binary.right());
     match binary.op() {
-        Operator::And => is_selective(binary.left()) || is_selective(binary.right()),
-        Operator::Or => is_selective(binary.left()) && is_selective(binary.right()),
-        Operator::Eq => {
-            let (left, right) = (binary.left(), binary.right());
-            (is_rare(left) && right.is::<Literal>()) || (is_rare(right) && left.is::<Literal>())
-        }
-        _ => false,
+        Operator::And => share(left).min(share(right)),
+        Operator::Or => match (share(left), share(right)) {
+            (Share::Many, _) | (_, Share::Many) => Share::Many,
+            (one, other) => one.min(other),
+        },
+        Operator::Eq => few_if(
+            is_text(left)
+                || is_text(right)
+                || (is_rare(left) && right.is::<Literal>())
+                || (is_rare(right) && left.is::<Literal>()),
+        ),
+        _ => Share::Many,
     }
 }
 

@@ -62,8 +62,9 @@ use crate::{
 /// How much of a file's end is fetched at first, in bytes: the footer of a file of 100 MB fits.
 pub(crate) const FOOTER_BYTES_GUESS: usize = 64 * 1024;
 
-/// Longest list of values, such as trace ids, by which row groups and pages are pruned.
-const PRUNED_IDS_MAX: usize = 1_000;
+/// Longest list of values that is compared with the least and greatest of row groups and pages, value by value. Ids are
+/// random, so that it would rule nothing out; bloom filters are asked for lists of any length.
+const PRUNED_VALUES_MAX: usize = 20;
 
 static TABLE: LazyLock<TableSchema> = LazyLock::new(|| {
     let date = Arc::new(Field::new(column::DATE, DataType::Date32, false));
@@ -134,7 +135,7 @@ pub fn supports_filters(filters: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
 pub fn session_config(mut config: SessionConfig) -> SessionConfig {
     let options = config.options_mut();
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-    options.execution.parquet.max_in_list_size = PRUNED_IDS_MAX;
+    options.execution.parquet.max_in_list_size = PRUNED_VALUES_MAX;
     config
 }
 

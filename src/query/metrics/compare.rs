@@ -7,21 +7,23 @@
 //!  attribute -> value -> (interval, side) -> spans
 //! ```
 //!
+//! Attributes that may have columns of their own are asked for one by one, so that no map is put together of what lies apart.
 //! All values are counted, within the memory of the query, so that those that stay are the most frequent ones.
 
-use std::{hash::Hash, mem::size_of};
+use std::{collections::HashSet, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, MapArray, RecordBatch, StringArray, StructArray},
+        array::{Array, ArrayRef, AsArray, BooleanArray, MapArray, RecordBatch, StringArray, StructArray},
         datatypes::{Float64Type, Int64Type},
     },
     common::{HashMap, Result as DfResult, internal_datafusion_err},
     execution::memory_pool::MemoryReservation,
-    logical_expr::{Expr, LogicalPlan, col, lit},
+    logical_expr::{Expr, LogicalPlan, ScalarUDF, col, lit},
 };
 
 use super::{
+    codes::Codes,
     compile::{Function, Leaf},
     interval::Intervals,
     label::{Label, LabelValue},
@@ -30,14 +32,15 @@ use super::{
 };
 use crate::{
     error::Error,
+    functions::{AttrFunction, AttrRest, scalar_function},
     model::{
-        attributes::{VALUE_BOOL, VALUE_FLOAT, VALUE_INT, VALUE_STR},
+        attributes::{AttributeScope, AttributeType, VALUE_BOOL, VALUE_FLOAT, VALUE_INT, VALUE_STR},
+        promotion::PromotedAttribute,
         schema::column,
     },
     query::traceql::spans::SpanValue,
 };
 
-const INTERVAL: &str = "interval";
 const SELECTED: &str = "selected";
 /// Label that says which side a series counts.
 const META_TYPE: &str = "__meta_type";
@@ -54,11 +57,72 @@ const TEXTS: [(&str, &str); 6] = [
     (column::SCOPE_NAME, "instrumentation:name"),
     (column::SCOPE_VERSION, "instrumentation:version"),
 ];
-/// Columns of attributes, and what stands before their keys.
-const MAPS: [(&str, &str); 2] = [(column::SPAN_ATTRIBUTES, "span."), (column::RESOURCE_ATTRIBUTES, "resource.")];
+/// Scopes whose attributes are counted.
+const SCOPES: [AttributeScope; 2] = [AttributeScope::Span, AttributeScope::Resource];
+
+/// What is counted of each span, column by column.
+#[derive(Clone, Debug)]
+pub(crate) struct Counted {
+    columns: Vec<CountedColumn>,
+}
+
+#[derive(Clone, Debug)]
+enum CountedColumn {
+    /// The values of one attribute, under this name; empty text counts only where it is an attribute's.
+    Values { name: String, value: Expr, is_attribute: bool },
+    /// All attributes of a scope, but for those with values of their own: keys and types of these.
+    Rest { scope: AttributeScope, map: Expr, listed: HashSet<(String, AttributeType)> },
+}
+
+impl Counted {
+    /// Everything that `compare()` counts, where these attributes may have columns of their own.
+    pub(crate) fn of(promoted: &[PromotedAttribute]) -> Self {
+        let texts = TEXTS.iter().map(|(column, name)| CountedColumn::Values {
+            name: (*name).to_owned(),
+            value: col(*column),
+            is_attribute: false,
+        });
+        let mut columns: Vec<CountedColumn> = texts.collect();
+        for scope in SCOPES {
+            let Some(map) = scope.map_column() else { continue };
+            let (mut listed, mut rest) = (HashSet::new(), vec![col(map)]);
+            for attribute in promoted.iter().filter(|attribute| attribute.scope == scope) {
+                let get = AttrFunction::ALL.into_iter().find(|get| get.exact_type() == Some(attribute.value_type));
+                let Some(get) = get.and_then(|get| scalar_function(get.name())) else { continue };
+                let key: &str = &attribute.key;
+                if !listed.insert((key.to_owned(), attribute.value_type)) {
+                    continue;
+                }
+                let value = get.call(vec![col(map), lit(key)]);
+                rest.extend([lit(key), lit(AttrRest::type_name(attribute.value_type))]);
+                columns.push(CountedColumn::Values { name: shown_name(scope, key), value, is_attribute: true });
+            }
+            let map = ScalarUDF::from(AttrRest::default()).call(rest);
+            columns.push(CountedColumn::Rest { scope, map, listed });
+        }
+        Self { columns }
+    }
+
+    /// Expressions on the base table by column names of their own.
+    fn asked(&self) -> impl Iterator<Item = (String, SpanValue)> {
+        self.columns.iter().enumerate().map(|(index, column)| {
+            let (CountedColumn::Values { value: expr, .. } | CountedColumn::Rest { map: expr, .. }) = column;
+            (counted_name(index), SpanValue::Expr(expr.clone()))
+        })
+    }
+}
+
+fn counted_name(index: usize) -> String {
+    format!("counted_{index}")
+}
+
+/// The name of an attribute in answers.
+fn shown_name(scope: AttributeScope, key: &str) -> String {
+    format!("{}.{key}", scope.prefix())
+}
 
 /// The plan that yields what is counted.
-pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>) -> DfResult<LogicalPlan> {
+pub(crate) fn plan(leaf: &Leaf, counted: &Counted, scope: Scope<'_>) -> DfResult<LogicalPlan> {
     let Function::Compare { selection, range, .. } = &leaf.function else {
         return Err(internal_datafusion_err!("{} compares nothing", leaf.name));
     };
@@ -68,16 +132,10 @@ pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>) -> DfResult<LogicalPlan> {
         None => col(SELECTED),
     };
     let mut asked = vec![(SELECTED.to_owned(), SpanValue::Holds(selection.clone()))];
-    let columns: Vec<&str> = TEXTS.iter().chain(&MAPS).map(|(column, _)| *column).collect();
-    // Names of their own, because the spans have some of these columns anyway.
-    asked.extend(columns.iter().map(|column| (asked_name(column), SpanValue::Expr(col(*column)))));
-    let mut shown: Vec<Expr> = vec![scope.intervals.index_expr().alias(INTERVAL), selected.alias(SELECTED)];
-    shown.extend(columns.iter().map(|column| col(asked_name(column))));
+    asked.extend(counted.asked());
+    let mut shown: Vec<Expr> = vec![start(), selected.alias(SELECTED)];
+    shown.extend((0..counted.columns.len()).map(|index| col(counted_name(index))));
     leaf.spans(scope, asked)?.project(shown)?.build()
-}
-
-fn asked_name(column: &str) -> String {
-    format!("of_{column}")
 }
 
 /// Spans per moment: interval times two, plus one for the selection. Most values come in order of time.
@@ -87,8 +145,9 @@ struct Counts(Vec<(u32, u64)>);
 impl Counts {
     /// Bytes that this takes more.
     fn add(&mut self, moment: u32, spans: u64) -> usize {
-        if let Some(last) = self.0.last_mut().filter(|last| last.0 == moment) {
-            last.1 += spans;
+        // Of one interval there are two, and most spans are of the last.
+        if let Some(known) = self.0.iter_mut().rev().take(2).find(|known| known.0 == moment) {
+            known.1 += spans;
             return 0;
         }
         match self.0.binary_search_by_key(&moment, |(moment, _)| *moment) {
@@ -123,66 +182,59 @@ impl Counts {
 }
 
 /// Values of one attribute.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Values {
-    texts: HashMap<Box<str>, Counts>,
-    ints: HashMap<i64, Counts>,
-    floats: HashMap<u64, Counts>,
-    bools: HashMap<bool, Counts>,
-    all: Counts,
+    codes: Codes,
+    /// By code.
+    counts: Vec<Counts>,
 }
 
 /// Counts of all attributes in some of the spans.
 #[derive(Debug)]
 pub(crate) struct Tally {
+    counted: Arc<Counted>,
+    intervals: Intervals,
     attributes: HashMap<String, Values>,
+    bytes: usize,
     memory: MemoryReservation,
 }
 
-fn bump<K: Hash + Eq>(values: &mut HashMap<K, Counts>, key: K, moment: u32) -> usize {
-    let mut grown = 0;
-    let counts = values.entry(key).or_insert_with(|| {
-        grown = 2 * (size_of::<K>() + size_of::<Counts>());
-        Counts::default()
-    });
-    grown + counts.add(moment, 1)
-}
-
 impl Values {
-    /// Bytes that this takes more.
-    fn text(&mut self, text: &str, moment: u32) -> usize {
-        let grown = match self.texts.get_mut(text) {
-            Some(counts) => counts.add(moment, 1),
-            None => text.len() + bump(&mut self.texts, Box::from(text), moment),
-        };
-        grown + self.all.add(moment, 1)
+    /// Counts rows by the codes of their values. Gives the bytes that this takes more.
+    fn add(&mut self, codes: impl IntoIterator<Item = (u32, u32)>) -> usize {
+        self.counts.resize_with(self.codes.len(), Counts::default);
+        codes.into_iter().map(|(code, moment)| self.counts[code as usize].add(moment, 1)).sum()
     }
 
-    fn merge(&mut self, other: Values) {
-        fn all<K: Hash + Eq>(into: &mut HashMap<K, Counts>, from: HashMap<K, Counts>) {
-            for (key, counts) in from {
-                into.entry(key).or_default().merge(&counts);
-            }
+    fn merge(&mut self, other: &Values) {
+        let here = self.codes.take_over(&other.codes);
+        self.counts.resize_with(self.codes.len(), Counts::default);
+        for (code, counts) in here.into_iter().zip(&other.counts) {
+            self.counts[code as usize].merge(counts);
         }
-        all(&mut self.texts, other.texts);
-        all(&mut self.ints, other.ints);
-        all(&mut self.floats, other.floats);
-        all(&mut self.bools, other.bools);
-        self.all.merge(&other.all);
+    }
+
+    /// Spans that have any value.
+    fn all(&self) -> Counts {
+        let mut all = Counts::default();
+        self.counts.iter().for_each(|counts| all.merge(counts));
+        all
     }
 
     /// The values with most spans on a side, most first; of equals those that come first as text.
     fn most_frequent(&self, side: u32, top: usize) -> Vec<(u64, LabelValue, &Counts)> {
-        let mut spans: Vec<u64> = self.counts().map(|counts| counts.of_side(side)).filter(|spans| *spans > 0).collect();
+        let of_side = |code: u32| self.counts.get(code as usize).map_or(0, |counts| counts.of_side(side));
+        let mut spans: Vec<u64> =
+            self.counts.iter().map(|counts| counts.of_side(side)).filter(|spans| *spans > 0).collect();
         // Most values are out by their number, and need not be compared as text.
         let least = match spans.len() > top && top > 0 {
             true => *spans.select_nth_unstable_by(top - 1, |a, b| b.cmp(a)).1,
             false => 1,
         };
         drop(spans);
-        let ranked = self.values(|counts| counts.of_side(side) >= least);
+        let ranked = self.codes.values(|code| of_side(code) >= least);
         let mut ranked: Vec<(u64, LabelValue, &Counts)> =
-            ranked.map(|(value, counts)| (counts.of_side(side), value, counts)).collect();
+            ranked.map(|(value, code)| (of_side(code), value, &self.counts[code as usize])).collect();
         let order = |a: &(u64, LabelValue, &Counts), b: &(u64, LabelValue, &Counts)| {
             b.0.cmp(&a.0)
                 .then_with(|| match (&a.1, &b.1) {
@@ -199,25 +251,12 @@ impl Values {
         ranked.truncate(top);
         ranked
     }
-
-    fn counts(&self) -> impl Iterator<Item = &Counts> {
-        self.texts.values().chain(self.ints.values()).chain(self.floats.values()).chain(self.bools.values())
-    }
-
-    fn values(&self, is_wanted: impl Fn(&Counts) -> bool + Copy) -> impl Iterator<Item = (LabelValue, &Counts)> {
-        let texts = self.texts.iter().filter(move |(_, counts)| is_wanted(counts));
-        let texts = texts.map(|(text, counts)| (LabelValue::Text(text.to_string()), counts));
-        let ints = self.ints.iter().map(|(value, counts)| (LabelValue::Int(*value), counts));
-        let floats = self.floats.iter().map(|(bits, counts)| (LabelValue::Float(f64::from_bits(*bits)), counts));
-        let bools = self.bools.iter().map(|(value, counts)| (LabelValue::Bool(*value), counts));
-        texts.chain(ints.chain(floats).chain(bools).filter(move |(_, counts)| is_wanted(counts)))
-    }
 }
 
 impl Tally {
     /// Nothing counted yet; the counts' memory is the reservation's.
-    pub(crate) fn new(memory: MemoryReservation) -> Self {
-        Self { attributes: HashMap::new(), memory }
+    pub(crate) fn new(counted: Arc<Counted>, intervals: Intervals, memory: MemoryReservation) -> Self {
+        Self { counted, intervals, attributes: HashMap::new(), bytes: 0, memory }
     }
 
     /// Counts rows of [`plan`].
@@ -225,80 +264,96 @@ impl Tally {
         let column = |name: &str| {
             batch.column_by_name(name).ok_or_else(|| internal_datafusion_err!("compare() got no column {name}"))
         };
-        let intervals: &Int64Array = column(INTERVAL)?.as_primitive::<Int64Type>();
+        let starts = column(column::START_TIME)?.as_primitive::<Int64Type>().values();
         let selected: &BooleanArray = column(SELECTED)?.as_boolean();
-        let moments: Vec<u32> = (0..batch.num_rows())
-            .map(|row| intervals.value(row) as u32 * 2 + u32::from(selected.is_valid(row) && selected.value(row)))
+        let side = |row: usize| u32::from(selected.is_valid(row) && selected.value(row));
+        let moments: Vec<u32> = starts
+            .iter()
+            .enumerate()
+            .map(|(row, start)| self.intervals.index_of(*start) as u32 * 2 + side(row))
             .collect();
-        let mut grown = 0;
-        for (name, shown) in TEXTS {
-            grown += self.add_texts(shown, column(&asked_name(name))?, &moments);
+        for (index, of_column) in Arc::clone(&self.counted).columns.iter().enumerate() {
+            let values = column(&counted_name(index))?;
+            match of_column {
+                CountedColumn::Values { name, is_attribute, .. } => {
+                    self.add_values(name, values, *is_attribute, &moments)?;
+                }
+                CountedColumn::Rest { scope, listed, .. } => {
+                    let maps = values.as_map_opt();
+                    let maps = maps.ok_or_else(|| internal_datafusion_err!("{scope} attributes are no map"))?;
+                    self.add_maps(*scope, maps, listed, &moments)?;
+                }
+            }
         }
-        for (name, prefix) in MAPS {
-            let maps = column(&asked_name(name))?;
-            let maps = maps.as_map_opt().ok_or_else(|| internal_datafusion_err!("{name} are no attributes"))?;
-            grown += self.add_maps(prefix, maps, &moments)?;
-        }
-        self.memory.try_grow(grown)
+        let codes: usize = self.attributes.values().map(|values| values.codes.bytes()).sum();
+        self.memory.try_resize(self.bytes + codes)
     }
 
-    fn add_texts(&mut self, name: &str, texts: &ArrayRef, moments: &[u32]) -> usize {
-        let texts: &StringArray = texts.as_string();
+    fn add_values(&mut self, name: &str, column: &ArrayRef, is_attribute: bool, moments: &[u32]) -> DfResult<()> {
+        if column.null_count() == column.len() {
+            return Ok(());
+        }
         let values = self.attributes.entry(name.to_owned()).or_default();
-        let mut grown = 0;
-        for (row, moment) in moments.iter().enumerate() {
-            if texts.is_valid(row) && !texts.value(row).is_empty() {
-                grown += values.text(texts.value(row), *moment);
-            }
-        }
-        grown
+        let codes = values.codes.of(column)?;
+        // Columns of text that are no attributes are empty where a span says nothing.
+        let empty = if is_attribute { 0 } else { values.codes.of_text("") };
+        let counted = codes.into_iter().zip(moments).filter(|(code, _)| *code != 0 && *code != empty);
+        self.bytes += values.add(counted.map(|(code, moment)| (code, *moment)));
+        Ok(())
     }
 
-    fn add_maps(&mut self, prefix: &str, maps: &MapArray, moments: &[u32]) -> DfResult<usize> {
+    fn add_maps(
+        &mut self,
+        scope: AttributeScope,
+        maps: &MapArray,
+        listed: &HashSet<(String, AttributeType)>,
+        moments: &[u32],
+    ) -> DfResult<()> {
         let keys: &StringArray = maps.keys().as_string();
-        let values: &StructArray = maps.values().as_struct();
-        let texts: &StringArray = values.column(VALUE_STR).as_string();
-        let ints = values.column(VALUE_INT).as_primitive::<Int64Type>();
-        let floats = values.column(VALUE_FLOAT).as_primitive::<Float64Type>();
-        let bools = values.column(VALUE_BOOL).as_boolean();
-        let mut grown = 0;
-        // Owned by this batch, so that a name is put together once per batch and not once per span.
-        let mut names: HashMap<&str, String> = HashMap::new();
-        for (row, moment) in moments.iter().enumerate() {
-            if maps.is_null(row) {
-                continue;
-            }
-            let (from, to) = (maps.value_offsets()[row] as usize, maps.value_offsets()[row + 1] as usize);
-            for entry in from..to {
+        let entries: &StructArray = maps.values().as_struct();
+        let texts: &StringArray = entries.column(VALUE_STR).as_string();
+        let ints = entries.column(VALUE_INT).as_primitive::<Int64Type>();
+        let floats = entries.column(VALUE_FLOAT).as_primitive::<Float64Type>();
+        let bools = entries.column(VALUE_BOOL).as_boolean();
+        // By key and type, put together once per batch and not once per span; nothing for what is listed.
+        let mut names: HashMap<(&str, AttributeType), Option<String>> = HashMap::new();
+        for (row, moment) in moments.iter().enumerate().filter(|(row, _)| maps.is_valid(*row)) {
+            for entry in maps.value_offsets()[row] as usize..maps.value_offsets()[row + 1] as usize {
+                let value_type = match entry {
+                    entry if texts.is_valid(entry) => AttributeType::Str,
+                    entry if ints.is_valid(entry) => AttributeType::Int,
+                    entry if floats.is_valid(entry) => AttributeType::Float,
+                    entry if bools.is_valid(entry) => AttributeType::Bool,
+                    _ => continue,
+                };
                 let key = keys.value(entry);
-                let name = names.entry(key).or_insert_with(|| format!("{prefix}{key}"));
-                let counted = match self.attributes.get_mut(name.as_str()) {
-                    Some(counted) => counted,
+                let name = names.entry((key, value_type)).or_insert_with(|| {
+                    (!listed.contains(&(key.to_owned(), value_type))).then(|| shown_name(scope, key))
+                });
+                let Some(name) = name else { continue };
+                let values = match self.attributes.get_mut(name.as_str()) {
+                    Some(values) => values,
                     None => {
-                        grown += name.len() + 2 * size_of::<(String, Values)>();
+                        self.bytes += name.len() + 2 * size_of::<(String, Values)>();
                         self.attributes.entry(name.clone()).or_default()
                     }
                 };
-                grown += if texts.is_valid(entry) {
-                    counted.text(texts.value(entry), *moment)
-                } else if ints.is_valid(entry) {
-                    bump(&mut counted.ints, ints.value(entry), *moment) + counted.all.add(*moment, 1)
-                } else if floats.is_valid(entry) {
-                    bump(&mut counted.floats, floats.value(entry).to_bits(), *moment) + counted.all.add(*moment, 1)
-                } else if bools.is_valid(entry) {
-                    bump(&mut counted.bools, bools.value(entry), *moment) + counted.all.add(*moment, 1)
-                } else {
-                    0
+                let code = match value_type {
+                    AttributeType::Str => values.codes.of_text(texts.value(entry)),
+                    AttributeType::Int => values.codes.of_int(ints.value(entry)),
+                    AttributeType::Float => values.codes.of_float(floats.value(entry)),
+                    AttributeType::Bool => values.codes.of_bool(bools.value(entry)),
                 };
+                self.bytes += values.add([(code, *moment)]);
             }
         }
-        Ok(grown)
+        Ok(())
     }
 
     /// The counts of both.
     pub(crate) fn merge(&mut self, other: Tally) {
         for (name, values) in other.attributes {
-            self.attributes.entry(name).or_default().merge(values);
+            self.attributes.entry(name).or_default().merge(&values);
         }
         // What the other holds is held here now, at most.
         self.memory.grow(other.memory.size());
@@ -308,18 +363,19 @@ impl Tally {
     ///
     /// # Errors
     /// There are more samples than `samples_max`.
-    pub(crate) fn series(&self, top: usize, intervals: Intervals, samples_max: usize) -> Result<SeriesSet, Error> {
-        let mut series = Vec::new();
+    pub(crate) fn series(&self, top: usize, samples_max: usize) -> Result<SeriesSet, Error> {
+        let (mut series, intervals) = (Vec::new(), self.intervals);
         for (name, values) in &self.attributes {
+            let all = values.all();
             for side in [0_u32, 1] {
                 let of_type = |names: [&str; 2], value: LabelValue| {
                     let side = names[side as usize].to_owned();
                     vec![(META_TYPE.to_owned(), LabelValue::Text(side)), (name.clone(), value)]
                 };
-                if values.all.of_side(side) == 0 {
+                if all.of_side(side) == 0 {
                     continue;
                 }
-                series.push(values.all.series(side, of_type(TOTALS, LabelValue::nil()), intervals));
+                series.push(all.series(side, of_type(TOTALS, LabelValue::nil()), intervals));
                 let ranked = values.most_frequent(side, top);
                 series.extend(
                     ranked.into_iter().map(|(_, value, counts)| counts.series(side, of_type(SIDES, value), intervals)),

@@ -9,30 +9,31 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use datafusion::{
     arrow::{
-        array::{Array, AsArray, RecordBatch},
+        array::{Array, ArrayRef, AsArray, RecordBatch},
         datatypes::{DataType, Float64Type, Int64Type},
     },
     common::{Result as DfResult, internal_datafusion_err},
-    logical_expr::{LogicalPlan, cast, col, lit},
+    logical_expr::{LogicalPlan, col},
 };
 
 use super::{
     compile::{Function, Leaf},
     fields,
+    groups::Groups,
     interval::Intervals,
     label::{Label, LabelValue},
-    leaf::{Groups, Scope},
+    leaf::{NUMBER, Scope},
+    log2,
     series::{Exemplar, Origin, Series},
 };
 use crate::{
     model::{ids::TraceId, schema::column},
     query::traceql::spans::SpanValue,
+    storage::start_set::starts_at,
 };
 
 /// Exemplars in each part of the range.
 const PER_SLOT: usize = 2;
-/// Column of the number that a function took of the span.
-const NUMBER: &str = "exemplar_number";
 /// Spans that are kept for a moment of a group, so that one of another trace can take the place of the first.
 const SPANS_PER_MOMENT: usize = 4;
 
@@ -127,18 +128,14 @@ fn by_origin(series: &[Series]) -> HashMap<Origin, Vec<usize>> {
 pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>, chosen: &[Moment]) -> DfResult<LogicalPlan> {
     let asked = leaf.mentioned.iter().enumerate();
     let asked = asked.map(|(index, field)| (shown_column(index), SpanValue::Field(field.clone()))).collect();
-    let starts: HashSet<i64> = chosen.iter().map(|moment| moment.start).collect();
-    let mut starts: Vec<i64> = starts.into_iter().collect();
-    starts.sort_unstable();
-    let starts = starts.into_iter().map(lit).collect();
+    let at_these = starts_at(chosen.iter().map(|moment| moment.start));
     let mut shown = leaf.keys();
-    shown.extend(leaf.bucket());
     shown.extend([column::START_TIME, column::TRACE_ID, column::SPAN_ID].map(col));
     if let Some(number) = leaf.number() {
-        shown.push(cast(number.value.clone(), DataType::Float64).alias(NUMBER));
+        shown.push(number.value.clone().alias(NUMBER));
     }
     shown.extend((0..leaf.mentioned.len()).map(|index| col(shown_column(index))));
-    leaf.spans(scope, asked)?.filter(col(column::START_TIME).in_list(starts, false))?.project(shown)?.build()
+    leaf.spans(scope, asked)?.filter(at_these)?.project(shown)?.build()
 }
 
 fn shown_column(index: usize) -> String {
@@ -149,23 +146,27 @@ fn shown_column(index: usize) -> String {
 pub(crate) fn add(
     fetched: &mut Fetched,
     leaf: &Leaf,
-    groups: &mut Groups,
+    groups: &Groups,
     chosen: &HashSet<Moment>,
     batch: &RecordBatch,
 ) -> DfResult<()> {
     let column = |name: &str| {
         batch.column_by_name(name).ok_or_else(|| internal_datafusion_err!("exemplars got no column {name}"))
     };
-    let positions = groups.positions(leaf, batch.columns(), false)?;
     let starts = column(column::START_TIME)?.as_primitive::<Int64Type>();
-    let buckets = leaf.bucket().map(|_| column("bucket")).transpose()?;
-    let buckets = buckets.map(|buckets| buckets.as_primitive::<Int64Type>());
     let (traces, spans) = (column(column::TRACE_ID)?, column(column::SPAN_ID)?);
     let (traces, spans) = (traces.as_fixed_size_binary(), spans.as_fixed_size_binary());
-    let numbers = batch.column_by_name(NUMBER).map(|numbers| numbers.as_primitive::<Float64Type>());
-    for (row, position) in positions.into_iter().enumerate() {
-        let Some(group) = position else { continue };
-        let bucket = buckets.map_or(0, |buckets| buckets.value(row) as u32);
+    let numbers = batch.column_by_name(NUMBER);
+    let has_buckets = matches!(leaf.function, Function::Histogram(_) | Function::Quantiles(..));
+    for row in 0..batch.num_rows() {
+        let Some(group) = groups.position(leaf, batch.columns(), row) else { continue };
+        let number = numbers.and_then(|numbers| number_at(numbers, row));
+        let bucket = match number {
+            Some(Counted { bucket: Some(bucket), .. }) if has_buckets => bucket,
+            _ if has_buckets => continue,
+            _ => 0,
+        };
+        let number = number.map(|number| number.float);
         let moment = Moment { start: starts.value(row), group, bucket };
         if !chosen.contains(&moment) {
             continue;
@@ -182,13 +183,34 @@ pub(crate) fn add(
                 labels.extend(fields::value_of(values.columns(), row).map(|value| (field.to_string(), value)));
             }
         }
-        let number = numbers.filter(|numbers| numbers.is_valid(row)).map(|numbers| numbers.value(row));
         kept.insert(key, Found { number, labels });
         if kept.len() > SPANS_PER_MOMENT {
             kept.pop_last();
         }
     }
     Ok(())
+}
+
+/// A number that a function took, and the power of two that it is counted at.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    float: f64,
+    bucket: Option<u32>,
+}
+
+fn number_at(numbers: &ArrayRef, row: usize) -> Option<Counted> {
+    if numbers.is_null(row) {
+        return None;
+    }
+    match numbers.data_type() {
+        DataType::Int64 => {
+            let int = numbers.as_primitive::<Int64Type>().value(row);
+            let bucket = (int >= log2::LEAST).then(|| log2::exponent(int));
+            Some(Counted { float: int as f64, bucket })
+        }
+        DataType::Float64 => Some(Counted { float: numbers.as_primitive::<Float64Type>().value(row), bucket: None }),
+        _ => None,
+    }
 }
 
 /// Gives the series their exemplars, at most one per trace.

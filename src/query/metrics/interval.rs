@@ -11,11 +11,9 @@
 //! keeps its samples: the asked start goes down and the asked end up to the next edge, and one interval more stands in
 //! front, so that there is a sample at or before the asked start. An instant query is one interval, exactly as asked.
 
-use datafusion::logical_expr::{Expr, col, lit};
-
 use crate::{
     error::{Error, Result},
-    model::{schema::column, time::TimeRange},
+    model::time::TimeRange,
     query::{limits::QueryLimits, request::MetricsQuery},
     traceql::literal::format_duration,
 };
@@ -106,6 +104,11 @@ impl Intervals {
         usize::try_from((unix_nano - self.start - 1) / self.step).unwrap_or_default().min(self.count - 1)
     }
 
+    /// The first and the last moment in an interval, in Unix nanoseconds.
+    pub(crate) fn bounds(&self, index: usize) -> (i64, i64) {
+        (self.time(index) - self.step + 1, self.time(index))
+    }
+
     /// The length of an interval in seconds.
     pub(crate) fn step_seconds(&self) -> f64 {
         self.step as f64 / SECOND as f64
@@ -114,14 +117,6 @@ impl Intervals {
     /// Where the spans of all intervals start.
     pub(crate) fn range(&self) -> TimeRange {
         TimeRange::new(self.start + 1, self.time(self.count - 1) + 1)
-    }
-
-    /// The position of a span's interval, from 0.
-    pub(crate) fn index_expr(&self) -> Expr {
-        if self.count == 1 {
-            return lit(0_i64);
-        }
-        (col(column::START_TIME) - lit(self.start + 1)) / lit(self.step)
     }
 }
 

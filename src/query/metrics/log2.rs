@@ -4,22 +4,14 @@
 //! nanoseconds. Values below 2 and floats belong to none. A quantile is interpolated between the edges of the bucket
 //! that it falls into, on a scale of logarithms.
 
-use std::sync::Arc;
-
-use datafusion::{
-    arrow::{
-        array::{AsArray, Int64Array},
-        datatypes::{DataType, Int64Type},
-    },
-    common::Result,
-    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
-};
-
 /// The least value that has a bucket.
 pub(crate) const LEAST: i64 = 2;
 
+/// The exponent of the last bucket.
+pub(crate) const EXPONENT_MAX: u32 = 63;
+
 /// The exponent of a value's bucket, for values of at least [`LEAST`].
-fn exponent(value: i64) -> u32 {
+pub(crate) fn exponent(value: i64) -> u32 {
     // The number of digits of what is one below is that of the power above, minus its one.
     u64::BITS - (value.max(LEAST) as u64 - 1).leading_zeros()
 }
@@ -27,42 +19,6 @@ fn exponent(value: i64) -> u32 {
 /// The upper edge of a bucket.
 pub(crate) fn edge(exponent: u32) -> f64 {
     (f64::from(exponent)).exp2()
-}
-
-/// The bucket of an integer as the exponent of its upper edge; NULL where it has none.
-pub(crate) fn bucket_expr(value: Expr) -> Expr {
-    ScalarUDF::from(Log2Bucket { signature: Signature::exact(vec![DataType::Int64], Volatility::Immutable) })
-        .call(vec![value])
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Log2Bucket {
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for Log2Bucket {
-    fn name(&self) -> &str {
-        "log2_bucket"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Int64)
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [value] = args.args.as_slice() else {
-            return datafusion::common::exec_err!("log2_bucket() takes one argument");
-        };
-        let values = value.to_array(args.number_rows)?;
-        let values = values.as_primitive::<Int64Type>();
-        let bucket = |value: i64| (value >= LEAST).then(|| i64::from(exponent(value)));
-        let buckets: Int64Array = values.iter().map(|value| value.and_then(bucket)).collect();
-        Ok(ColumnarValue::Array(Arc::new(buckets)))
-    }
 }
 
 /// The value at quantile `q` of a histogram: pairs of exponent and count, by exponent; 0 of an empty one.

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  text -> Compiled: leaves (pipeline, function, labels) under arithmetic, ranking and comparisons
-//!  leaf -> one aggregation by interval and labels -> groups -> series        [`leaf`]
+//!  leaf -> one pass over its spans, added up by interval and labels -> groups -> series        [`leaf`], [`groups`]
 //!  series of all leaves -> arithmetic, topk, > 10 -> sorted, cut to the limit -> rows
 //! ```
 //!
 //! Which interval a span is in, and which intervals there are, is [`interval`]'s; what tells series apart, and their
-//! order, is [`label`]'s. The aggregations are plans like any other: pushed down, spilling, accounted for. What comes out of
-//! them (groups, then series) is held in memory, within the query's memory and under limits on intervals, samples and
-//! series. Answers are exact; hints that ask for samples of the spans are ignored.
+//! order, is [`label`]'s. Spans come out of plans like any other. What they are added up to (groups, then series) is held in
+//! memory, within the query's memory and under limits on intervals, samples and series. Answers are exact; hints that ask
+//! for samples of the spans are ignored.
 //!
 //! In the typed form an answer has one row per series:
 //!
@@ -23,11 +23,14 @@
 //! [`QueryStats::partial`](crate::query::QueryStats).
 
 mod answer;
+mod codes;
 mod compare;
 mod compile;
 mod exemplars;
 mod fields;
+mod groups;
 mod interval;
+mod keys;
 mod label;
 mod leaf;
 mod log2;

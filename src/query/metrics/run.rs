@@ -1,6 +1,7 @@
 //! Running a metrics query: its leaves one after the other, then what is computed from them.
 
 use std::{
+    any::Any,
     collections::HashSet,
     sync::{Arc, PoisonError},
 };
@@ -21,12 +22,13 @@ use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::{
     answer,
-    compare::{self, Tally},
+    compare::{self, Counted, Tally},
     compile::{Compiled, Function, Leaf},
     exemplars::{self, Scale},
+    groups::{Groups, Part},
     interval::Intervals,
     label::compare_labels,
-    leaf::{Groups, Scope},
+    leaf::Scope,
     series::{Series, SeriesSet},
 };
 use crate::{
@@ -39,6 +41,7 @@ use crate::{
             finder::{Finder, Reach},
             rounds::{RanPlans, is_out_of_memory},
         },
+        spans_table::SpansTable,
         stats::SharedStats,
     },
 };
@@ -118,18 +121,16 @@ impl MetricsRun {
     fn plan(&self, leaf: &Leaf, candidates: Option<&Candidates>) -> DfResult<LogicalPlan> {
         let scope = self.scope(candidates);
         match leaf.function {
-            Function::Compare { .. } => compare::plan(leaf, scope),
-            _ => leaf.plan(scope, self.limits.exemplars_max > 0),
+            Function::Compare { .. } => compare::plan(leaf, &self.counted(), scope),
+            _ => leaf.plan(scope),
         }
     }
 
     /// The traces that a leaf looks at, if it looks at whole ones and they fit into memory.
     async fn candidates(&self, leaf: &Leaf, ran: &RanPlans) -> DfResult<Option<Candidates>> {
         let Some(program) = leaf.on_traces(self.scope(None))? else { return Ok(None) };
-        let (base, session) = (Arc::clone(&self.base), self.session.clone());
-        let finder = Finder { base, session, ran: Arc::clone(ran) };
         let reach = Reach { range: self.intervals.range(), extent_nano: self.limits.extent_nano };
-        match finder.candidates(&program, reach).await {
+        match self.finder(ran).candidates(&program, reach).await {
             Err(error) if is_out_of_memory(&error) => Ok(None),
             found => found.map(Some),
         }
@@ -174,21 +175,23 @@ impl MetricsRun {
     }
 
     async fn groups(&self, leaf: &Leaf, candidates: Option<&Candidates>, ran: &RanPlans) -> DfResult<Groups> {
-        let mut groups = Groups::new(self.reservation("series"));
-        let physical = self.physical(&self.plan(leaf, candidates)?, ran).await?;
-        let mut batches = execute_stream(physical, self.session.task_ctx())?;
-        while let Some(batch) = batches.next().await {
-            groups.add(leaf, &batch?)?;
-        }
-        groups.sort();
-        Ok(groups)
+        let (leaf_of_parts, intervals) = (Arc::new(leaf.clone()), self.intervals);
+        let add = move |part: &mut Part, batch: &RecordBatch| {
+            part.add(&leaf_of_parts, intervals, batch)?;
+            Ok(part.bytes())
+        };
+        let parts = self.finder(ran).fold(&self.plan(leaf, candidates)?, add).await?;
+        Groups::of(leaf, parts, self.reservation("series"))
     }
 
     async fn compare(&self, leaf: &Leaf, top: usize, ran: &RanPlans) -> DfResult<SeriesSet> {
-        let physical = self.physical(&self.plan(leaf, None)?, ran).await?;
+        let counted = Arc::new(self.counted());
+        let plan = compare::plan(leaf, &counted, self.scope(None))?;
+        let physical = self.physical(&plan, ran).await?;
+        let tally = || Tally::new(Arc::clone(&counted), self.intervals, self.reservation("compare"));
         let mut parts = Vec::new();
         for mut batches in execute_stream_partitioned(physical, self.session.task_ctx())? {
-            let mut tally = Tally::new(self.reservation("compare"));
+            let mut tally = tally();
             parts.push(SpawnedTask::spawn(async move {
                 while let Some(batch) = batches.next().await {
                     tally.add(&batch?)?;
@@ -196,17 +199,22 @@ impl MetricsRun {
                 Ok::<_, DataFusionError>(tally)
             }));
         }
-        let mut whole = Tally::new(self.reservation("compare"));
+        let mut whole = tally();
         for part in parts {
             whole.merge(part.join().await.map_err(|lost| DataFusionError::ExecutionJoin(Box::new(lost)))??);
         }
-        whole.series(top, self.intervals, self.limits.samples_max).map_err(external)
+        whole.series(top, self.limits.samples_max).map_err(external)
+    }
+
+    fn counted(&self) -> Counted {
+        let table = (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+        Counted::of(&table.map(SpansTable::promoted).unwrap_or_default())
     }
 
     async fn add_exemplars(
         &self,
         (leaf, candidates): (&Leaf, Option<&Candidates>),
-        mut groups: Groups,
+        groups: Groups,
         series: &mut [Series],
         (most, ran): (usize, &RanPlans),
     ) -> DfResult<()> {
@@ -218,11 +226,15 @@ impl MetricsRun {
         let mut batches = execute_stream(physical, self.session.task_ctx())?;
         let (wanted, mut fetched) = (HashSet::from_iter(chosen.iter().copied()), exemplars::Fetched::new());
         while let Some(batch) = batches.next().await {
-            exemplars::add(&mut fetched, leaf, &mut groups, &wanted, &batch?)?;
+            exemplars::add(&mut fetched, leaf, &groups, &wanted, &batch?)?;
         }
         let scale = if self.compiled.is_one_leaf() { Scale::Numbers } else { Scale::Results };
         exemplars::attach(leaf, series, self.intervals, &chosen, fetched, scale);
         Ok(())
+    }
+
+    fn finder(&self, ran: &RanPlans) -> Finder {
+        Finder { base: Arc::clone(&self.base), session: self.session.clone(), ran: Arc::clone(ran) }
     }
 
     fn reservation(&self, name: &str) -> MemoryReservation {

@@ -217,7 +217,7 @@ impl Finder {
     }
 
     /// Folds the rows of each partition of a plan; `add` says how much memory the part holds.
-    async fn fold<T: Default + Send + 'static>(
+    pub(crate) async fn fold<T: Default + Send + 'static>(
         &self,
         plan: &LogicalPlan,
         add: impl Fn(&mut T, &RecordBatch) -> DfResult<usize> + Send + Sync + 'static,

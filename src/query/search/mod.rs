@@ -28,6 +28,7 @@
 //! attribute map with what the query mentions or selects, in that order, keys without scope. Rows with equal span id and
 //! kind are copies of one span; the earlier one counts.
 
+mod explained;
 pub(crate) mod finder;
 pub(crate) mod rounds;
 pub(in crate::query) mod schema;
@@ -42,7 +43,7 @@ use datafusion::{
     catalog::{MemTable, TableProvider},
     common::{Column, JoinType, Result, ScalarValue},
     datasource::provider_as_source,
-    functions_aggregate::expr_fn::{bool_or, min},
+    functions_aggregate::expr_fn::bool_or,
     logical_expr::{
         Expr, LogicalPlan, LogicalPlanBuilder, col, lit,
         utils::{conjunction, disjunction},
@@ -50,7 +51,7 @@ use datafusion::{
 };
 
 use self::finder::Reach;
-pub(crate) use self::schema::answer_schema;
+pub(crate) use self::{explained::explained_schema, schema::answer_schema};
 use crate::{
     model::{ids::TraceId, schema::column, time::TimeRange},
     query::{
@@ -95,8 +96,6 @@ impl Search {
 const CANDIDATES: &str = "candidates";
 /// Relation of all spans in the plan.
 const WHOLE: &str = "whole";
-/// Column of the start of a candidate's first witness.
-const FIRST_WITNESS: &str = "first_witness_unix_nano";
 
 /// Which traces are evaluated.
 #[derive(Clone, Debug)]
@@ -190,16 +189,10 @@ fn witnessing(
     spans.project(columns)?.build()
 }
 
-/// The traces that can be found, with the start of the first witness: the `most` with the latest, or all.
-fn candidates(
-    witnesses: &[Witness],
-    base: &Arc<dyn TableProvider>,
-    reach: Reach,
-    most: Option<usize>,
-) -> Result<LogicalPlan> {
+/// The ids of all traces that can be found.
+fn candidates(witnesses: &[Witness], base: &Arc<dyn TableProvider>, reach: Reach) -> Result<LogicalPlan> {
     let (conditions, spans) = any_witness(witnesses, base, reach, TimeRange::ALL)?;
-    let first = min(col(column::START_TIME)).alias(FIRST_WITNESS);
-    let mut aggregates = vec![first];
+    let mut aggregates = Vec::new();
     let several = conditions.len() > 1;
     let has = |index: usize| format!("has_{index}");
     if several {
@@ -211,11 +204,7 @@ fn candidates(
     if several && let Some(all) = conjunction((0..witnesses.len()).map(|index| col(has(index)))) {
         traces = traces.filter(all)?;
     }
-    let latest = [col(FIRST_WITNESS).sort(false, false), col(column::TRACE_ID).sort(true, false)];
-    if most.is_some() {
-        traces = traces.sort_with_limit(latest, most)?;
-    }
-    traces.project([col(column::TRACE_ID), col(FIRST_WITNESS)])?.build()
+    traces.project([col(column::TRACE_ID)])?.build()
 }
 
 /// Every trace that can be found with a span in `range`, as a part of the plan; [`finder`] finds them before.
@@ -224,7 +213,7 @@ pub(crate) fn all_candidates(program: &Program, base: &Arc<dyn TableProvider>, r
     if witnesses.is_empty() {
         return Ok(Candidates::All);
     }
-    let plan = candidates(&witnesses, base, reach, None)?;
+    let plan = candidates(&witnesses, base, reach)?;
     Ok(Candidates::Plan(Box::new(plan)))
 }
 
@@ -265,19 +254,6 @@ pub(crate) fn evaluated(
         )?;
     }
     trace_eval(program, whole.build()?, known)
-}
-
-/// The plan of one search as a whole, which stands for its rounds.
-pub(crate) fn plan(search: &Search, base: &Arc<dyn TableProvider>, most: Option<usize>) -> Result<LogicalPlan> {
-    let program = search.program()?;
-    let witnesses = witnesses(&program);
-    let candidates = match (witnesses.is_empty(), most) {
-        (true, None) => Candidates::All,
-        _ => Candidates::Plan(Box::new(candidates(&witnesses, base, search.reach(), most)?)),
-    };
-    let latest = [col(column::START_TIME).sort(false, false), col(column::TRACE_ID).sort(true, false)];
-    let found = answer(search, program, base, candidates)?;
-    LogicalPlanBuilder::from(found).sort_with_limit(latest, Some(search.limit))?.build()
 }
 
 /// Those of the candidates that are found, in any order.

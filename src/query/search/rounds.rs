@@ -7,6 +7,7 @@
 
 use std::{
     any::Any,
+    cmp::Reverse,
     collections::HashSet,
     sync::{Arc, Mutex},
 };
@@ -14,7 +15,7 @@ use std::{
 use datafusion::{
     arrow::{
         array::{AsArray, RecordBatch},
-        compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch},
+        compute::interleave_record_batch,
         datatypes::Int64Type,
     },
     catalog::TableProvider,
@@ -60,7 +61,7 @@ pub(crate) struct Rounds {
 }
 
 /// Candidates of the first round of a search.
-pub(crate) fn first_candidates(search: &Search) -> Option<usize> {
+fn first_candidates(search: &Search) -> Option<usize> {
     let most = search.limit.saturating_mul(CANDIDATES_PER_TRACE).max(CANDIDATES_MIN);
     (most <= CANDIDATES_BOUNDED_MAX).then_some(most)
 }
@@ -150,13 +151,23 @@ pub(crate) fn is_out_of_memory(error: &DataFusionError) -> bool {
 
 /// The latest rows of several answers, in the answer's order.
 fn merged(parts: &[RecordBatch], limit: usize) -> DfResult<RecordBatch> {
-    let all = concat_batches(&answer_schema(), parts)?;
-    let by = |name: &str, descending| SortColumn {
-        values: Arc::clone(&all[name]),
-        options: Some(SortOptions { descending, nulls_first: false }),
-    };
-    let order = lexsort_to_indices(&[by(column::START_TIME, true), by(column::TRACE_ID, false)], Some(limit))?;
-    Ok(take_record_batch(&all, &order)?)
+    let parts: Vec<&RecordBatch> = parts.iter().filter(|part| part.num_rows() > 0).collect();
+    if parts.is_empty() {
+        return Ok(RecordBatch::new_empty(answer_schema()));
+    }
+    let mut order = Vec::with_capacity(parts.iter().map(|part| part.num_rows()).sum());
+    for (index, part) in parts.iter().enumerate() {
+        let starts = part[column::START_TIME].as_primitive::<Int64Type>().values();
+        let ids = part[column::TRACE_ID].as_fixed_size_binary();
+        order.extend(starts.iter().enumerate().map(|(row, start)| (Reverse(*start), ids.value(row), (index, row))));
+    }
+    order.sort_unstable();
+    order.truncate(limit);
+    let rows: Vec<(usize, usize)> = order.into_iter().map(|(.., row)| row).collect();
+    match parts.as_slice() {
+        [only] if only.num_rows() == rows.len() && rows.is_sorted() => Ok((*only).clone()),
+        _ => Ok(interleave_record_batch(&parts, &rows)?),
+    }
 }
 
 /// The moment from which about `spans` spans start, before `end`; the beginning of time where that may be all of them.

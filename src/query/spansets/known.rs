@@ -2,8 +2,9 @@
 //!
 //! In a file the spans of a trace lie together, so most traces come in one piece: one run of rows of one batch. Where the
 //! number of spans is known, such a trace is evaluated where it lies, and only pieces wait for the rest of their trace.
-//! Where it is not, everything waits for the end; such queries are about few traces. A trace that is too large for this
-//! ends the run as a want of memory does: whoever asked runs the plan that sorts and cuts instead.
+//! Where it is not, everything waits for the end; such queries are about few traces. There, too, a trace that came in one
+//! piece is evaluated where it lies. A trace that is too large for this ends the run as a want of memory does: whoever
+//! asked runs the plan that sorts and cuts instead.
 
 use std::{ops::Range, sync::Arc};
 
@@ -38,24 +39,40 @@ struct Waiting {
     /// Partitions that have not ended.
     open: usize,
     traces: ByTrace<Pieces>,
-    /// Batches that pieces are rows of, where everything waits.
+    /// What the pieces are rows of; gone where none of its pieces waits any more.
+    batches: Vec<Option<Held>>,
+    /// Bytes of all that waits.
     bytes: usize,
     reservation: Option<MemoryReservation>,
     /// Whether the run has ended for want of memory: nothing is kept any more, so that the next try has all of it.
     has_failed: bool,
 }
 
+/// A batch, and how many pieces of it wait.
+#[derive(Debug)]
+struct Held {
+    batch: RecordBatch,
+    pieces: usize,
+}
+
+/// The spans of a trace so far: rows of batches by position.
 #[derive(Debug, Default)]
 struct Pieces {
     spans: u32,
-    parts: Vec<RecordBatch>,
+    parts: Vec<(usize, Range<usize>)>,
 }
 
 impl Gathering {
     /// Nothing gathered yet, of `partitions` partitions.
     pub(super) fn new(set: Arc<TraceSet>, partitions: usize) -> Self {
-        let waiting =
-            Waiting { open: partitions, traces: ByTrace::default(), bytes: 0, reservation: None, has_failed: false };
+        let waiting = Waiting {
+            open: partitions,
+            traces: ByTrace::default(),
+            batches: Vec::new(),
+            bytes: 0,
+            reservation: None,
+            has_failed: false,
+        };
         Self { set, waiting: Mutex::new(waiting) }
     }
 
@@ -119,13 +136,26 @@ impl Gathering {
             return internal_err!("{} traces have fewer spans than were counted", waiting.traces.len());
         }
         let traces = std::mem::take(&mut waiting.traces);
-        joined(&traces.into_values().collect::<Vec<_>>())
+        let mut in_place: Vec<Vec<Range<usize>>> = vec![Vec::new(); waiting.batches.len()];
+        let mut apart = Vec::new();
+        for trace in traces.into_values() {
+            match trace.parts.as_slice() {
+                [(batch, rows)] => in_place[*batch].push(rows.clone()),
+                _ => apart.push(trace),
+            }
+        }
+        let apart = waiting.take(&apart)?;
+        let batches = std::mem::take(&mut waiting.batches);
+        drop(waiting);
+        let whole = batches.into_iter().zip(in_place).filter(|(_, traces)| !traces.is_empty());
+        Ok(whole.filter_map(|(held, traces)| Some((held?.batch, traces))).chain(apart.joined()?).collect())
     }
 
     /// Forgets everything, and gives its memory back.
     pub(super) fn clear(&self) {
         let mut waiting = self.waiting.lock();
         waiting.traces = ByTrace::default();
+        waiting.batches = Vec::new();
         waiting.bytes = 0;
         waiting.reservation = None;
     }
@@ -152,16 +182,18 @@ impl Gathering {
         if waiting.has_failed {
             return Err(DataFusionError::ResourcesExhausted("another part of the run had no memory left".to_owned()));
         }
+        let place = waiting.batches.len();
+        waiting.batches.push(Some(Held { batch: compact, pieces: pieces.len() }));
         let (mut start, mut complete, mut freed) = (0, Vec::new(), 0);
         for (number, rows) in pieces {
-            let (spans, part) = (rows.len() as u32, compact.slice(start, rows.len()));
+            let (spans, part) = (rows.len() as u32, start..start + rows.len());
             start += rows.len();
             let known = waiting.traces.entry(number).or_default();
             known.spans += spans;
             if known.spans as usize > spans_max {
                 return Err(too_large(spans_max));
             }
-            known.parts.push(part);
+            known.parts.push((place, part));
             if self.set.is_counted() && Some(known.spans) >= self.set.spans_of(number) {
                 freed += known.spans as usize * row_bytes;
                 complete.extend(waiting.traces.remove(&number));
@@ -174,28 +206,51 @@ impl Gathering {
             true => reservation.try_resize(bytes)?,
             false => reservation.resize(bytes),
         }
+        let complete = waiting.take(&complete)?;
         drop(waiting);
-        Ok(joined(&complete)?.pop())
+        complete.joined()
+    }
+}
+
+impl Waiting {
+    /// The pieces of traces. Batches of which nothing waits then are given up.
+    fn take(&mut self, traces: &[Pieces]) -> Result<Taken> {
+        let mut taken = Taken::default();
+        for trace in traces {
+            let start = taken.traces.last().map_or(0, |last| last.end);
+            taken.traces.push(start..start + trace.spans as usize);
+            for (place, rows) in &trace.parts {
+                let Some(held) = &mut self.batches[*place] else {
+                    return internal_err!("a piece of a trace waits for a batch that is gone");
+                };
+                taken.parts.push(held.batch.slice(rows.start, rows.len()));
+                held.pieces -= 1;
+                if held.pieces == 0 {
+                    self.batches[*place] = None;
+                }
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// Pieces of traces, trace by trace, and the rows that each has of them all.
+#[derive(Debug, Default)]
+struct Taken {
+    parts: Vec<RecordBatch>,
+    traces: Vec<Range<usize>>,
+}
+
+impl Taken {
+    /// Each trace in one piece, all of them in one batch.
+    fn joined(self) -> Result<Option<WholeTraces>> {
+        let Some(schema) = self.parts.first().map(RecordBatch::schema) else { return Ok(None) };
+        Ok(Some((concat_batches(&schema, &self.parts)?, self.traces)))
     }
 }
 
 fn too_large(spans_max: usize) -> DataFusionError {
     DataFusionError::ResourcesExhausted(format!("a trace has more than {spans_max} spans"))
-}
-
-/// Each trace in one piece, all of them in one batch.
-fn joined(traces: &[Pieces]) -> Result<Vec<WholeTraces>> {
-    let Some(schema) = traces.first().and_then(|trace| trace.parts.first()).map(RecordBatch::schema) else {
-        return Ok(Vec::new());
-    };
-    let mut ranges = Vec::with_capacity(traces.len());
-    let mut start = 0;
-    for trace in traces {
-        ranges.push(start..start + trace.spans as usize);
-        start += trace.spans as usize;
-    }
-    let parts = concat_batches(&schema, traces.iter().flat_map(|trace| &trace.parts))?;
-    Ok(vec![(parts, ranges)])
 }
 
 /// The trace ids of a batch of spans.

@@ -10,6 +10,7 @@ use std::{
 
 use arrow::{
     array::{Array, AsArray, BooleanArray},
+    buffer::BooleanBuffer,
     datatypes::DataType,
 };
 use datafusion::{
@@ -73,6 +74,10 @@ impl ScalarUDFImpl for ArrayHolds {
             }
             [ColumnarValue::Array(json)] => {
                 let json = json.as_string::<i32>();
+                if json.null_count() == json.len() {
+                    let nothing = BooleanArray::new(BooleanBuffer::new_unset(json.len()), None);
+                    return Ok(ColumnarValue::Array(Arc::new(nothing)));
+                }
                 let answer: BooleanArray =
                     (0..json.len()).map(|row| Some(holds(json.is_valid(row).then(|| json.value(row))))).collect();
                 Ok(ColumnarValue::Array(Arc::new(answer)))

@@ -42,6 +42,11 @@ impl PerSpan for Computed {
 
     fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef> {
         let rows = &spans.rows;
+        if let Value::Field(name) = &self.0
+            && let Some(whole) = rows.whole(name)
+        {
+            return Ok(whole);
+        }
         let mut builder = ValueBuilder::default();
         for row in 0..spans.count {
             let found = |name: &_| {

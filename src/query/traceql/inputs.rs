@@ -3,10 +3,13 @@
 //! An [`Inputs`] is made when a query is planned: the arguments of a call, and for each field where among them its value
 //! is. An [`InputRows`] is made for each batch, and gives values.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray};
-use arrow::datatypes::Int64Type;
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, StringArray, StructArray, new_null_array},
+    buffer::{BooleanBuffer, NullBuffer},
+    datatypes::{Field, Int64Type},
+};
 use datafusion::{
     common::{Result, exec_err},
     logical_expr::{Expr, ScalarFunctionArgs, col},
@@ -18,7 +21,10 @@ use super::{
 };
 use crate::{
     functions::AttrFunction,
-    model::{attributes::AttributeScope, schema::column},
+    model::{
+        attributes::{AttributeScope, VALUE_JSON, VALUE_STR, value_fields},
+        schema::column,
+    },
     traceql::{
         ast::{FieldName, Intrinsic, Scope},
         literal::{Kind, Status},
@@ -194,17 +200,36 @@ impl Inputs {
 /// An attribute as columns.
 #[derive(Clone, Copy, Debug)]
 struct AttributeSource<'a> {
+    columns: &'a [ArrayRef],
     values: Values<'a>,
     exists: &'a BooleanArray,
 }
 
 impl<'a> AttributeSource<'a> {
     fn try_new(columns: &'a [ArrayRef], first: usize) -> Result<Self> {
-        let values = Values::try_new(&columns[first..first + ATTRIBUTE_ARGS - 1])?;
-        match columns[first + ATTRIBUTE_ARGS - 1].as_boolean_opt() {
-            Some(exists) => Ok(Self { values, exists }),
+        let exists = &columns[first + ATTRIBUTE_ARGS - 1];
+        let columns = &columns[first..first + ATTRIBUTE_ARGS - 1];
+        let values = Values::try_new(columns)?;
+        match exists.as_boolean_opt() {
+            Some(exists) => Ok(Self { columns, values, exists }),
             None => exec_err!("expected whether an attribute exists"),
         }
+    }
+
+    /// The values as structs, unless some are nested.
+    fn whole(self) -> Option<ArrayRef> {
+        if self.columns[VALUE_JSON].null_count() < self.columns[VALUE_JSON].len() {
+            return None;
+        }
+        // Where no value is nested, the key is there if one of the others is, or if it has nothing to show.
+        let (mut valid, rows) = (None, self.exists.len());
+        for column in self.columns.iter().filter(|column| column.null_count() < rows) {
+            let here = column.nulls().map_or_else(|| BooleanBuffer::new_set(rows), |nulls| nulls.inner().clone());
+            valid = Some(valid.map_or_else(|| here.clone(), |valid: BooleanBuffer| &valid | &here));
+        }
+        let valid = valid.unwrap_or_else(|| BooleanBuffer::new_unset(rows));
+        let values = StructArray::try_new(value_fields(), self.columns.to_vec(), Some(NullBuffer::new(valid)));
+        values.ok().map(|values| Arc::new(values) as ArrayRef)
     }
 
     fn get(self, row: usize) -> Option<Found<'a>> {
@@ -329,6 +354,28 @@ impl<'a> InputRows<'a> {
             yes
         });
         found.get()
+    }
+
+    /// The values of a field of all spans as [`ValueBuilder`] would put them together, where they are columns already.
+    ///
+    /// [`ValueBuilder`]: super::shown::ValueBuilder
+    pub(in crate::query) fn whole(&self, name: &FieldName) -> Option<ArrayRef> {
+        let (_, source) = self.fields.iter().find(|(field, _)| *field == name)?;
+        let texts = match source {
+            Source::Attribute(attribute) => return attribute.whole(),
+            Source::Text(texts) => texts,
+            Source::Status(texts) if texts.iter().flatten().all(|name| Status::from_name(name).is_some()) => texts,
+            Source::Kind(texts) if texts.iter().flatten().all(|name| Kind::from_name(name).is_some()) => texts,
+            _ => return None,
+        };
+        if texts.null_count() > 0 {
+            return None;
+        }
+        let fields = value_fields();
+        let nothing = |field: &Arc<Field>| new_null_array(field.data_type(), texts.len());
+        let mut columns: Vec<ArrayRef> = fields.iter().map(nothing).collect();
+        columns[VALUE_STR] = Arc::new((*texts).clone());
+        StructArray::try_new(fields, columns, None).ok().map(|values| Arc::new(values) as ArrayRef)
     }
 
     /// The value of a field, for conditions.

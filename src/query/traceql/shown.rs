@@ -46,6 +46,9 @@ impl PerSpan for ShownValue {
     fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef> {
         let (rows, name) = (&spans.rows, &self.0);
         let is_duration = name.is_duration();
+        if let Some(whole) = rows.whole(name) {
+            return Ok(whole);
+        }
         let mut builder = ValueBuilder::default();
         for row in 0..spans.count {
             let found = rows.first(row, |focus| rows.find(name, focus).is_some_and(|found| shows(&found)));

@@ -1,6 +1,6 @@
 //! Rows of a search's answer as traces.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use arrow::{
     array::{Array, AsArray, RecordBatch, StructArray},
@@ -104,10 +104,11 @@ fn int(rows: &StructArray, name: &str, row: usize) -> Option<i64> {
     Some(rows.column_by_name(name)?.as_primitive_opt::<Int64Type>()?.value(row))
 }
 
-/// The structs in a list column of one row.
-fn items(rows: &StructArray, name: &str, row: usize) -> Option<StructArray> {
-    let values = rows.column_by_name(name)?.as_list_opt::<i32>()?.value(row);
-    values.as_struct_opt().cloned()
+/// The structs in a list column, and which of them are those of one row.
+fn items<'a>(rows: &'a StructArray, name: &str, row: usize) -> Option<(&'a StructArray, Range<usize>)> {
+    let lists = rows.column_by_name(name)?.as_list_opt::<i32>()?;
+    let offsets = lists.value_offsets();
+    Some((lists.values().as_struct_opt()?, offsets[row] as usize..offsets[row + 1] as usize))
 }
 
 fn bytes<const N: usize>(rows: &StructArray, name: &str, row: usize) -> Option<[u8; N]> {
@@ -119,12 +120,12 @@ fn count(value: i64) -> u32 {
 }
 
 fn read_trace(rows: &StructArray, row: usize) -> Option<FoundTrace> {
-    let sets = items(rows, "span_sets", row)?;
-    let services = items(rows, "service_stats", row)?;
+    let (sets, of_sets) = items(rows, "span_sets", row)?;
+    let (services, of_services) = items(rows, "service_stats", row)?;
     let service = |row| {
-        let span_count = count(int(&services, "span_count", row)?);
-        let error_count = count(int(&services, "error_count", row)?);
-        Some((text(&services, column::SERVICE_NAME, row).unwrap_or_default(), ServiceStats { span_count, error_count }))
+        let span_count = count(int(services, "span_count", row)?);
+        let error_count = count(int(services, "error_count", row)?);
+        Some((text(services, column::SERVICE_NAME, row).unwrap_or_default(), ServiceStats { span_count, error_count }))
     };
     Some(FoundTrace {
         trace_id: TraceId::from_bytes(bytes(rows, column::TRACE_ID, row)?),
@@ -132,27 +133,27 @@ fn read_trace(rows: &StructArray, row: usize) -> Option<FoundTrace> {
         root_name: text(rows, "root_name", row),
         start_unix_nano: int(rows, column::START_TIME, row)?,
         duration_nano: int(rows, column::DURATION, row)?,
-        sets: (0..sets.len()).map(|row| read_set(&sets, row)).collect::<Option<_>>()?,
-        services: (0..services.len()).map(service).collect::<Option<_>>()?,
+        sets: of_sets.map(|row| read_set(sets, row)).collect::<Option<_>>()?,
+        services: of_services.map(service).collect::<Option<_>>()?,
     })
 }
 
 fn read_set(sets: &StructArray, row: usize) -> Option<FoundSet> {
-    let spans = items(sets, "spans", row)?;
+    let (spans, of_spans) = items(sets, "spans", row)?;
     Some(FoundSet {
         attributes: read_attributes(sets, row)?,
         matched: int(sets, "matched", row)?.unsigned_abs(),
-        spans: (0..spans.len()).map(|row| read_span(&spans, row)).collect::<Option<_>>()?,
+        spans: of_spans.map(|row| read_span(spans, row)).collect::<Option<_>>()?,
     })
 }
 
 fn read_attributes(rows: &StructArray, row: usize) -> Option<Vec<(String, Shown)>> {
-    let attributes = rows.column_by_name("attributes")?.as_map_opt()?.value(row);
-    let keys = attributes.column(0).as_string_opt::<i32>()?;
-    let values = attributes.column(1).as_struct_opt()?;
+    let attributes = rows.column_by_name("attributes")?.as_map_opt()?;
+    let (keys, values) = (attributes.keys().as_string_opt::<i32>()?, attributes.values().as_struct_opt()?);
+    let offsets = attributes.value_offsets();
     // A value that is there and empty has nothing to show.
     let shown = |index| Some((keys.value(index).to_owned(), read_value(values, index)?));
-    Some((0..keys.len()).filter_map(shown).collect())
+    Some((offsets[row] as usize..offsets[row + 1] as usize).filter_map(shown).collect())
 }
 
 fn read_span(spans: &StructArray, row: usize) -> Option<FoundSpan> {

@@ -35,14 +35,14 @@ pub(crate) enum Spansets {
 }
 
 #[derive(Serialize)]
-struct Response {
-    traces: Vec<Trace>,
+struct Response<'a> {
+    traces: Vec<Trace<'a>>,
     metrics: Metrics,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Trace {
+struct Trace<'a> {
     #[serde(rename = "traceID")]
     trace_id: String,
     root_service_name: String,
@@ -53,9 +53,9 @@ struct Trace {
     #[serde(skip_serializing_if = "is_zero")]
     duration_ms: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    span_set: Option<SpanSet>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    span_sets: Vec<SpanSet>,
+    span_set: Option<&'a SpanSet>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    span_sets: &'a [SpanSet],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     service_stats: BTreeMap<String, Counts>,
 }
@@ -141,17 +141,20 @@ pub(crate) fn render(
     stats: SearchStats,
 ) -> serde_json::Result<Vec<u8>> {
     unify(&mut traces);
+    let sets_of = |found: &mut FoundTrace| -> Vec<SpanSet> {
+        let sets = std::mem::take(&mut found.sets);
+        if spansets == Spansets::Shown { sets.into_iter().map(SpanSet::from).collect() } else { Vec::new() }
+    };
+    let sets: Vec<Vec<SpanSet>> = traces.iter_mut().map(sets_of).collect();
     let response = Response {
-        traces: traces.into_iter().map(|found| Trace::of(found, spansets)).collect(),
+        traces: traces.into_iter().zip(&sets).map(|(found, sets)| Trace::of(found, sets)).collect(),
         metrics: Metrics::of_one_job(stats.inspected_bytes, stats.files, stats.inspected_spans),
     };
     serde_json::to_vec(&response)
 }
 
-impl Trace {
-    fn of(found: FoundTrace, spansets: Spansets) -> Self {
-        let sets = if spansets == Spansets::Shown { found.sets } else { Vec::new() };
-        let span_sets: Vec<SpanSet> = sets.into_iter().map(SpanSet::from).collect();
+impl<'a> Trace<'a> {
+    fn of(found: FoundTrace, span_sets: &'a [SpanSet]) -> Self {
         Self {
             trace_id: found.trace_id.to_string().trim_start_matches('0').to_owned(),
             root_service_name: match (&found.root_name, found.root_service_name) {
@@ -161,7 +164,7 @@ impl Trace {
             root_trace_name: found.root_name.unwrap_or_default(),
             start_time_unix_nano: found.start_unix_nano,
             duration_ms: u32::try_from(found.duration_nano / 1_000_000).unwrap_or(u32::MAX),
-            span_set: span_sets.first().cloned(),
+            span_set: span_sets.first(),
             span_sets,
             service_stats: found.services.into_iter().map(|(service, stats)| (service, Counts::from(stats))).collect(),
         }
