@@ -35,6 +35,12 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
             format!("{}: query.spill_bytes_max", without_stop(&lower_first(first_line(text))))
         }
         other if kind == ErrorKind::Internal => return internal(other),
+        // The text names places of the machine.
+        DataFusionError::ParquetError(error) => {
+            tracing::error!(%error, "a file of the table cannot be read");
+            return Error::new(kind, "a file of the table cannot be read; the server's log has the details")
+                .with_source(error.to_string());
+        }
         other => without_stop(&lower_first(first_line(&other.message()))),
     };
     Error::new(kind, message).with_place(place)

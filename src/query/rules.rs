@@ -18,7 +18,7 @@ use datafusion::{
         lit,
     },
     optimizer::{
-        ApplyOrder, OptimizerConfig, OptimizerRule, eliminate_cross_join::EliminateCrossJoin,
+        ApplyOrder, OptimizerConfig, OptimizerRule, extract_leaf_expressions::PushDownLeafProjections,
         push_down_filter::PushDownFilter, simplify_expressions::SimplifyExpressions,
     },
 };
@@ -31,12 +31,13 @@ use crate::{
 /// The rules of DataFusion with ours in their places.
 pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let filters_move = PushDownFilter::new();
-    // From here on joins have the keys that they will have.
-    let joins_have_keys = EliminateCrossJoin::new();
+    // Joins have the keys that they will have, and what is taken out of maps has found its place: that rule passes columns on
+    // under the names that they have below, where the id behind a text has the text's name.
+    let maps_are_read = PushDownLeafProjections::new();
     let mut all = Vec::with_capacity(rules.len() + 4);
     for rule in rules {
         all.push(Arc::clone(rule));
-        if rule.name() == joins_have_keys.name() {
+        if rule.name() == maps_are_read.name() {
             all.push(Arc::new(JoinedIds));
         }
         if rule.name() == filters_move.name() {

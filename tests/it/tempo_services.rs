@@ -40,7 +40,8 @@ async fn services_and_their_calls_are_counted_from_stored_spans() {
 async fn check_graph(server: &Server, state: &str) {
     let graph = json_of(server, GRAPH, &[("start", "1795239000"), ("end", "1795239100")]).await;
     let edges = graph["edges"].as_array().unwrap();
-    let [edge] = edges.as_slice() else { panic!("{state}: {graph}") };
+    let [edge, visit] = edges.as_slice() else { panic!("{state}: {graph}") };
+    assert_eq!((&visit["id"], &visit["calls"]), (&json!("virtual:user->frontend-web"), &json!(1)), "{state}");
     // PlaceOrder, which took 133.335593 ms.
     let time = 133.335_593;
     let expected = json!({
