@@ -54,3 +54,4 @@ mod traceql;
 mod wal;
 mod wal_crash;
 mod wal_damage;
+mod wal_faults;

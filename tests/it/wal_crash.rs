@@ -143,11 +143,11 @@ fn copy_log(from: &Path, to: &Path) {
 }
 
 /// Fails the calls at `point` while the guard lives.
-fn failing(point: &'static str, kind: Io) -> Observer {
+pub(crate) fn failing(point: &'static str, kind: Io) -> Observer {
     crashpoint::observe(move |name| if name == point { Err(kind.into()) } else { Ok(()) })
 }
 
-fn try_append(log: &mut Log, name: &str) -> Result<u64, Error> {
+pub(crate) fn try_append(log: &mut Log, name: &str) -> Result<u64, Error> {
     let tenant = tenant(name);
     let number = log.last_number(&tenant).next().get();
     let payload = format!("{name} {number}").repeat(10);
