@@ -63,6 +63,9 @@ async fn what_was_acknowledged_is_found_by_every_way_out() {
     let message = String::from_utf8(locked.stderr).unwrap();
     assert!(!locked.status.success() && message.contains("in use"), "{message}");
 
+    let explained = rows(folder.path(), &[&["traceql", "{} | rate()", "--explain"], &remote[..]].concat()).await;
+    assert!(explained.iter().any(|row| row["plan"].as_str().unwrap().contains("DataSourceExec")), "{explained:?}");
+
     server.stop().await.unwrap();
     // Made by the server for what queries spill; a query on the folder makes nothing.
     std::fs::remove_dir_all(data.join("tmp")).unwrap();
@@ -70,6 +73,13 @@ async fn what_was_acknowledged_is_found_by_every_way_out() {
     assert_eq!(rows(folder.path(), &[count, local].concat()).await[0]["n"], accepted);
     let again = rows(folder.path(), &[&errors[..], &local].concat()).await;
     assert_eq!(again.len(), found.len());
+    for shows in ["--explain", "--analyze"] {
+        let plans = rows(folder.path(), &[&["traceql", "{ status = error } >> { }", shows], &local[..]].concat()).await;
+        let plans: Vec<&str> = plans.iter().map(|row| row["plan"].as_str().unwrap()).collect();
+        assert!(plans.iter().any(|plan| plan.contains("TraceEvalExec: conditions=[status = error")), "{plans:?}");
+        let has_figures = plans.iter().all(|plan| plan.contains("metrics=["));
+        assert_eq!(has_figures, shows == "--analyze", "{plans:?}");
+    }
     assert!(!data.join("tmp").exists());
 
     let server = frame::start(&frame::settings(&data)).await;

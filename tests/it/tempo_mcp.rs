@@ -80,6 +80,23 @@ async fn assistants_find_traces_by_the_tools_of_tempo() {
     server.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn assistants_hear_of_an_answer_from_a_part_of_a_giant_trace() {
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = frame::settings(data.path());
+    settings.query.trace_spans_max = 1;
+    let server = frame::start(&settings).await;
+    tempo_http::send(&server).await;
+    let arguments =
+        json!({"query": "{ } | count() > 0", "start": "2026-11-21T05:30:00Z", "end": "2026-11-21T05:32:00Z"});
+    let answer = ask(&server, "tools/call", json!({"name": "traceql-search", "arguments": arguments})).await;
+    let content = answer["result"]["content"].as_array().unwrap();
+    let why = content[1]["text"].as_str().unwrap();
+    assert!(content[0]["text"].as_str().unwrap().starts_with("{\"traces\":[{"), "{answer}");
+    assert!(why.starts_with("the answer is partial: ") && why.contains("query.trace_spans_max = 1 "), "{answer}");
+    server.stop().await.unwrap();
+}
+
 async fn check_errors(server: &Server) {
     for (name, arguments, expected) in [
         ("traceql-search", json!({"query": "{"}), "parse error"),

@@ -167,6 +167,10 @@ pub(crate) fn add(
             _ => 0,
         };
         let number = number.map(|number| number.float);
+        // What is not a number is in no value.
+        if matches!(leaf.function, Function::Reduce(..)) && number.is_none_or(f64::is_nan) {
+            continue;
+        }
         let moment = Moment { start: starts.value(row), group, bucket };
         if !chosen.contains(&moment) {
             continue;

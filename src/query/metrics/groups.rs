@@ -102,8 +102,8 @@ impl Part {
     pub(crate) fn add(&mut self, leaf: &Leaf, intervals: Intervals, batch: &RecordBatch) -> DfResult<()> {
         let starts = batch.column_by_name(column::START_TIME).and_then(|starts| starts.as_primitive_opt::<Int64Type>());
         let starts = starts.ok_or_else(|| internal_datafusion_err!("a metrics plan has no starts"))?.values();
-        let columns = &batch.columns()[1..];
-        let columns = columns.get(..leaf.key_width()).unwrap_or_default();
+        let columns = batch.columns().get(1..=leaf.key_width());
+        let columns = columns.ok_or_else(|| internal_datafusion_err!("a metrics plan has no keys"))?;
         let numbers = match (&leaf.function, batch.column_by_name(NUMBER)) {
             (Function::Reduce(..), Some(numbers)) => Numbers::Floats(numbers.as_primitive()),
             (Function::Histogram(_) | Function::Quantiles(..), Some(numbers)) => Numbers::Ints(numbers.as_primitive()),

@@ -41,8 +41,10 @@ use crate::{
 const CANDIDATES_PER_TRACE: usize = 2;
 /// Least candidates of a round.
 const CANDIDATES_MIN: usize = 64;
-/// How many times more candidates the next round has.
+/// How many times more candidates the next round has, and at least how many times more spans it looks through.
 const GROWTH: usize = 8;
+/// How many times more spans the next round looks through, where so few traces were found that there may be few more.
+const GROWTH_MAX: usize = 64;
 /// Beyond this, a round takes all candidates.
 const CANDIDATES_BOUNDED_MAX: usize = 1 << 16;
 /// Spans that the first round looks through for candidates, about.
@@ -124,7 +126,7 @@ impl Running {
             if cut {
                 most = most.map(|most| most.saturating_mul(GROWTH)).filter(|most| *most <= CANDIDATES_BOUNDED_MAX);
             }
-            look_through = look_through.saturating_mul(GROWTH as u64);
+            look_through = look_through.saturating_mul(growth(found.num_rows(), self.search.limit) as u64);
         }
     }
 
@@ -141,6 +143,14 @@ impl Running {
     async fn found(&self, candidates: Candidates) -> DfResult<Vec<RecordBatch>> {
         let plan = answer(&self.search, self.search.program()?, &self.finder.base, candidates)?;
         collect(self.finder.physical(&plan).await?, self.finder.session.task_ctx()).await
+    }
+}
+
+/// How many times more spans to look through after `found` of `limit` traces: twice what it takes if matches lie evenly.
+fn growth(found: usize, limit: usize) -> usize {
+    match found {
+        0 => GROWTH_MAX,
+        found => limit.saturating_mul(2).div_ceil(found).clamp(GROWTH, GROWTH_MAX),
     }
 }
 
@@ -196,6 +206,11 @@ fn moment(spread: &[Spread], end: i64, spans: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fewer_traces_were_found_the_further_the_next_round_looks() {
+        assert_eq!([growth(0, 20), growth(1, 20), growth(4, 20), growth(19, 20)], [64, 40, 10, 8]);
+    }
 
     #[test]
     fn the_moment_leaves_about_as_many_spans_as_wanted() {

@@ -15,6 +15,13 @@ use crate::{
     },
 };
 
+/// Conditions of a predicate; beyond, it is a weaker one. Planning a condition takes longer than it saves at some time, and
+/// the evaluation decides anyway.
+const CONDITIONS_MAX: usize = 32;
+
+/// Most predicates, for the same reason.
+const WITNESSES_MAX: usize = 32;
+
 /// A condition on one span, out of those of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
 enum Predicate {
@@ -38,6 +45,29 @@ impl Predicate {
             (Predicate::Anything, _) | (_, Predicate::Anything) => Predicate::Anything,
             (one, other) if one == other => one,
             (one, other) => Predicate::Or(Box::new(one), Box::new(other)),
+        }
+    }
+}
+
+impl Predicate {
+    fn size(&self) -> usize {
+        match self {
+            Predicate::Anything => 0,
+            Predicate::Condition(_) => 1,
+            Predicate::And(one, other) | Predicate::Or(one, other) => one.size() + other.size(),
+        }
+    }
+
+    /// A predicate of at most so many conditions that holds wherever this one does.
+    fn weakened(&self, most: usize) -> Self {
+        match self {
+            whole if whole.size() <= most => whole.clone(),
+            Predicate::And(one, other) => {
+                let one = one.weakened(most);
+                let left = most - one.size();
+                one.and(other.weakened(left))
+            }
+            Predicate::Anything | Predicate::Condition(_) | Predicate::Or(..) => Predicate::Anything,
         }
     }
 }
@@ -70,15 +100,24 @@ pub(crate) fn witnesses(program: &Program) -> Vec<Witness> {
     let needs = of_stages(&program.plan.stages, start, &anything);
     let expr = |predicate: &Predicate| lower(program, predicate);
     let mut found: Vec<Witness> = Vec::new();
-    for predicate in needs.witnesses.iter().filter(|predicate| **predicate != Predicate::Anything) {
+    for predicate in &needs.witnesses {
         let in_range = *predicate == needs.members;
-        let filter = expr(predicate);
+        let predicate = predicate.weakened(CONDITIONS_MAX);
+        if predicate == Predicate::Anything {
+            continue;
+        }
+        let filter = expr(&predicate);
         if !found.iter().any(|known| known.filter == filter) {
             found.push(Witness { filter, in_range });
         }
     }
-    if found.is_empty() && needs.members != Predicate::Anything {
-        found.push(Witness { filter: expr(&needs.members), in_range: true });
+    let members = needs.members.weakened(CONDITIONS_MAX);
+    if found.is_empty() && members != Predicate::Anything {
+        found.push(Witness { filter: expr(&members), in_range: true });
+    }
+    if found.len() > WITNESSES_MAX {
+        found.sort_by_key(|witness| !witness.in_range);
+        found.truncate(WITNESSES_MAX);
     }
     found
 }
@@ -179,5 +218,16 @@ mod tests {
         expect("(A | count() > 1) > B | by(name) | coalesce()", &[(a, false), (b, true)]);
         expect(r#"{ rootName = "x" && name = "a" }"#, &[(a, true)]);
         expect(r#"{ rootName = "x" }"#, &[]);
+    }
+
+    #[test]
+    fn of_large_predicates_a_part_is_asked_and_of_large_choices_nothing() {
+        let named =
+            |count: usize, link: &str| (0..count).map(|n| format!("{{ name = `{n}` }}")).collect::<Vec<_>>().join(link);
+        let found = shown(&named(CONDITIONS_MAX + 8, " | "));
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0.matches(" AND ").count(), found[0].1), (CONDITIONS_MAX - 1, true));
+        assert_eq!(shown(&named(CONDITIONS_MAX + 1, " || ")), []);
+        assert_eq!(shown(&named(WITNESSES_MAX + 8, " >> ")).len(), WITNESSES_MAX);
     }
 }

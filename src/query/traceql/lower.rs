@@ -23,8 +23,15 @@ use crate::{
 /// Scopes whose attributes have a column, in the order in which an attribute without a scope is looked up.
 pub(super) const LOOKUP: [AttributeScope; 3] = [AttributeScope::Span, AttributeScope::Resource, AttributeScope::Scope];
 
+/// Fields that a condition mentions, each time that it does, up to which operators express it. Planning takes time by the
+/// square of their number.
+const FIELDS_DIRECT_MAX: usize = 48;
+
 /// The filter for a condition; NULL counts as false.
 pub(in crate::query) fn filter(condition: &Condition) -> Expr {
+    if is_large(&[condition]) {
+        return matches::call(condition);
+    }
     let parts = match condition {
         Condition::And(parts) => parts.as_slice(),
         single => std::slice::from_ref(single),
@@ -37,6 +44,20 @@ pub(in crate::query) fn filter(condition: &Condition) -> Expr {
         list_filter(&if tied.len() == 1 { tied[0].clone() } else { Condition::And(tied) })
     });
     free.chain(tied).reduce(Expr::and).unwrap_or_else(|| lit(true))
+}
+
+/// The filter for several conditions, each for an event and a link of its own; NULL counts as false.
+pub(super) fn filters(conditions: &[&Condition]) -> Option<Expr> {
+    match is_large(conditions) {
+        true => Some(matches::all(conditions)),
+        false => conditions.iter().map(|condition| filter(condition)).reduce(Expr::and),
+    }
+}
+
+fn is_large(conditions: &[&Condition]) -> bool {
+    let mut fields = 0;
+    conditions.iter().for_each(|condition| condition.for_each_field(&mut |_| fields += 1));
+    fields > FIELDS_DIRECT_MAX
 }
 
 /// Whether it may depend on which event or link is looked at.

@@ -184,9 +184,8 @@ impl SpanSource {
 
 /// The rows that fulfil all conditions, each by itself: fields of events in two of them may speak of two events.
 fn rows_of(conditions: &[&Condition], range: TimeRange, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlanBuilder> {
-    let conditions = conditions.iter().map(|condition| lower::filter(condition));
     let rows = scan_base(base)?;
-    match conditions.chain(starts_in(range)).reduce(Expr::and) {
+    match lower::filters(conditions).into_iter().chain(starts_in(range)).reduce(Expr::and) {
         Some(filter) => rows.filter(filter),
         None => Ok(rows),
     }

@@ -131,10 +131,9 @@ fn largest() -> Vec<String> {
 }
 
 #[test]
-#[ignore = "minutes in a debug build, seconds in a release build; run with --ignored"]
 fn the_largest_queries_are_answered_or_refused_in_bounded_time() {
     // A debug build is some forty times slower than what runs.
-    const PATIENCE: Duration = Duration::from_secs(300);
+    const PATIENCE: Duration = Duration::from_secs(60);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let engine = small_engine();
     for text in largest() {

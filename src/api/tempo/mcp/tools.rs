@@ -140,9 +140,13 @@ impl Tool {
                 search.query.limit = Some(state.settings.search_limit_default);
                 search.query.spans_per_trace = Some(state.settings.search_spans_default);
                 let spansets = search.spansets;
-                let found = search::answer(state, search, PartialAnswers::Refused).await?;
+                let found = search::answer(state, search, PartialAnswers::Marked).await?;
                 let json = search_json::render(found.traces, spansets, found.stats);
-                Ok(result("search-results", &as_text(json)?))
+                let mut shown = result("search-results", &as_text(json)?);
+                if let (Some(why), Some(content)) = (found.partial, shown["content"].as_array_mut()) {
+                    content.push(json!({"type": "text", "text": format!("the answer is partial: {why}")}));
+                }
+                Ok(shown)
             }
             Tool::Instant | Tool::Range => {
                 let (start, end) = arguments.range(state.clock.now_unix_nano())?;
