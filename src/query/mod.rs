@@ -26,6 +26,7 @@ mod sandbox;
 
 mod engine;
 mod joined_ids;
+mod planning;
 mod rules;
 mod session;
 mod spans_table;

@@ -25,7 +25,7 @@ use datafusion::{
 
 use crate::{
     functions::{IdComparisons, IdFunction},
-    query::joined_ids::JoinedIds,
+    query::{joined_ids::JoinedIds, planning::Bounded},
 };
 
 /// The rules of DataFusion with ours in their places.
@@ -33,7 +33,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     let filters_move = PushDownFilter::new();
     // From here on joins have the keys that they will have.
     let joins_have_keys = EliminateCrossJoin::new();
-    let mut all = Vec::with_capacity(rules.len() + 4);
+    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 4);
     for rule in rules {
         all.push(Arc::clone(rule));
         if rule.name() == joins_have_keys.name() {
@@ -45,7 +45,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             all.push(Arc::new(StoredComparisons));
         }
     }
-    all
+    all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()
 }
 
 /// Rewrites comparisons of dates to comparisons of instants, and tests of ids for NULL to tests of their bytes.
