@@ -25,7 +25,11 @@ use datafusion::{
 
 use crate::{
     functions::{IdComparisons, IdFunction},
-    query::{joined_ids::JoinedIds, planning::Bounded},
+    query::{
+        grouped_text::GroupedText,
+        ids::{GroupedIds, JoinedIds},
+        planning::Bounded,
+    },
 };
 
 /// The rules of DataFusion with ours in their places.
@@ -33,7 +37,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     let filters_move = PushDownFilter::new();
     // From here on joins have the keys that they will have.
     let joins_have_keys = EliminateCrossJoin::new();
-    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 4);
+    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 6);
     for rule in rules {
         all.push(Arc::clone(rule));
         if rule.name() == joins_have_keys.name() {
@@ -43,6 +47,9 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             all.push(Arc::new(SimplifyExpressions::new()));
             all.push(Arc::new(IdComparisons));
             all.push(Arc::new(StoredComparisons));
+            // Conditions on groups have moved below them by now.
+            all.push(Arc::new(GroupedIds));
+            all.push(Arc::new(GroupedText));
         }
     }
     all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()
