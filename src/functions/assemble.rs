@@ -4,7 +4,7 @@ use std::{iter::Peekable, ops::Range, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, MapArray, StringArray, StructArray, new_null_array},
-    buffer::OffsetBuffer,
+    buffer::{NullBuffer, OffsetBuffer},
     compute::interleave,
     datatypes::{DataType, Field},
 };
@@ -31,11 +31,11 @@ impl Default for AttrAssemble {
     }
 }
 
-/// A promoted column as values of attributes.
+/// A promoted column.
 struct Promoted {
     key: String,
     column: ArrayRef,
-    values: StructArray,
+    value_type: AttributeType,
 }
 
 impl Promoted {
@@ -45,19 +45,10 @@ impl Promoted {
             ColumnarValue::Array(_) => None,
         };
         let Some(key) = key else { return exec_err!("the keys given to attr_assemble() have to be literals") };
-        let fields = attributes::value_fields();
         let Some(value_type) = value_type(column.data_type()) else {
             return exec_err!("an attribute column cannot have the type {}", column.data_type());
         };
-        let columns = fields
-            .iter()
-            .map(|field| match field.name() == value_type.value_field() {
-                true => Arc::clone(&column),
-                false => new_null_array(field.data_type(), column.len()),
-            })
-            .collect();
-        let values = StructArray::try_new(fields, columns, None)?;
-        Ok(Self { key: key.to_owned(), column, values })
+        Ok(Self { key: key.to_owned(), column, value_type })
     }
 }
 
@@ -88,6 +79,41 @@ fn merge_row(
         push((index + 1, row));
     }
     residual.for_each(|entry| push((0, entry)));
+}
+
+/// The values at these places. Each type of value has a column of its own, and most types do not occur.
+fn merged_values(residual: &StructArray, promoted: &[Promoted], sources: &[Source]) -> Result<ArrayRef> {
+    let fields = attributes::value_fields();
+    let columns = fields.iter().zip(residual.columns()).map(|(field, residual)| {
+        let of_type = |attribute: &Promoted| attribute.value_type.value_field() == field.name();
+        let has_values = |values: &ArrayRef| values.null_count() < values.len();
+        if !has_values(residual)
+            && !promoted.iter().any(|attribute| of_type(attribute) && has_values(&attribute.column))
+        {
+            return Ok(new_null_array(field.data_type(), sources.len()));
+        }
+        // Where a table has values of other types, its rows are this one.
+        let none = new_null_array(field.data_type(), 1);
+        let mut tables: Vec<&dyn Array> = vec![residual];
+        tables.extend(
+            promoted
+                .iter()
+                .map(|attribute| if of_type(attribute) { &attribute.column } else { &none })
+                .map(|table| table as &dyn Array),
+        );
+        let is_other: Vec<bool> =
+            std::iter::once(false).chain(promoted.iter().map(|attribute| !of_type(attribute))).collect();
+        let rows: Vec<Source> =
+            sources.iter().map(|(table, row)| (*table, if is_other[*table] { 0 } else { *row })).collect();
+        Ok(interleave(&tables, &rows)?)
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    // A value of the residual can be missing as a whole.
+    let nulls = residual
+        .nulls()
+        .filter(|nulls| nulls.null_count() > 0)
+        .map(|nulls| sources.iter().map(|(table, row)| *table > 0 || nulls.is_valid(*row)).collect::<NullBuffer>());
+    Ok(Arc::new(StructArray::try_new_with_length(fields, columns, nulls, sources.len())?))
 }
 
 impl ScalarUDFImpl for AttrAssemble {
@@ -144,9 +170,7 @@ impl ScalarUDFImpl for AttrAssemble {
             ends.push(end);
         }
 
-        let mut values: Vec<&dyn Array> = vec![entries.values];
-        values.extend(promoted.iter().map(|attribute| &attribute.values as &dyn Array));
-        let values = interleave(&values, &sources)?;
+        let values = merged_values(entries.values, &promoted, &sources)?;
         let promoted_keys: Vec<StringArray> =
             promoted.iter().map(|attribute| StringArray::from(vec![attribute.key.as_str()])).collect();
         let mut keys: Vec<&dyn Array> = vec![entries.keys];

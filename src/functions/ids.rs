@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, StringArray, StringBuilder},
+    array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder, StringArray},
+    buffer::{Buffer, OffsetBuffer},
     datatypes::DataType,
 };
 use datafusion::{
@@ -119,21 +120,28 @@ fn parse_ids(texts: &StringArray, len: usize, parse: impl Fn(&str) -> Result<Vec
 }
 
 fn hex_of(ids: &ArrayRef) -> Result<StringArray> {
-    let mut text = Vec::new();
-    let mut builder = StringBuilder::with_capacity(ids.len(), ids.len() * 2 * TraceId::LEN);
-    let mut append = |id: Option<&[u8]>| {
-        let Some(id) = id else { return builder.append_null() };
-        text.resize(2 * id.len(), 0);
-        // Lengths agree and hex is ASCII, so neither can fail.
-        match hex::encode_to_slice(id, &mut text).ok().and_then(|()| std::str::from_utf8(&text).ok()) {
-            Some(text) => builder.append_value(text),
-            None => builder.append_null(),
-        }
-    };
-    match ids.data_type() {
-        DataType::FixedSizeBinary(_) => ids.as_fixed_size_binary().iter().for_each(&mut append),
-        DataType::Binary => ids.as_binary::<i32>().iter().for_each(&mut append),
+    let ids = match ids.data_type() {
+        DataType::FixedSizeBinary(_) => ids.as_fixed_size_binary(),
+        DataType::Binary => return Ok(ids.as_binary::<i32>().iter().map(|id| id.map(hex::encode)).collect()),
         other => return exec_err!("id_hex() takes an id in bytes, got {other}"),
-    }
-    Ok(builder.finish())
+    };
+    // The digits of all ids in one piece: as many for a NULL as for the others.
+    let digits = 2 * usize::try_from(ids.value_length()).unwrap_or_default();
+    let mut text = vec![0; digits * ids.len()];
+    let pairs = text.chunks_exact_mut(2).zip(ids.value_data());
+    pairs.for_each(|(pair, byte)| pair.copy_from_slice(&HEX[usize::from(*byte)]));
+    let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(digits, ids.len()));
+    Ok(StringArray::try_new(offsets, Buffer::from_vec(text), ids.nulls().cloned())?)
 }
+
+/// The digits of each byte.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut hex = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < hex.len() {
+        hex[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    hex
+};

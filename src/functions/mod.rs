@@ -35,14 +35,17 @@ mod attribute;
 mod documentation;
 mod entries;
 mod id_comparisons;
+mod id_number;
 mod ids;
 mod items;
 mod json;
+mod percentile;
 mod rest;
 mod sketch;
 mod subscript;
 #[cfg(test)]
 mod tests;
+mod text_key;
 mod times;
 
 use std::sync::{Arc, LazyLock};
@@ -60,10 +63,12 @@ pub use self::{
     assemble::AttrAssemble,
     attribute::{AttrFunction, AttrGet, AttrWhole},
     id_comparisons::IdComparisons,
+    id_number::IdNumber,
     ids::IdFunction,
     items::ItemHas,
     rest::AttrRest,
     subscript::AttributeSubscripts,
+    text_key::{TEXTS_MAX, TextKey, TextOfKey},
     times::TimeFunction,
 };
 
@@ -89,7 +94,10 @@ pub fn scalar_function(name: &str) -> Option<Arc<ScalarUDF>> {
 /// `with_default_features`: planners are asked in order, and the one for subscripts has to come first.
 pub fn configure(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.scalar_functions().get_or_insert_default().extend(SCALAR.iter().map(Arc::clone));
-    builder.aggregate_functions().get_or_insert_default().extend(sketch::aggregates());
+    builder
+        .aggregate_functions()
+        .get_or_insert_default()
+        .extend(sketch::aggregates().into_iter().chain(percentile::aggregates()));
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(AttributeSubscripts));
     builder.with_optimizer_rule(Arc::new(IdComparisons))
 }

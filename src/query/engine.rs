@@ -18,7 +18,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     time::Instant,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     clock::Clock,
@@ -32,6 +32,7 @@ use crate::{
         limits::QueryLimits,
         memory::{ProcessMemory, QueryPool},
         metrics::{self, MetricsRun},
+        planning::Planning,
         request::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceByIdQuery, TraceQlQuery},
         run::{Account, Planned, Run, Shape, Work},
         sandbox::{self, CheckedStatement},
@@ -252,7 +253,10 @@ impl QueryEngine {
         timeout: std::time::Duration,
         work: BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
-        let task = AbortOnDropHandle::new(self.runtime()?.spawn(work));
+        let caller_left = CancellationToken::new();
+        let _caller = caller_left.clone().drop_guard();
+        let bounded = Planning { deadline, timeout, caller_left }.bound(work);
+        let task = AbortOnDropHandle::new(self.runtime()?.spawn(bounded));
         match tokio::time::timeout_at(deadline, task).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(failed)) => Err(failure::internal(&failed)),

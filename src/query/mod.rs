@@ -25,7 +25,9 @@ mod limits;
 mod sandbox;
 
 mod engine;
-mod joined_ids;
+mod grouped_text;
+mod ids;
+mod planning;
 mod rules;
 mod session;
 mod spans_table;

@@ -25,7 +25,11 @@ use datafusion::{
 
 use crate::{
     functions::{IdComparisons, IdFunction},
-    query::joined_ids::JoinedIds,
+    query::{
+        grouped_text::GroupedText,
+        ids::{GroupedIds, JoinedIds},
+        planning::Bounded,
+    },
 };
 
 /// The rules of DataFusion with ours in their places.
@@ -34,7 +38,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     // Joins have the keys that they will have, and what is taken out of maps has found its place: that rule passes columns on
     // under the names that they have below, where the id behind a text has the text's name.
     let maps_are_read = PushDownLeafProjections::new();
-    let mut all = Vec::with_capacity(rules.len() + 4);
+    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 6);
     for rule in rules {
         all.push(Arc::clone(rule));
         if rule.name() == maps_are_read.name() {
@@ -44,9 +48,12 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             all.push(Arc::new(SimplifyExpressions::new()));
             all.push(Arc::new(IdComparisons));
             all.push(Arc::new(StoredComparisons));
+            // Conditions on groups have moved below them by now.
+            all.push(Arc::new(GroupedIds));
+            all.push(Arc::new(GroupedText));
         }
     }
-    all
+    all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()
 }
 
 /// Rewrites comparisons of dates to comparisons of instants, and tests of ids for NULL to tests of their bytes.

@@ -44,6 +44,7 @@ use crate::{
         functions::view_functions,
         limits::QueryLimits,
         memory::QueryPool,
+        planning::Bounded,
         request::PartialAnswers,
         rules,
         sandbox::{SpelledTable, growth},
@@ -134,7 +135,14 @@ impl SessionTemplate {
         let mut state = builder.build();
         functions::add_json(&mut state).map_err(|error| failure::internal(&error))?;
         let rules = rules::with_ours(state.optimizers());
-        let state = SessionStateBuilder::new_from_existing(state).with_optimizer_rules(rules).build();
+        let analyzing = state.analyzer().rules.iter().map(|rule| Arc::new(Bounded(Arc::clone(rule))) as _).collect();
+        let physical =
+            state.physical_optimizers().iter().map(|rule| Arc::new(Bounded(Arc::clone(rule))) as _).collect();
+        let state = SessionStateBuilder::new_from_existing(state)
+            .with_optimizer_rules(rules)
+            .with_analyzer_rules(analyzing)
+            .with_physical_optimizer_rules(physical)
+            .build();
         let views = views::plan_all(&state).map_err(|error| failure::internal(&error))?;
         let names = views.iter().map(|view| view.name).collect();
         let spelled = views.iter().filter_map(View::spelled).collect();

@@ -1,7 +1,7 @@
 //! Actions beside those of Flight SQL: sessions, cancellation and renewal.
 //!
-//! There are no sessions. Options can be read (the catalogue and the schema) and set to what they are; JDBC drivers with
-//! `catalog=` in their address do that. Tickets do not expire, so a renewed endpoint is the one that was sent. A query is
+//! A session is a cookie ([`session`](super::session)). The catalogue and the schema are options, too, of one value each;
+//! JDBC drivers with `catalog=` in their address set it. Tickets do not expire, so a renewed endpoint is the one that was sent. A query is
 //! cancelled by the tickets in its FlightInfo; a server that does not run it says so.
 
 use std::collections::HashMap;
@@ -14,7 +14,11 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
 
-use crate::api::flight::{running::Running, statement::Statement};
+use crate::api::flight::{
+    running::Running,
+    session::{NotSet, Session},
+    statement::Statement,
+};
 
 /// `CloseSessionResult` of the Flight protocol.
 #[derive(Clone, PartialEq, Message)]
@@ -62,18 +66,44 @@ struct SetSessionOptionsResult {
 /// The action types that [`answer`] knows, with what they do.
 pub(super) const KNOWN: &[(&str, &str)] = &[
     ("CancelFlightInfo", "Stops the query whose answer is being sent for a ticket of the FlightInfo"),
-    ("CloseSession", "Does nothing: there are no sessions"),
-    ("GetSessionOptions", "Gives the catalog and the schema"),
+    ("CloseSession", "Takes the session's cookie back"),
+    ("GetSessionOptions", "Gives the catalog, the schema and the options of the session's cookie"),
     ("RenewFlightEndpoint", "Gives the endpoint back: tickets do not expire"),
-    ("SetSessionOptions", "Takes the catalog and the schema that there are"),
+    (
+        "SetSessionOptions",
+        "Sets types, timeout and rows_max in the session's cookie; takes the catalog and the schema that there are",
+    ),
 ];
 
-/// The body of the answer to an action.
-pub(super) fn answer(action: &Action, namespace: (&str, &str), running: &Running) -> Result<Bytes, Status> {
+/// The answer to an action.
+pub(super) struct Answer {
+    pub(super) body: Bytes,
+    /// A cookie for the client to keep, or to forget.
+    pub(super) cookie: Option<String>,
+}
+
+/// Answers an action that was called in a session.
+pub(super) fn answer(
+    action: &Action,
+    mut session: Session,
+    namespace: (&str, &str),
+    running: &Running,
+) -> Result<Answer, Status> {
+    let mut cookie = None;
     let body = match action.r#type.as_str() {
-        "CloseSession" => CloseSessionResult { status: CLOSED }.encode_to_vec(),
-        "GetSessionOptions" => SessionOptions { session_options: options(namespace) }.encode_to_vec(),
-        "SetSessionOptions" => set(decoded(action)?, namespace).encode_to_vec(),
+        "CloseSession" => {
+            cookie = Some(Session::default().cookie());
+            CloseSessionResult { status: CLOSED }.encode_to_vec()
+        }
+        "GetSessionOptions" => {
+            let chosen = session.options().map(|(name, value)| (name, Some(value)));
+            SessionOptions { session_options: options(fixed(namespace).chain(chosen)) }.encode_to_vec()
+        }
+        "SetSessionOptions" => {
+            let result = set(&mut session, decoded(action)?, namespace);
+            cookie = Some(session.cookie());
+            result.encode_to_vec()
+        }
         "CancelFlightInfo" => {
             let request: CancelFlightInfoRequest = decoded(action)?;
             let info = request.info.unwrap_or_default();
@@ -91,7 +121,7 @@ pub(super) fn answer(action: &Action, namespace: (&str, &str), running: &Running
             )));
         }
     };
-    Ok(body.into())
+    Ok(Answer { body: body.into(), cookie })
 }
 
 /// Stops what runs for the tickets of `info`.
@@ -111,23 +141,36 @@ fn decoded<T: Message + Default>(action: &Action) -> Result<T, Status> {
     T::decode(&*action.body).map_err(|error| Status::invalid_argument(format!("{}: {error}", action.r#type)))
 }
 
-fn options((catalog, schema): (&str, &str)) -> HashMap<String, SessionOptionValue> {
-    [("catalog", catalog), ("schema", schema)]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), SessionOptionValue { string_value: Some(value.to_owned()) }))
-        .collect()
+type NamedOption<'a> = (&'a str, Option<&'a str>);
+
+/// The options that have one value.
+fn fixed<'a>((catalog, schema): (&'a str, &'a str)) -> impl Iterator<Item = NamedOption<'a>> {
+    [("catalog", Some(catalog)), ("schema", Some(schema))].into_iter()
 }
 
-fn set(asked: SessionOptions, namespace: (&str, &str)) -> SetSessionOptionsResult {
-    let ours = options(namespace);
-    let errors = asked
-        .session_options
-        .into_iter()
-        .filter_map(|(name, value)| match ours.get(&name) {
-            Some(known) if *known == value => None,
-            Some(_) => Some((name, SessionOptionError { value: INVALID_VALUE })),
-            None => Some((name, SessionOptionError { value: INVALID_NAME })),
-        })
-        .collect();
+fn options<'a>(options: impl Iterator<Item = NamedOption<'a>>) -> HashMap<String, SessionOptionValue> {
+    let owned = |(name, value): NamedOption<'a>| {
+        (name.to_owned(), SessionOptionValue { string_value: value.map(str::to_owned) })
+    };
+    options.map(owned).collect()
+}
+
+fn set(session: &mut Session, asked: SessionOptions, namespace: (&str, &str)) -> SetSessionOptionsResult {
+    let fixed: HashMap<_, _> = fixed(namespace).collect();
+    let mut errors = HashMap::new();
+    for (name, value) in asked.session_options {
+        let value = value.string_value.as_deref();
+        let result = match fixed.get(name.as_str()) {
+            Some(known) if *known == value => Ok(()),
+            Some(_) => Err(NotSet::Value),
+            None => session.set(&name, value),
+        };
+        let error = match result {
+            Ok(()) => continue,
+            Err(NotSet::Name) => INVALID_NAME,
+            Err(NotSet::Value) => INVALID_VALUE,
+        };
+        errors.insert(name, SessionOptionError { value: error });
+    }
     SetSessionOptionsResult { errors }
 }

@@ -4,7 +4,8 @@
 //! they are; nothing here plans. What drivers need beyond that, and why it is as it is:
 //!
 //! - **No state between calls.** Tickets and handles of prepared statements hold the statement and its parameters
-//!   ([`statement`]), so any server can answer any call, and there is nothing to expire. What runs can be cancelled by
+//!   ([`statement`]), cookies the options of a session ([`session`]), so any server can answer any call, and there is
+//!   nothing to expire. What runs can be cancelled by
 //!   its ticket, on the server that runs it ([`running`]); closing the stream does it from anywhere.
 //! - **The announced schema is the sent schema.** Drivers compare the two field by field. In both every column is
 //!   nullable, and rows of other types are cast to what was announced.
@@ -19,8 +20,10 @@
 //! |---|---|
 //! | `x-tracehouse-language` | `sql`, or `traceql`: the statement is TraceQL |
 //! | `x-tracehouse-types` | `plain`: types that drivers know, nested ones among them; `flat`: numbers, text and nanosecond timestamps, what is nested as JSON text; `typed`: as the engine has them, ids as bytes and attributes with their types |
+//! | | without it: what the session says, else `flat` for Grafana's data source, which can show nothing else, else `plain` |
 //! | `x-tracehouse-start`, `-end`, `-limit`, `-spans-per-trace`, `-step` | of TraceQL |
 
+mod session;
 mod statement;
 
 mod answer;

@@ -29,6 +29,7 @@ use crate::{
         handshake::{self, Handshakes},
         metadata,
         running::Running,
+        session::Session,
         sql_info::About,
         statement::Statement,
         status,
@@ -400,8 +401,16 @@ impl FlightSqlService for FlightSql {
         &self,
         request: Request<Action>,
     ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
-        let body = actions::answer(request.get_ref(), self.engine.namespace(), &self.running)?;
-        Ok(Response::new(stream::iter([Ok(arrow_flight::Result::new(body))]).boxed()))
+        let session = Session::of_call(request.metadata());
+        let answer = actions::answer(request.get_ref(), session, self.engine.namespace(), &self.running)?;
+        let body = arrow_flight::Result::new(answer.body);
+        let mut response: Response<<Self as FlightService>::DoActionStream> =
+            Response::new(stream::iter([Ok(body)]).boxed());
+        if let Some(cookie) = answer.cookie {
+            let cookie = cookie.parse().map_err(|_| Status::internal("a cookie that is no header"))?;
+            response.metadata_mut().insert("set-cookie", cookie);
+        }
+        Ok(response)
     }
 
     async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {

@@ -12,11 +12,15 @@
 //!    8 step      sint64   TraceQL metrics: nanoseconds between samples, 0 to choose by the range
 //!    9 types     int32    0 plain, 1 flat, 2 typed
 //!   10 id        bytes    in tickets: 16 bytes by which the answer is cancelled
+//!   11 timeout   uint64   milliseconds, 0 for the server's limit
+//!   12 rows      uint64   most rows of the answer, 0 for the server's limit
 //! ```
 //!
 //! Binding gives the client a new handle that replaces the old one. A handle is not a secret and gives no rights: it is
 //! checked like a statement each time. Several rows of parameters are several runs, whose rows come one run after the
 //! other, each under limits of its own.
+
+use std::time::Duration;
 
 use arrow_flight::{
     decode::FlightRecordBatchStream,
@@ -38,8 +42,9 @@ use tonic::{Status, metadata::MetadataMap};
 use uuid::Uuid;
 
 use crate::{
+    api::flight::session::Session,
     model::{tenant::TenantId, time::TimeRange},
-    query::{AnswerForm, Explain, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
+    query::{AnswerForm, Explain, LimitOverrides, MetricsQuery, QueryKind, QueryRequest, SqlQuery, TraceQlQuery},
     traceql,
 };
 
@@ -52,7 +57,7 @@ const LIMIT_HEADER: &str = "x-tracehouse-limit";
 const SPANS_HEADER: &str = "x-tracehouse-spans-per-trace";
 const STEP_HEADER: &str = "x-tracehouse-step";
 
-/// Header that says in which types an answer comes: `plain` (the default), `flat` or `typed`.
+/// Header that says in which types an answer comes: `plain`, `flat` or `typed`.
 const TYPES_HEADER: &str = "x-tracehouse-types";
 const FORMS: [(&str, AnswerForm); 3] =
     [("plain", AnswerForm::Plain), ("flat", AnswerForm::Flat), ("typed", AnswerForm::Typed)];
@@ -88,6 +93,10 @@ pub(super) struct Statement {
     types: i32,
     #[prost(bytes = "vec", tag = "10")]
     id: Vec<u8>,
+    #[prost(uint64, tag = "11")]
+    timeout: u64,
+    #[prost(uint64, tag = "12")]
+    rows: u64,
 }
 
 impl Statement {
@@ -100,6 +109,8 @@ impl Statement {
                 return Err(Status::invalid_argument(format!("header {LANGUAGE_HEADER} has to be sql or traceql")));
             }
         };
+        let session = Session::of_call(headers);
+        let milliseconds = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
         Ok(Self {
             text,
             language,
@@ -109,8 +120,10 @@ impl Statement {
             limit: number(headers, LIMIT_HEADER)?.unwrap_or_default(),
             spans: number(headers, SPANS_HEADER)?.unwrap_or_default(),
             step: number(headers, STEP_HEADER)?.unwrap_or_default(),
-            types: types(headers)?,
+            types: types(headers, &session)?,
             id: Vec::new(),
+            timeout: session.timeout().map_or(0, milliseconds),
+            rows: session.rows_max().map_or(0, |rows| rows.max(1)),
         })
     }
 
@@ -186,7 +199,13 @@ impl Statement {
                 rows.into_iter().map(|params| QueryKind::Sql(SqlQuery { text: self.text.clone(), params })).collect()
             }
         };
-        let request = |kind| QueryRequest { form: self.form(&kind), ..QueryRequest::new(TenantId::single(), kind) };
+        let limits = LimitOverrides {
+            timeout: Some(self.timeout).filter(|timeout| *timeout > 0).map(Duration::from_millis),
+            result_rows_max: Some(self.rows).filter(|rows| *rows > 0),
+            ..LimitOverrides::default()
+        };
+        let request =
+            |kind| QueryRequest { form: self.form(&kind), limits, ..QueryRequest::new(TenantId::single(), kind) };
         Ok(kinds.into_iter().map(request).collect())
     }
 
@@ -242,13 +261,25 @@ fn ipc(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     writer.into_inner()
 }
 
-fn types(headers: &MetadataMap) -> Result<i32, Status> {
-    let Some(wanted) = headers.get(TYPES_HEADER) else { return Ok(0) };
-    let number = FORMS.iter().position(|(name, _)| wanted.to_str().is_ok_and(|wanted| wanted == *name));
+/// The types of an answer: those of the header, else of the session, else what the client can show.
+fn types(headers: &MetadataMap, session: &Session) -> Result<i32, Status> {
+    let number = |wanted: &str| FORMS.iter().position(|(name, _)| *name == wanted);
+    let default = || if knows_flat_types_only(headers) { "flat" } else { "plain" };
+    let number = match headers.get(TYPES_HEADER) {
+        Some(wanted) => wanted.to_str().ok().and_then(number),
+        None => number(session.types().unwrap_or_else(default)),
+    };
     number.and_then(|number| i32::try_from(number).ok()).ok_or_else(|| {
         let known = FORMS.map(|(name, _)| name).join(", ");
         Status::invalid_argument(format!("header {TYPES_HEADER} has to be one of {known}"))
     })
+}
+
+/// Whether this is Grafana's data source, which has no name of its own but that of the library it is written with. It leaves
+/// columns of maps and lists empty.
+fn knows_flat_types_only(headers: &MetadataMap) -> bool {
+    let agent = headers.get("user-agent").and_then(|agent| agent.to_str().ok());
+    agent.is_some_and(|agent| agent.starts_with("grpc-go/"))
 }
 
 fn number<T: std::str::FromStr>(headers: &MetadataMap, name: &str) -> Result<Option<T>, Status> {

@@ -5,7 +5,8 @@
 //! second time. Allowed are queries, `EXPLAIN [ANALYZE]` of a query, `SHOW` and `DESCRIBE`.
 //!
 //! Four bounds hold before there is a tree: the length of the text, the number of words in it, the number of operators (a
-//! chain `1+1+1+...` is parsed in a loop into a tree as deep as it is long), and the depth of nesting.
+//! chain `1+1+1+...` is parsed in a loop into a tree as deep as it is long), and the depth of nesting. A fifth holds before
+//! there is a plan: the number of tables once `WITH` is written out ([`tables`]).
 //!
 //! No function that reads files or the network is compiled in, and table functions are an allow list. Functions that make
 //! much out of little are bounded or left out ([`growth`]).
@@ -13,6 +14,7 @@
 pub(crate) mod growth;
 mod names;
 mod statement;
+mod tables;
 
 use datafusion::{
     error::DataFusionError,

@@ -12,7 +12,10 @@ use datafusion::{
 
 use crate::{
     error::{Error, Result},
-    query::system::{SYSTEM_SCHEMA, table_names},
+    query::{
+        sandbox::tables::TableCount,
+        system::{SYSTEM_SCHEMA, table_names},
+    },
 };
 
 /// A table function that may be called.
@@ -93,7 +96,7 @@ fn verb(statement: &str) -> String {
 }
 
 fn walk(statement: &Statement) -> Result<()> {
-    match statement.visit(&mut Walk { depth: 0 }) {
+    match statement.visit(&mut Walk::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
@@ -162,8 +165,10 @@ fn table_function_is_allowed(name: &ObjectName) -> Result<()> {
     Err(Error::invalid(format!("there is no table function {written}; table functions are: {functions}, unnest")))
 }
 
+#[derive(Default)]
 struct Walk {
     depth: usize,
+    tables: TableCount,
 }
 
 fn flow(result: Result<()>) -> ControlFlow<Box<Error>> {
@@ -192,7 +197,12 @@ impl Visitor for Walk {
         if query.settings.is_some() || query.format_clause.is_some() {
             return flow(Err(refused("SETTINGS or FORMAT in a query")));
         }
+        self.tables.enter(query);
         ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Self::Break> {
+        flow(self.tables.leave())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Self::Break> {
@@ -203,6 +213,7 @@ impl Visitor for Walk {
     }
 
     fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<Self::Break> {
+        self.tables.relation(name);
         flow(name_is_plain(name))
     }
 

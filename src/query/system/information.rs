@@ -19,12 +19,14 @@ use datafusion::{
         information_schema::InformationSchemaProvider,
     },
     common::{DataFusionError, Result, cast::as_string_array},
-    datasource::{MemTable, memory::MemorySourceConfig},
-    logical_expr::{Expr, TableType},
-    physical_plan::{ExecutionPlan, collect},
+    datasource::MemTable,
+    physical_plan::collect,
 };
 
-use super::{COMMENT, SYSTEM_SCHEMA, TABLES};
+use super::{
+    COMMENT, SYSTEM_SCHEMA, TABLES,
+    scanned::{MakesRows, Scanned},
+};
 use crate::query::{session::SCHEMA, views::View};
 
 /// The table that gets a column.
@@ -130,7 +132,9 @@ impl SchemaProvider for Information {
         }
         let table = self.inner.table(name).await?;
         Ok(match table {
-            Some(table) if name == COLUMNS => Some(Arc::new(Commented::new(table, Arc::clone(&self.comments)))),
+            Some(table) if name == COLUMNS => {
+                Some(Arc::new(Scanned(Commented::new(table, Arc::clone(&self.comments)))))
+            }
             other => other,
         })
     }
@@ -171,25 +175,14 @@ impl Commented {
 }
 
 #[async_trait]
-impl TableProvider for Commented {
+impl MakesRows for Commented {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn rows(&self, session: &dyn Session) -> Result<RecordBatch> {
         let plan = self.inner.scan(session, None, &[], None).await?;
         let batches = collect(plan, session.task_ctx()).await?;
-        let rows = self.commented(&concat_batches(&self.inner.schema(), &batches)?)?;
-        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], self.schema(), projection.cloned())?)
+        self.commented(&concat_batches(&self.inner.schema(), &batches)?)
     }
 }

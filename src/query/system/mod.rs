@@ -22,6 +22,7 @@ mod functions;
 pub(crate) mod information;
 mod metrics;
 mod queries;
+mod scanned;
 mod settings;
 mod tenants;
 
@@ -35,12 +36,10 @@ use datafusion::{
     },
     catalog::{SchemaProvider, Session, TableProvider},
     common::Result,
-    datasource::memory::MemorySourceConfig,
-    logical_expr::{Expr, TableType},
-    physical_plan::ExecutionPlan,
 };
 use futures::future::BoxFuture;
 
+use self::scanned::{MakesRows, Scanned};
 use crate::{
     config::Settings,
     live::ReadView,
@@ -136,7 +135,8 @@ impl SchemaProvider for SystemSchema {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let table = TABLES.iter().find(|table| table.name == name);
-        Ok(table.map(|table| Arc::new(Scanned::new(table, Arc::clone(&self.0))) as Arc<dyn TableProvider>))
+        Ok(table
+            .map(|table| Arc::new(Scanned(SessionTable::new(table, Arc::clone(&self.0)))) as Arc<dyn TableProvider>))
     }
 
     fn table_exist(&self, name: &str) -> bool {
@@ -146,36 +146,25 @@ impl SchemaProvider for SystemSchema {
 
 /// A table of one session.
 #[derive(Debug)]
-struct Scanned {
+struct SessionTable {
     table: &'static SystemTable,
     schema: SchemaRef,
     context: Arc<SystemContext>,
 }
 
-impl Scanned {
+impl SessionTable {
     fn new(table: &'static SystemTable, context: Arc<SystemContext>) -> Self {
         Self { table, schema: table.schema(), context }
     }
 }
 
 #[async_trait]
-impl TableProvider for Scanned {
+impl MakesRows for SessionTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::View
-    }
-
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = (self.table.rows)(&self.context, session, self.schema()).await?;
-        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], self.schema(), projection.cloned())?)
+    async fn rows(&self, session: &dyn Session) -> Result<RecordBatch> {
+        (self.table.rows)(&self.context, session, self.schema()).await
     }
 }

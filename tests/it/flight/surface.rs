@@ -1,13 +1,20 @@
 //! Calls of Flight itself: schemas, polling, actions, and clients that do not know Flight SQL.
 
-use arrow::array::AsArray;
+use std::collections::HashMap;
+
+use arrow::{array::AsArray, datatypes::DataType};
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightClient, FlightDescriptor,
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightClient, FlightDescriptor, FlightInfo,
     RenewFlightEndpointRequest, Ticket,
+    flight_service_client::FlightServiceClient,
     sql::{Any, Command, CommandStatementQuery, ProstMessageExt},
 };
 use futures::TryStreamExt;
 use prost::Message;
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
 
 use super::{client, column, server};
 use crate::query::data::small_engine;
@@ -28,6 +35,139 @@ async fn schema_poll_and_session_calls_are_answered() {
     }
     let error = client.do_action(Action::new("Reboot", "")).await;
     assert!(error.is_err_and(|error| error.to_string().contains("there is no action")));
+}
+
+/// `SetSessionOptionsRequest` and `GetSessionOptionsResult`, and what they hold.
+#[derive(Clone, PartialEq, Message)]
+struct SessionOptions {
+    #[prost(map = "string, message", tag = "1")]
+    options: HashMap<String, SessionOption>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionOption {
+    #[prost(string, optional, tag = "1")]
+    text: Option<String>,
+}
+
+/// `SetSessionOptionsResult`.
+#[derive(Clone, PartialEq, Message)]
+struct SetResult {
+    #[prost(map = "string, message", tag = "1")]
+    errors: HashMap<String, SetError>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SetError {
+    #[prost(int32, tag = "1")]
+    value: i32,
+}
+
+/// A client that keeps cookies, as those of drivers do.
+struct Keeping {
+    client: FlightServiceClient<Channel>,
+    cookie: Option<String>,
+}
+
+impl Keeping {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(cookie) = &self.cookie {
+            request.metadata_mut().insert("cookie", cookie.parse().unwrap());
+        }
+        request
+    }
+
+    async fn action(&mut self, name: &str, body: Vec<u8>) -> bytes::Bytes {
+        let request = self.request(Action::new(name, body));
+        let response = self.client.do_action(request).await.unwrap();
+        if let Some(cookie) = response.metadata().get("set-cookie") {
+            let cookie = cookie.to_str().unwrap();
+            self.cookie = (!cookie.contains("Max-Age=0")).then(|| cookie.to_owned());
+        }
+        response.into_inner().try_next().await.unwrap().unwrap().body
+    }
+
+    async fn set(&mut self, options: &[(&str, Option<&str>)]) -> Vec<(String, i32)> {
+        let option =
+            |(name, text): &(&str, Option<&str>)| ((*name).to_owned(), SessionOption { text: text.map(str::to_owned) });
+        let asked = SessionOptions { options: options.iter().map(option).collect() };
+        let result = self.action("SetSessionOptions", asked.encode_to_vec()).await;
+        let errors = SetResult::decode(result).unwrap().errors;
+        let mut errors: Vec<_> = errors.into_iter().map(|(name, error)| (name, error.value)).collect();
+        errors.sort();
+        errors
+    }
+
+    async fn options(&mut self) -> Vec<(String, String)> {
+        let options = SessionOptions::decode(self.action("GetSessionOptions", Vec::new()).await).unwrap().options;
+        let mut options: Vec<_> =
+            options.into_iter().map(|(name, option)| (name, option.text.unwrap_or_default())).collect();
+        options.sort();
+        options
+    }
+
+    async fn ask(&mut self, statement: &'static str) -> Result<FlightInfo, tonic::Status> {
+        let request = self.request(FlightDescriptor::new_cmd(statement));
+        self.client.get_flight_info(request).await.map(tonic::Response::into_inner)
+    }
+}
+
+#[tokio::test]
+async fn options_of_a_session_hold_until_it_is_closed() {
+    let server = server(small_engine()).await;
+    let mut client = Keeping { client: FlightServiceClient::new(server.channel.clone()), cookie: None };
+    let fixed = [("catalog".to_owned(), "tracehouse".to_owned()), ("schema".to_owned(), "public".to_owned())];
+    assert_eq!(client.options().await, fixed);
+    let (invalid_name, invalid_value) = (1, 2);
+    let options = [("types", Some("flat")), ("rows_max", Some("2")), ("catalog", Some("tracehouse"))];
+    assert_eq!(client.set(&options).await, []);
+    let wrong = [("timeout", Some("soon")), ("schema", Some("other")), ("colour", Some("red"))];
+    let errors = [("colour", invalid_name), ("schema", invalid_value), ("timeout", invalid_value)];
+    assert_eq!(client.set(&wrong).await, errors.map(|(name, error)| (name.to_owned(), error)));
+    let names: Vec<String> =
+        client.options().await.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(names, ["catalog=tracehouse", "rows_max=2", "schema=public", "types=flat"]);
+
+    let info = client.ask("SELECT span_attributes FROM spans").await.unwrap();
+    assert_eq!(info.clone().try_decode_schema().unwrap().field(0).data_type(), &DataType::Utf8);
+    // The ticket holds the options, so it can be fetched without the cookie.
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let rows = client.client.do_get(ticket).await.unwrap().into_inner().try_collect::<Vec<_>>().await;
+    let error = rows.unwrap_err();
+    assert!(error.message().contains("= 2"), "{error}");
+
+    assert_eq!(client.set(&[("types", None), ("timeout", Some("1ms"))]).await, []);
+    let info = client.ask("SELECT span_attributes FROM spans").await;
+    let is_in_time =
+        |info: FlightInfo| matches!(info.try_decode_schema().unwrap().field(0).data_type(), DataType::Map(..));
+    assert!(info.map_or_else(|error| error.message().contains("query.timeout"), is_in_time));
+    client.action("CloseSession", Vec::new()).await;
+    assert_eq!(client.cookie, None);
+    assert_eq!(client.options().await, fixed);
+}
+
+#[tokio::test]
+async fn grafana_gets_types_that_it_can_show_and_others_get_nested_ones() {
+    let server = server(small_engine()).await;
+    let agents = [
+        ("grpc-go/1.58.3", None, true),
+        ("grpc-go/1.58.3", Some("plain"), false),
+        ("ADBC Flight SQL Driver 1.0 grpc-go/1.70.0", None, false),
+        ("grpc-java-netty/1.60.0", None, false),
+        ("grpc-c++/1.60.0", None, false),
+    ];
+    for (agent, header, is_flat) in agents {
+        let endpoint = Endpoint::from_shared(server.uri.clone()).unwrap().user_agent(agent).unwrap();
+        let mut client = FlightServiceClient::new(endpoint.connect().await.unwrap());
+        let mut request = Request::new(FlightDescriptor::new_cmd("SELECT span_attributes, start_time FROM spans"));
+        if let Some(header) = header {
+            request.metadata_mut().insert("x-tracehouse-types", header.parse().unwrap());
+        }
+        let info = client.get_flight_info(request).await.unwrap().into_inner();
+        let schema = info.try_decode_schema().unwrap();
+        assert_eq!(schema.field(0).data_type() == &DataType::Utf8, is_flat, "{agent}");
+    }
 }
 
 #[tokio::test]

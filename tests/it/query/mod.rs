@@ -5,6 +5,7 @@ pub(crate) mod data;
 mod early_stop;
 mod engine;
 mod giants;
+mod grouping;
 mod hostile;
 mod metrics;
 mod sandbox;

@@ -1,0 +1,194 @@
+//! Planning that ends in time.
+//!
+//! A plan is made without waiting for anything, so nothing outside of it can stop it: its thread would go on after the
+//! caller was told that the time is over. So the rules that a plan goes through, which is where the time goes, ask before
+//! each step whether the query still has time and a caller ([`Bounded`]). Where the plan grows while it is made, as
+//! conditions do that move through columns named twice, it is bounded by size as well.
+//!
+//! Rules get no context of the query, hence the task-local one.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use datafusion::{
+    common::{
+        Result as DfResult,
+        config::ConfigOptions,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    error::DataFusionError,
+    logical_expr::{Expr, LogicalPlan},
+    optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, OptimizerRule},
+    physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizerRule},
+    physical_plan::ExecutionPlan,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::{Error, ErrorKind},
+    query::stream::timed_out,
+};
+
+/// Most operators, columns and literals of one condition.
+const CONDITION_NODES_MAX: usize = 100_000;
+
+tokio::task_local! {
+    static PLANNING: Planning;
+}
+
+/// How long a query may be planned.
+#[derive(Clone, Debug)]
+pub(crate) struct Planning {
+    pub(crate) deadline: Instant,
+    /// The limit, for the error.
+    pub(crate) timeout: Duration,
+    /// Cancelled when nobody waits for the plan any more.
+    pub(crate) caller_left: CancellationToken,
+}
+
+impl Planning {
+    /// Runs `work` within these bounds.
+    pub(crate) fn bound<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        PLANNING.scope(self, work)
+    }
+
+    fn check(&self) -> DfResult<()> {
+        if Instant::now() >= self.deadline {
+            return Err(external(timed_out(self.timeout)));
+        }
+        if self.caller_left.is_cancelled() {
+            return Err(external(Error::new(ErrorKind::Cancelled, "the query was cancelled")));
+        }
+        Ok(())
+    }
+}
+
+/// Fails if the query that this task plans has no time or no caller left. Elsewhere it has.
+fn check() -> DfResult<()> {
+    PLANNING.try_with(Planning::check).unwrap_or(Ok(()))
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn check_size(condition: &Expr) -> DfResult<()> {
+    let mut nodes = 0;
+    condition.apply(|_| {
+        nodes += 1;
+        Ok(if nodes > CONDITION_NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    if nodes <= CONDITION_NODES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "a condition of the query grows to more than {CONDITION_NODES_MAX} operators when the columns in it are replaced by what they are computed from"
+    );
+    Err(external(Error::new(ErrorKind::TooLarge, message)))
+}
+
+/// A rule that asks before each step whether it may go on.
+#[derive(Debug)]
+pub(crate) struct Bounded<R: ?Sized>(pub(crate) Arc<R>);
+
+impl OptimizerRule for Bounded<dyn OptimizerRule + Send + Sync> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.0.apply_order()
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
+        check()?;
+        if let LogicalPlan::Filter(filter) = &plan {
+            check_size(&filter.predicate)?;
+        }
+        self.0.rewrite(plan, config)
+    }
+}
+
+impl AnalyzerRule for Bounded<dyn AnalyzerRule + Send + Sync> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> DfResult<LogicalPlan> {
+        check()?;
+        self.0.analyze(plan, config)
+    }
+}
+
+impl PhysicalOptimizerRule for Bounded<dyn PhysicalOptimizerRule + Send + Sync> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
+
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
+        check()?;
+        self.0.optimize(plan, config)
+    }
+
+    fn optimize_with_context(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: &dyn PhysicalOptimizerContext,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        check()?;
+        self.0.optimize_with_context(plan, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::{
+        logical_expr::{LogicalPlanBuilder, col, lit},
+        optimizer::{Optimizer, OptimizerContext},
+    };
+
+    use super::*;
+    use crate::query::{failure, rules};
+
+    /// `x > 1` above as many projections of `x + x AS x`.
+    fn doubled(times: usize) -> LogicalPlan {
+        let mut plan = LogicalPlanBuilder::values(vec![vec![lit(1_i64)], vec![lit(2_i64)]]).unwrap();
+        plan = plan.project([col("column1").alias("x")]).unwrap();
+        for _ in 0..times {
+            plan = plan.project([(col("x") + col("x")).alias("x")]).unwrap();
+        }
+        plan.filter(col("x").gt(lit(1_i64))).unwrap().build().unwrap()
+    }
+
+    fn optimized(plan: LogicalPlan) -> Result<(), String> {
+        let optimizer = Optimizer::with_rules(rules::with_ours(&Optimizer::new().rules));
+        let optimized = optimizer.optimize(plan, &OptimizerContext::new(), |_, _| {});
+        optimized.map(drop).map_err(|error| failure::from_datafusion(&error).message().to_owned())
+    }
+
+    fn planning(left: Duration) -> Planning {
+        let deadline = Instant::now() + left;
+        Planning { deadline, timeout: Duration::from_secs(7), caller_left: CancellationToken::new() }
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_given_up_when_its_time_is_over_or_its_caller_has_left() {
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(planning(hour).bound(async { optimized(doubled(2)) }).await, Ok(()));
+        let late = planning(Duration::ZERO).bound(async { optimized(doubled(2)) }).await;
+        assert_eq!(late.unwrap_err(), "query took longer than the limit query.timeout = 7s");
+        let left = planning(hour);
+        left.caller_left.cancel();
+        assert_eq!(left.bound(async { optimized(doubled(2)) }).await.unwrap_err(), "the query was cancelled");
+    }
+
+    #[test]
+    fn a_condition_that_grows_without_end_is_refused() {
+        let error = optimized(doubled(60)).unwrap_err();
+        assert!(error.starts_with("a condition of the query grows to more than 100000 operators"), "{error}");
+    }
+}
