@@ -102,7 +102,7 @@ async fn explain_shows_the_plans_of_a_search() {
 
 #[tokio::test]
 async fn explain_analyze_shows_what_the_operators_of_a_search_did() {
-    let plans = plans(Explain::Analyze, "{ } >> { status = error }").await;
+    let plans = plans(Explain::Analyze, "{ span.status = 503 }").await;
     let [(first, witnesses), (_, traces)] = plans.as_slice() else { panic!("{plans:?}") };
     assert_eq!(first, "plan 1 with metrics");
     assert!(witnesses.contains("FilterExec: ") && witnesses.contains("output_rows=1"), "{witnesses}");
