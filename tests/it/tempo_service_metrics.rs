@@ -40,9 +40,10 @@ async fn send(server: &Server, spans: &[Sent<'_>]) {
 /// The counters and the sums of histograms that are there, sorted.
 async fn scrape(server: &Server) -> Vec<String> {
     let answer = frame::get(server, "/metrics/services").await;
-    assert_eq!(answer.status().as_u16(), 200);
-    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let text = answer.text().await.unwrap();
+    assert_eq!(status, 200, "{text}");
+    assert!(headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
     let lines =
         text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{") && !line.contains("_count{"));
     lines.map(str::to_owned).collect()

@@ -59,16 +59,15 @@ fn stores() -> String {
     )
 }
 
-/// Calls of others that send none.
+/// Calls of others that send none. What answers a call begins later, and may do so after the window; as clocks of machines
+/// differ, it is looked for from [`CLOCKS_NANO`] before the window on, the third parameter.
 fn unanswered() -> String {
-    // What answers begins later, and may have begun after the window; clocks of two machines may differ.
-    let answered = "start_time > $1 - INTERVAL '1 minute'";
     format!(
         "SELECT service_name AS client_service, peer AS server_service, \
          CASE WHEN peer_of = 'messaging' THEN 'messaging_system' ELSE 'virtual_node' END AS connection, \
          status_code, duration_nano, duration_nano AS client_duration_nano \
          FROM ({}) AS unanswered WHERE service_name IS NOT NULL",
-        peers::unanswered(WINDOW, answered)
+        peers::unanswered(WINDOW, "start_time > $3")
     )
 }
 
@@ -81,6 +80,9 @@ fn visits() -> String {
         peers::USER
     )
 }
+
+/// How far the clocks of two machines are thought to be apart at most.
+const CLOCKS_NANO: i64 = 60_000_000_000;
 
 /// Spans that are counted by one scrape.
 const WINDOW: &str = "start_time > $1 AND start_time <= $2";
@@ -176,11 +178,11 @@ impl ServiceMetrics {
         let until = now.saturating_sub(state.settings.service_metrics_delay.as_nanos());
         if let Some(through) = counted.through.filter(|through| *through < until) {
             let from = through.max(until.saturating_sub(WINDOW_NANO_MAX));
-            let calls = rows(state, CALLS, from, until).await?;
-            let stores = rows(state, &stores(), from, until).await?;
-            let unanswered = rows(state, &unanswered(), from, until).await?;
-            let visits = rows(state, &visits(), from, until).await?;
-            let requests = rows(state, REQUESTS, from, until).await?;
+            let calls = rows(state, CALLS, &[from, until]).await?;
+            let stores = rows(state, &stores(), &[from, until]).await?;
+            let unanswered = rows(state, &unanswered(), &[from, until, from.saturating_sub(CLOCKS_NANO)]).await?;
+            let visits = rows(state, &visits(), &[from, until]).await?;
+            let requests = rows(state, REQUESTS, &[from, until]).await?;
             let series_max = state.settings.service_metrics_series_max;
             for batch in calls.iter().chain(&stores).chain(&unanswered).chain(&visits) {
                 counted.add_calls(batch, series_max)?;
@@ -250,9 +252,10 @@ pub(crate) async fn scraped(State(state): State<TempoState>) -> Response {
     }
 }
 
-async fn rows(state: &TempoState, statement: &str, from: i64, until: i64) -> Result<Vec<RecordBatch>> {
-    let moment = |unix_nano| ScalarValue::TimestampNanosecond(Some(unix_nano), Some("UTC".into()));
-    let query = SqlQuery { text: statement.to_owned(), params: vec![moment(from), moment(until)] };
+/// The answer to a statement, whose parameters are moments in Unix nanoseconds.
+async fn rows(state: &TempoState, statement: &str, moments: &[i64]) -> Result<Vec<RecordBatch>> {
+    let moment = |unix_nano: &i64| ScalarValue::TimestampNanosecond(Some(*unix_nano), Some("UTC".into()));
+    let query = SqlQuery { text: statement.to_owned(), params: moments.iter().map(moment).collect() };
     let stream = state.engine.execute(QueryRequest::new(state.tenant(), QueryKind::Sql(query))).await?;
     Ok(stream.collect().await?.0)
 }
