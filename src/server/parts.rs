@@ -101,6 +101,7 @@ impl Parts {
         self.maintenance.stop().await;
         let stopped = self.ingest.shutdown().await;
         self.catalog.finish_background().await;
+        self.catalog.store().close().await;
         stopped
     }
 }

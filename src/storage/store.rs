@@ -16,6 +16,7 @@ use object_store::{
     Error as ObjectError, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, WriteMultipart, path::Path,
     prefix::PrefixStore,
 };
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -233,6 +234,14 @@ impl Store {
     /// Where files wait for their upload; `None` if the store is not a bucket, and files are written to it at once.
     pub fn staged(&self) -> Option<&Arc<Staged>> {
         self.remote.as_ref()?.objects.staged.as_ref()
+    }
+
+    /// Ends the use of the disk for parts of files, so that the next process finds what this one has read.
+    pub async fn close(&self) {
+        let Some(blocks) = self.remote.as_ref().and_then(|remote| remote.objects.blocks.as_ref()) else { return };
+        if let Err(error) = blocks.close().await {
+            warn!(%error, "cannot write all that was read to the disk");
+        }
     }
 
     /// Most memory for footers and page indexes of the files, where the settings say so.

@@ -139,6 +139,7 @@ impl BlockCache {
             .with_name("blocks")
             // What is only in memory would be gone after a crash.
             .with_policy(HybridCachePolicy::WriteOnInsertion)
+            .with_flush_on_close(false)
             .memory(memory_bytes.max(MEMORY_BYTES_MIN))
             .with_weighter(|_: &BlockKey, block: &Block| block.bytes.len() + BLOCK_OVERHEAD_BYTES)
             .storage();
@@ -150,6 +151,11 @@ impl BlockCache {
             builder.with_engine_config(BlockEngineConfig::new(device).with_block_size(erase_bytes))
         };
         Ok(Some(Self { kept: builder.build().await?, flights: Arc::default() }))
+    }
+
+    /// Returns when everything is on disk that is on its way there; nothing is kept on disk from now on.
+    pub(in crate::storage) async fn close(&self) -> Result<(), CacheError> {
+        self.kept.close().await
     }
 
     /// Reads ranges of a data file, from here where they are kept.

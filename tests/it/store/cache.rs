@@ -59,9 +59,10 @@ async fn a_query_asks_the_bucket_once_and_again_only_for_what_is_new() {
     let (rows, other) = ask(&queries, "SELECT name FROM spans").await;
     assert_eq!((rows, bucket.take_reads(), other.store_requests), (3_000, 0, 0));
 
-    // The next process finds the blocks on its disk. What it does not find it may ask for, but not for everything.
+    // The next process finds the blocks on its disk.
     drop(queries);
     house.ingest.shutdown().await.unwrap();
+    house.store.close().await;
     house.crash().await;
     let house = House::open(&settings, Arc::<FaultyBucket>::clone(&bucket) as _).await.unwrap();
     bucket.take_reads();
