@@ -28,7 +28,9 @@
 //! asks events and links with, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
-//! bytes, so that statistics and bloom filters apply.
+//! bytes, so that statistics and bloom filters apply. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
+//! ids and text that rows are grouped by; these cannot be called in SQL either. [`percentile`] replaces aggregates of
+//! DataFusion by the same ones, fed in larger pieces.
 
 mod assemble;
 mod attribute;

@@ -1,8 +1,9 @@
-//! Rules that bring conditions on what the views show down to what is stored.
+//! Rules that bring conditions on what the views show down to what is stored, and the order of all rules.
 //!
 //! The views compute times, dates and ids from stored integers and bytes. Files are pruned by conditions on the stored
 //! columns, so a condition on a computed one has to become one on a stored one, and it has to do so between the rule that
-//! moves filters below the view's projection and the one that shares common expressions, which would hide it for good.
+//! moves filters below the view's projection and the one that shares common expressions, which would hide it for good. Joins
+//! and groups get their stored form ([`ids`](super::ids), [`grouped_text`](super::grouped_text)) where their keys are settled.
 
 use std::sync::Arc;
 

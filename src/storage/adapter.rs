@@ -19,8 +19,8 @@
 //! file in its footer. Without such a list, in a file that another program rewrote, it can hold everything.
 //! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links.
 //!
-//! Where a file's text is read as codes of a dictionary, it is cast to text, but for keys of groups and tests for NULL.
-//! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes.
+//! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes. Where a file's text
+//! is read as codes of a dictionary, it is cast to text, but for keys of groups and tests for NULL.
 //! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
 
 use std::sync::Arc;
