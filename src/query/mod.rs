@@ -25,7 +25,6 @@ mod limits;
 mod sandbox;
 
 mod engine;
-mod grouped_text;
 mod ids;
 mod planning;
 mod rules;

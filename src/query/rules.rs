@@ -1,8 +1,9 @@
-//! Rules that bring conditions on what the views show down to what is stored.
+//! Rules that bring conditions on what the views show down to what is stored, and the order of all rules.
 //!
 //! The views compute times, dates and ids from stored integers and bytes. Files are pruned by conditions on the stored
 //! columns, so a condition on a computed one has to become one on a stored one, and it has to do so between the rule that
-//! moves filters below the view's projection and the one that shares common expressions, which would hide it for good.
+//! moves filters below the view's projection and the one that shares common expressions, which would hide it for good. Joins
+//! and groups get keys of the stored form ([`ids`](super::ids)) where they are settled.
 
 use std::sync::Arc;
 
@@ -26,7 +27,6 @@ use datafusion::{
 use crate::{
     functions::{IdComparisons, IdFunction},
     query::{
-        grouped_text::GroupedText,
         ids::{GroupedIds, JoinedIds},
         planning::Bounded,
     },
@@ -38,7 +38,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     // Joins have the keys that they will have, and what is taken out of maps has found its place: that rule passes columns on
     // under the names that they have below, where the id behind a text has the text's name.
     let maps_are_read = PushDownLeafProjections::new();
-    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 6);
+    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 5);
     for rule in rules {
         all.push(Arc::clone(rule));
         if rule.name() == maps_are_read.name() {
@@ -50,7 +50,6 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             all.push(Arc::new(StoredComparisons));
             // Conditions on groups have moved below them by now.
             all.push(Arc::new(GroupedIds));
-            all.push(Arc::new(GroupedText));
         }
     }
     all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()

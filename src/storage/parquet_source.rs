@@ -9,12 +9,7 @@
 use std::{fmt, sync::Arc};
 
 use datafusion::{
-    common::{
-        Result,
-        config::ConfigOptions,
-        exec_err,
-        tree_node::{TreeNode, TreeNodeRecursion},
-    },
+    common::{Result, config::ConfigOptions, exec_err, tree_node::TreeNodeRecursion},
     datasource::{
         physical_plan::{FileScanConfig, FileSource, ParquetSource},
         table_schema::TableSchema,
@@ -36,9 +31,9 @@ use datafusion::{
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
 use crate::{
-    functions::{AttrGet, TextKey},
+    functions::AttrGet,
     model::schema::column,
-    storage::{condition::Condition, readers::IndexedReaders, start_set::STARTS_AT, trace_set::IN_TRACES},
+    storage::{condition::Condition, start_set::STARTS_AT, trace_set::IN_TRACES},
 };
 
 /// What stands beside comparisons of TraceQL: for arrays, and for events and links that have the key.
@@ -49,15 +44,13 @@ const BESIDE_OTHERS: [&str; 2] = ["traceql_array", "item_has"];
 pub(crate) struct SpanFileSource {
     parquet: ParquetSource,
     predicates: Vec<Arc<dyn PhysicalExpr>>,
-    /// The readers for when text is read as codes.
-    coded_readers: Arc<IndexedReaders>,
     /// Whether each file is read by one thread.
     is_narrow: bool,
 }
 
 impl SpanFileSource {
-    pub(crate) fn new(parquet: ParquetSource, coded_readers: Arc<IndexedReaders>, is_narrow: bool) -> Self {
-        Self { parquet, predicates: Vec::new(), coded_readers, is_narrow }
+    pub(crate) fn new(parquet: ParquetSource, is_narrow: bool) -> Self {
+        Self { parquet, predicates: Vec::new(), is_narrow }
     }
 
     fn with_parquet(&self, source: &dyn FileSource) -> Result<Arc<dyn FileSource>> {
@@ -73,15 +66,6 @@ impl SpanFileSource {
         }
         self.parquet.with_predicate(conjunction(self.predicates.iter().map(each)))
     }
-}
-
-/// Whether an output column is a key for grouping by text. Then text is read as codes.
-fn makes_text_keys(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    let is_key = |node: &Arc<dyn PhysicalExpr>| {
-        let function = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref());
-        function.and_then(|call| call.fun().inner().downcast_ref::<TextKey>()).is_some_and(TextKey::makes_keys)
-    };
-    expr.exists(|node| Ok(is_key(node))).unwrap_or(false)
 }
 
 /// How many rows meet a predicate, by its form.
@@ -149,12 +133,7 @@ impl FileSource for SpanFileSource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        let mut parquet = self.with_predicate(Condition::mark);
-        if parquet.projection().is_some_and(|columns| columns.iter().any(|column| makes_text_keys(&column.expr))) {
-            let readers: Arc<IndexedReaders> = Arc::clone(&self.coded_readers);
-            parquet = parquet.with_parquet_file_reader_factory(readers);
-        }
-        parquet.create_morselizer(store, config, partition)
+        self.with_predicate(Condition::mark).create_morselizer(store, config, partition)
     }
 
     fn table_schema(&self) -> &TableSchema {

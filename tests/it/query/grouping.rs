@@ -1,4 +1,4 @@
-//! Grouping by ids and by stored text: whatever stands for them inside, the groups are those of the text.
+//! Grouping by ids and by stored text: whatever stands for ids inside, the groups are those of the text.
 
 use tracehouse::model::{
     batch::SpanBatch,
@@ -72,12 +72,15 @@ const KEYS: &[&[&str]] = &[
 ];
 
 /// What is asked of each group.
-const ASKED: &str = "count(*), count(DISTINCT trace_id), count(DISTINCT span_id), sum(duration_nano), min(trace_id), \
-                     count(parent_span_id), approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_nano) >= 0";
+const ASKED: &str = "count(*) AS a, count(DISTINCT trace_id) AS b, count(DISTINCT span_id) AS c, sum(duration_nano) AS d, \
+                     min(trace_id) AS e, count(parent_span_id) AS f, \
+                     approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_nano) >= 0 AS g";
 
 async fn check(house: &House) {
     for keys in KEYS {
-        let (keys, numbers) = (keys.join(", "), (1..=keys.len()).map(|n| n.to_string()).collect::<Vec<_>>().join(", "));
+        let numbers = (1..=keys.len()).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+        let named = keys.iter().enumerate().map(|(number, key)| format!("{key} AS key_{number}"));
+        let keys = named.collect::<Vec<_>>().join(", ");
         for condition in ["true", "kind = 'server'", "service_name <> 'cart' AND duration_nano > 100", "trace_id > '1'"]
         {
             let grouped = |table: &str| {
@@ -107,18 +110,15 @@ async fn groups_are_the_same_in_memory_in_files_and_in_both() {
 }
 
 #[tokio::test]
-async fn ids_and_stored_text_are_grouped_in_another_form_and_computed_text_is_not() {
+async fn ids_are_grouped_as_numbers_and_text_that_is_computed_is_not() {
     let house = House::open().await;
     house.store(spans(0)).await;
     let plan = house.sql("EXPLAIN SELECT trace_id, service_name, count(*) FROM spans GROUP BY 1, 2").await;
     assert!(plan.contains("id_number("), "{plan}");
-    // The scan makes the keys, and reads no text.
-    let scan = plan.lines().find(|line| line.contains("DataSourceExec")).unwrap();
-    assert!(scan.contains("text_key("), "{plan}");
     let plan = house.sql("EXPLAIN SELECT upper(name), count(DISTINCT lower(trace_id)) FROM spans GROUP BY 1").await;
-    assert!(!plan.contains("text_key(") && !plan.contains("id_number("), "{plan}");
-    let plan = house.sql("EXPLAIN SELECT name, kind, count(*) FROM spans GROUP BY ROLLUP (name, kind)").await;
-    assert!(!plan.contains("text_key("), "{plan}");
+    assert!(!plan.contains("id_number("), "{plan}");
+    let plan = house.sql("EXPLAIN SELECT trace_id, kind, count(*) FROM spans GROUP BY ROLLUP (trace_id, kind)").await;
+    assert!(!plan.contains("id_number("), "{plan}");
 }
 
 #[tokio::test]
