@@ -25,7 +25,6 @@ use crate::{
     query::traceql::{
         inputs::{Focus, InputRows},
         rows::{Found, Values},
-        shown::shows,
     },
     traceql::{
         ast::{FieldName, Intrinsic},
@@ -354,9 +353,7 @@ impl<'a> TraceSpans<'a> {
 
     /// The value of a field as everything else has it.
     fn elsewhere(&self, name: &FieldName, span: u32) -> Option<Found<'a>> {
-        let (row, late) = (self.row(span), &self.columns.late);
-        let focus = late.first(row, |focus| late.find(name, focus).is_some_and(|found| shows(&found)))?;
-        late.find(name, focus)
+        self.columns.late.shown(name, self.row(span))
     }
 
     fn late_value(&self, index: usize, span: u32) -> Dynamic<'a> {

@@ -5,7 +5,7 @@ use datafusion::{common::Result, logical_expr::Expr};
 
 use super::{
     per_span::{self, PerSpan, Spans},
-    shown::{ValueBuilder, shows},
+    shown::ValueBuilder,
 };
 use crate::{
     model::attributes::value_fields,
@@ -49,10 +49,7 @@ impl PerSpan for Computed {
         }
         let mut builder = ValueBuilder::default();
         for row in 0..spans.count {
-            let found = |name: &_| {
-                let focus = rows.first(row, |focus| rows.find(name, focus).is_some_and(|found| shows(&found)))?;
-                rows.find(name, focus)
-            };
+            let found = |name: &_| rows.shown(name, row);
             let value =
                 self.0.of(&|name| found(name).map_or(Dynamic::Missing, |found| found.value()), spans.is_root(row));
             let json = match &self.0 {

@@ -18,6 +18,7 @@ use datafusion::{
 use super::{
     lower::{LOOKUP, attr, intrinsic_int, intrinsic_text, nested_value},
     rows::{Found, Lists, Values},
+    shown::shows,
 };
 use crate::{
     functions::AttrFunction,
@@ -354,6 +355,14 @@ impl<'a> InputRows<'a> {
             yes
         });
         found.get()
+    }
+
+    /// The value of a field for grouping and aggregates: that of the first event and link that has one to show; an empty one
+    /// only if none has another.
+    pub(in crate::query) fn shown(&self, name: &FieldName, row: usize) -> Option<Found<'a>> {
+        let found = |focus| self.find(name, focus);
+        let focus = self.first(row, |focus| found(focus).is_some_and(|found| shows(&found)));
+        found(focus.or_else(|| self.first(row, |focus| found(focus).is_some()))?)
     }
 
     /// The values of a field of all spans as [`ValueBuilder`] would put them together, where they are columns already.
