@@ -113,7 +113,7 @@ class Prometheus:
         text = (DEPLOY / "prometheus/prometheus.yml").read_text()
         assert text.count("tracehouse:3200") == len(scrape_targets())
         config = folder / "prometheus.yml"
-        config.write_text(re.sub(r"scrape_interval: \w+", "scrape_interval: 1s", text.replace("tracehouse:3200", target)))
+        config.write_text(re.sub(r"scrape_interval: \w+", "scrape_interval: 3s", text.replace("tracehouse:3200", target)))
         arguments = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={self.address}"]
         self.log = (folder / "prometheus.log").open("w")
         self.process = subprocess.Popen([PROMETHEUS / "prometheus", *arguments], stdout=self.log, stderr=self.log)

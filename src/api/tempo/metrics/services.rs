@@ -26,6 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use datafusion::scalar::ScalarValue;
+use futures::FutureExt;
 use http::header;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::sync::Mutex;
@@ -178,11 +179,16 @@ impl ServiceMetrics {
         let until = now.saturating_sub(state.settings.service_metrics_delay.as_nanos());
         if let Some(through) = counted.through.filter(|through| *through < until) {
             let from = through.max(until.saturating_sub(WINDOW_NANO_MAX));
-            let calls = rows(state, CALLS, &[from, until]).await?;
-            let stores = rows(state, &stores(), &[from, until]).await?;
-            let unanswered = rows(state, &unanswered(), &[from, until, from.saturating_sub(CLOCKS_NANO)]).await?;
-            let visits = rows(state, &visits(), &[from, until]).await?;
-            let requests = rows(state, REQUESTS, &[from, until]).await?;
+            let (stores, unanswered, visits) = (stores(), unanswered(), visits());
+            let around = [from, until, from.saturating_sub(CLOCKS_NANO)];
+            let within = &around[..2];
+            let (calls, stores, unanswered, visits, requests) = futures::try_join!(
+                rows(state, CALLS, within).boxed(),
+                rows(state, &stores, within).boxed(),
+                rows(state, &unanswered, &around).boxed(),
+                rows(state, &visits, within).boxed(),
+                rows(state, REQUESTS, within).boxed(),
+            )?;
             let series_max = state.settings.service_metrics_series_max;
             for batch in calls.iter().chain(&stores).chain(&unanswered).chain(&visits) {
                 counted.add_calls(batch, series_max)?;
