@@ -121,7 +121,7 @@ fn largest() -> Vec<String> {
         numbered(STAGES_MAX / 2, &|n| format!("{{ span.a = {n} }}"), " >> "),
         format!("{{ {} }}", numbered(EXPRESSION_DEPTH_MAX - 5, &|n| format!(".a{} = 1", n % FIELDS_MAX), " || ")),
         format!("{{}} | {}", numbered(STAGES_MAX - 1, &|n| format!("by(span.a{})", n % FIELDS_MAX), " | ")),
-        format!("{{}} | {}", numbered(STAGES_MAX - 1, &|n| format!("max(.a{}) > 1", n % FIELDS_MAX), " | ")),
+        format!("{{}} | {}", numbered(STAGES_MAX - 10, &|n| format!("max(.a{}) > 1", n % FIELDS_MAX), " | ")),
         format!("{{}} | select({})", names(FIELDS_MAX)),
         format!("{{}} | rate() by({})", names(FIELDS_MAX)),
         numbered(FUNCTIONS_MAX, &|n| format!("({{ .a = {n} }} | rate() by(.b{n}))"), " + "),
