@@ -10,7 +10,7 @@ use std::sync::Arc;
 use datafusion::{
     arrow::datatypes::{DataType, TimeUnit},
     common::{
-        Result, ScalarValue,
+        DataFusionError, Result, ScalarValue,
         tree_node::{Transformed, TreeNode},
     },
     logical_expr::{
@@ -40,9 +40,11 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     let maps_are_read = PushDownLeafProjections::new();
     let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 5);
     for rule in rules {
-        all.push(Arc::clone(rule));
         if rule.name() == maps_are_read.name() {
+            all.push(Arc::new(WhereItCan(Arc::clone(rule))));
             all.push(Arc::new(JoinedIds));
+        } else {
+            all.push(Arc::clone(rule));
         }
         if rule.name() == filters_move.name() {
             all.push(Arc::new(SimplifyExpressions::new()));
@@ -53,6 +55,34 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
         }
     }
     all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()
+}
+
+/// A rule that leaves a node as it is where it would make a wrong plan of it.
+///
+/// DataFusion's rule that takes values out of maps near the scan merges projections, and where both pass on one shared
+/// expression, the merged one would have it twice. Such a plan is right without the rule.
+#[derive(Debug)]
+struct WhereItCan(Arc<dyn OptimizerRule + Send + Sync>);
+
+impl OptimizerRule for WhereItCan {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.0.apply_order()
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        if !matches!(plan, LogicalPlan::Projection(_)) {
+            return self.0.rewrite(plan, config);
+        }
+        let as_it_is = plan.clone();
+        self.0.rewrite(plan, config).or_else(|error| match error.find_root() {
+            DataFusionError::SchemaError(..) => Ok(Transformed::no(as_it_is)),
+            _ => Err(error),
+        })
+    }
 }
 
 /// Rewrites comparisons of dates to comparisons of instants, and tests of ids for NULL to tests of their bytes.

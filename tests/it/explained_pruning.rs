@@ -1,9 +1,10 @@
 //! `EXPLAIN ANALYZE`, in SQL and in TraceQL, says what was not read, and why: each way of skipping is seen at work.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use datafusion::arrow::array::AsArray;
 use tracehouse::{
+    clock::ManualClock,
     ingest::WriteRequest,
     model::{
         batch::SpanBatch,
@@ -12,10 +13,14 @@ use tracehouse::{
         promotion,
         tenant::TenantId,
     },
-    query::{Explain, QueryEngine, QueryKind, QueryRequest, TraceQlQuery},
+    query::{EngineOptions, Explain, QueryEngine, QueryKind, QueryRequest, TraceQlQuery},
+    storage::store::Store,
 };
 
-use crate::ingest::{House, NOW, quiet};
+use crate::{
+    engines,
+    ingest::{House, NOW, quiet},
+};
 
 /// Spans of a file: three pages.
 const SPANS: u64 = 20_000;
@@ -98,7 +103,11 @@ async fn each_way_of_skipping_is_seen_in_explain_analyze() {
         house.ingest.write(&TenantId::single(), request).await.unwrap();
         house.ingest.flush().await.unwrap();
     }
-    let engine = house.engine(folder.path());
+    // One thread reads the files one after the other.
+    let store = Store::local(folder.path()).unwrap();
+    let clock = Arc::new(ManualClock::new(NOW));
+    let options = engines::options(house.ingest.live(), &store, clock, folder.path());
+    let engine = QueryEngine::try_new(EngineOptions { threads: 1, ..options }).unwrap();
     let sql = async |text: &str| {
         explained(&engine, QueryRequest::sql(TenantId::single(), format!("EXPLAIN ANALYZE {text}")).kind).await
     };
