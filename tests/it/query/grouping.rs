@@ -68,7 +68,8 @@ const KEYS: &[&[&str]] = &[
     &["span_attributes['http.route']"],
     &["attr_str(span_attributes, 'http.route')", "name"],
     &["span_attributes['url.path']", "kind"],
-    &["service_name", "name", "kind", "status_code", "span_attributes['http.route']", "scope_name", "trace_id"],
+    &["service_name", "name", "kind", "status_code", "span_attributes['http.route']", "scope_name"],
+    &["span_attributes['http.route']", "trace_id"],
 ];
 
 /// What is asked of each group.
