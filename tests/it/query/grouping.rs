@@ -9,7 +9,7 @@ use tracehouse::model::{
 
 use crate::{maintain::house::House, query::data::START};
 
-const SPANS: u64 = 3_000;
+const SPANS: u64 = 1_000;
 
 /// Spans with few services, one of which has no name, some routes, and a path of their own each, more than fit in a
 /// dictionary. Texts come in another order in each batch.
