@@ -16,7 +16,7 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
-    logical_expr::{Expr, LogicalPlan},
+    logical_expr::{Expr, Filter, LogicalPlan},
     optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, OptimizerRule},
     physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizerRule},
     physical_plan::ExecutionPlan,
@@ -72,19 +72,50 @@ fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-fn check_size(condition: &Expr) -> DfResult<()> {
-    let mut nodes = 0;
-    condition.apply(|_| {
-        nodes += 1;
-        Ok(if nodes > CONDITION_NODES_MAX { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    })?;
-    if nodes <= CONDITION_NODES_MAX {
+/// Refuses a condition that would be too large once the columns in it are replaced by what they are computed from. Some rules
+/// do that for all projections below in one step, so it is counted before and not while it happens.
+fn check_size(filter: &Filter) -> DfResult<()> {
+    let columns = nodes_of_columns(&filter.input);
+    if nodes(&filter.predicate, &filter.input, &columns) <= CONDITION_NODES_MAX {
         return Ok(());
     }
     let message = format!(
         "a condition of the query grows to more than {CONDITION_NODES_MAX} operators when the columns in it are replaced by what they are computed from"
     );
     Err(external(Error::new(ErrorKind::TooLarge, message)))
+}
+
+/// For each column of a plan, how many operators, columns and literals compute it.
+fn nodes_of_columns(plan: &LogicalPlan) -> Vec<usize> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let columns = nodes_of_columns(&projection.input);
+            projection.expr.iter().map(|expr| nodes(expr, &projection.input, &columns)).collect()
+        }
+        LogicalPlan::SubqueryAlias(alias) => nodes_of_columns(&alias.input),
+        LogicalPlan::Filter(filter) => nodes_of_columns(&filter.input),
+        LogicalPlan::Sort(sort) => nodes_of_columns(&sort.input),
+        LogicalPlan::Limit(limit) => nodes_of_columns(&limit.input),
+        _ => vec![1; plan.schema().fields().len()],
+    }
+}
+
+/// The nodes of an expression over `input`, whose columns stand for so many each.
+fn nodes(expr: &Expr, input: &LogicalPlan, columns: &[usize]) -> usize {
+    let mut nodes = 0_usize;
+    // Nothing in the closure fails.
+    let _ = expr.apply(|expr| {
+        let of_expr = match expr {
+            Expr::Column(column) => {
+                let place = input.schema().maybe_index_of_column(column);
+                place.and_then(|place| columns.get(place).copied()).unwrap_or(1)
+            }
+            _ => 1,
+        };
+        nodes = nodes.saturating_add(of_expr);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    nodes
 }
 
 /// A rule that asks before each step whether it may go on.
@@ -103,7 +134,7 @@ impl OptimizerRule for Bounded<dyn OptimizerRule + Send + Sync> {
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
         check()?;
         if let LogicalPlan::Filter(filter) = &plan {
-            check_size(&filter.predicate)?;
+            check_size(filter)?;
         }
         self.0.rewrite(plan, config)
     }
