@@ -10,17 +10,12 @@
 use std::{
     env, fs,
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use datafusion::{catalog::TableProvider, datasource::MemTable};
-use futures::FutureExt;
 use tracehouse::{
-    clock::ManualClock,
-    metrics::Metrics,
-    model::{schema::logical_schema, tenant::TenantId},
-    query::{EngineOptions, MetricsQuery, QueryEngine, QueryKind, QueryLimits, QueryRequest, TraceQlQuery},
+    model::tenant::TenantId,
+    query::{MetricsQuery, QueryEngine, QueryKind, QueryRequest, TraceQlQuery, fuzzing::engine_without_spans},
     traceql,
 };
 
@@ -30,9 +25,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs of a step, of which the fastest counts.
 const RUNS: usize = 5;
-
-/// 2026-11-21T05:20:00Z.
-const NOW_UNIX_NANO: i64 = 1_795_238_400_000_000_000;
 
 fn main() {
     // `cargo test --benches` runs benchmarks too, to see that they build.
@@ -48,7 +40,7 @@ fn main() {
     let searches: Vec<String> = queries.iter().filter(|text| !traceql::is_metrics(text)).cloned().collect();
     report("read, check and plan", &searches, |text| drop(traceql::search(text)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let engine = engine();
+    let engine = engine_without_spans().unwrap();
     report("the whole engine, no spans", &queries, |text| runtime.block_on(answer(&engine, text)));
     for (name, text) in at_the_limits() {
         let fastest = fastest(|| drop(traceql::search(&text)));
@@ -89,24 +81,6 @@ async fn answer(engine: &QueryEngine, text: &str) {
     if let Ok(stream) = engine.execute(QueryRequest::new(TenantId::single(), kind)).await {
         drop(stream.collect().await);
     }
-}
-
-fn engine() -> QueryEngine {
-    let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(logical_schema(), vec![Vec::new()]).unwrap());
-    QueryEngine::try_new(EngineOptions {
-        store: None,
-        tables: Arc::new(move |_: &TenantId| {
-            let table = Arc::clone(&table);
-            async move { Ok(table) }.boxed()
-        }),
-        limits: QueryLimits::default(),
-        threads: 1,
-        spill_folder: env::temp_dir(),
-        clock: Arc::new(ManualClock::new(NOW_UNIX_NANO)),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        settings: Arc::default(),
-    })
-    .unwrap()
 }
 
 fn fastest(work: impl Fn()) -> Duration {

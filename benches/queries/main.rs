@@ -21,6 +21,8 @@ mod measure;
 #[path = "../../tests/it/support/process.rs"]
 mod process;
 mod put;
+#[path = "../server/send.rs"]
+mod send;
 #[path = "../../tests/it/support/sql.rs"]
 mod sql;
 
@@ -28,21 +30,20 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
     time::Duration,
 };
 
 use asks::{QUESTIONS, Question};
 use measure::folder_bytes;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use process::Server;
 use put::{Cost, Target};
-use tokio::sync::Mutex;
-use tracehouse::demo::{Workload, WorkloadSettings};
+use tracehouse::demo::WorkloadSettings;
 
 const START_UNIX_NANO: u64 = 1_795_239_000_000_000_000;
 /// A million spans start within ten minutes.
 const NANOS_PER_SPAN: u64 = 600_000;
+
+const SENDERS: u64 = 2;
 
 /// What Tempo stores, in bytes per span.
 const TEMPO_SPAN_BYTES: f64 = 103.0;
@@ -65,7 +66,8 @@ impl Data {
         if !folder.is_dir() {
             std::fs::create_dir_all(&folder).unwrap();
             let mut server = Server::start_with(&folder, &["log.level=warn"], None).await.unwrap();
-            send(&server.otlp_grpc, spans).await;
+            let period = Duration::from_nanos(NANOS_PER_SPAN * spans);
+            send::send(&server.otlp_grpc, WorkloadSettings::period(1, START_UNIX_NANO, period, spans), SENDERS).await;
             assert!(server.stop().await.success());
             println!("flushed: {:.1} bytes per span", folder_bytes(&folder, "parquet") as f64 / spans as f64);
             let compacted =
@@ -90,28 +92,6 @@ impl Data {
     fn tenth(&self) -> (u64, u64) {
         let (start, length) = (START_UNIX_NANO / 1_000_000_000, self.length().as_secs());
         (start + length * 45 / 100, start + length * 55 / 100)
-    }
-}
-
-async fn send(address: &str, spans: u64) {
-    const SENDERS: usize = 2;
-    let settings = WorkloadSettings::period(1, START_UNIX_NANO, Duration::from_nanos(NANOS_PER_SPAN * spans), spans);
-    let requests = Arc::new(Mutex::new(Workload::new(settings)));
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..SENDERS {
-        let (address, requests) = (format!("http://{address}"), Arc::clone(&requests));
-        tasks.spawn(async move {
-            let mut client = TraceServiceClient::connect(address).await.unwrap();
-            while let Some(request) = { requests.lock().await.next() } {
-                while let Err(status) = client.export(request.clone()).await {
-                    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        });
-    }
-    while let Some(task) = tasks.join_next().await {
-        task.unwrap();
     }
 }
 

@@ -15,6 +15,7 @@ mod measure;
 #[expect(dead_code, reason = "tests use all of it")]
 #[path = "../../tests/it/support/process.rs"]
 mod process;
+mod send;
 #[path = "../../tests/it/support/sql.rs"]
 mod sql;
 mod stages;
@@ -23,15 +24,12 @@ mod table;
 use std::{
     env,
     process::Command,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use measure::{folder_bytes, has_ended, process_cpu};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use process::Server;
-use tokio::sync::Mutex;
-use tracehouse::demo::{Workload, WorkloadSettings};
+use tracehouse::demo::WorkloadSettings;
 
 /// The allocator of the program, so that the stages cost here what they cost there.
 #[global_allocator]
@@ -125,26 +123,6 @@ fn workload(spans: u64) -> WorkloadSettings {
     WorkloadSettings::period(1, START_UNIX_NANO, PERIOD, spans)
 }
 
-async fn send(address: &str, spans: u64, senders: u64) {
-    let requests = Arc::new(Mutex::new(Workload::new(workload(spans))));
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..senders {
-        let (address, requests) = (format!("http://{address}"), Arc::clone(&requests));
-        tasks.spawn(async move {
-            let mut client = TraceServiceClient::connect(address).await.unwrap();
-            while let Some(request) = { requests.lock().await.next() } {
-                while let Err(status) = client.export(request.clone()).await {
-                    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        });
-    }
-    while let Some(task) = tasks.join_next().await {
-        task.unwrap();
-    }
-}
-
 async fn search(tempo: &str, query: &str, limit: usize) -> usize {
     let url = reqwest::Url::parse_with_params(
         &format!("http://{tempo}/api/search"),
@@ -178,7 +156,7 @@ async fn whole(spans: u64, senders: u64) {
     table::title(&format!("server, {spans} spans from {senders} senders over OTLP/gRPC"));
     table::figure("idle memory", bench.memory_mib("VmRSS:"), "MiB", Some(95.0));
     let (before, started) = (bench.cpu(), Instant::now());
-    send(&bench.server.otlp_grpc, spans, senders).await;
+    send::send(&bench.server.otlp_grpc, workload(spans), senders).await;
     let (acknowledged, wall) = (bench.cpu() - before, started.elapsed());
     let rate = format!("to the last acknowledgement ({:.0} k spans/s)", spans as f64 / wall.as_secs_f64() / 1e3);
     table::figure(&rate, bench.per_million(acknowledged), "CPU s / 1 M spans", Some(TEMPO_ACKNOWLEDGED));
@@ -205,7 +183,7 @@ async fn replay(spans: u64, senders: u64) {
     let settings = &["log.level=warn", "flush.bytes_max=8GiB", "buffer.bytes_max=8GiB", "wal.bytes_max=8GiB"];
     let server = Server::start_with(folder.path(), settings, None).await.unwrap();
     let mut bench = Bench { server, spans };
-    send(&bench.server.otlp_grpc, spans, senders).await;
+    send::send(&bench.server.otlp_grpc, workload(spans), senders).await;
     bench.server.kill();
     table::title("replay of everything after SIGKILL");
     let log = folder_bytes(folder.path(), "wal") as f64 / spans as f64;

@@ -1,5 +1,5 @@
-//! Entry points for `fuzz/`: any text through everything that stands between a TraceQL query and its first span. Not part
-//! of the interface.
+//! Entry points for `fuzz/` and `benches/`: any text through everything that stands between a TraceQL query and its first
+//! span. Not part of the interface.
 
 use std::{env, sync::Arc};
 
@@ -21,7 +21,30 @@ use crate::{
 /// 2026-11-21T05:20:00Z.
 const NOW_UNIX_NANO: i64 = 1_795_238_400_000_000_000;
 
-/// An engine over a table without spans.
+/// An engine with one thread over a table without spans.
+///
+/// # Errors
+/// The engine cannot be made.
+pub fn engine_without_spans() -> Result<QueryEngine> {
+    let internal = |error: &dyn std::fmt::Display| failure::internal(error);
+    let table = MemTable::try_new(logical_schema(), vec![Vec::new()]).map_err(|error| internal(&error))?;
+    let table: Arc<dyn TableProvider> = Arc::new(table);
+    QueryEngine::try_new(EngineOptions {
+        store: None,
+        tables: Arc::new(move |_: &TenantId| {
+            let table = Arc::clone(&table);
+            async move { Ok(table) }.boxed()
+        }),
+        limits: QueryLimits::default(),
+        threads: 1,
+        spill_folder: env::temp_dir(),
+        clock: Arc::new(ManualClock::new(NOW_UNIX_NANO)),
+        metrics: Arc::new(Metrics::new().map_err(|error| internal(&error))?),
+        settings: Arc::default(),
+    })
+}
+
+/// An engine over a table without spans, and what it runs on.
 #[derive(Debug)]
 pub struct Planner {
     engine: QueryEngine,
@@ -34,23 +57,8 @@ impl Planner {
     /// # Errors
     /// Threads cannot be started.
     pub fn try_new() -> Result<Self> {
-        let internal = |error: &dyn std::fmt::Display| failure::internal(error);
-        let table = MemTable::try_new(logical_schema(), vec![Vec::new()]).map_err(|error| internal(&error))?;
-        let table: Arc<dyn TableProvider> = Arc::new(table);
-        let engine = QueryEngine::try_new(EngineOptions {
-            store: None,
-            tables: Arc::new(move |_: &TenantId| {
-                let table = Arc::clone(&table);
-                async move { Ok(table) }.boxed()
-            }),
-            limits: QueryLimits::default(),
-            threads: 1,
-            spill_folder: env::temp_dir(),
-            clock: Arc::new(ManualClock::new(NOW_UNIX_NANO)),
-            metrics: Arc::new(Metrics::new().map_err(|error| internal(&error))?),
-            settings: Arc::default(),
-        })?;
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| internal(&error))?;
+        let engine = engine_without_spans()?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| failure::internal(&error))?;
         Ok(Self { engine, runtime })
     }
 

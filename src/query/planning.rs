@@ -29,6 +29,9 @@ use crate::{
     query::stream::timed_out,
 };
 
+/// The rules that put what computes a column in the place of the column in a condition.
+const INLINING_RULES: [&str; 2] = ["push_down_filter", "eliminate_outer_join"];
+
 /// Most operators, columns and literals of one condition.
 const CONDITION_NODES_MAX: usize = 100_000;
 
@@ -133,7 +136,9 @@ impl OptimizerRule for Bounded<dyn OptimizerRule + Send + Sync> {
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
         check()?;
-        if let LogicalPlan::Filter(filter) = &plan {
+        if let LogicalPlan::Filter(filter) = &plan
+            && INLINING_RULES.contains(&self.name())
+        {
             check_size(filter)?;
         }
         self.0.rewrite(plan, config)
