@@ -10,6 +10,10 @@
 //!    group 2: | 7.0 ...     |
 //! ```
 //!
+//! How many it collects depends on how many groups there are, so that all of them together take a bounded part of the memory
+//! of a query: a thousand where there are a few hundred, [`PENDING_VALUES_MIN`] where there are many. A digest that comes from
+//! another thread and holds each of its values by itself is taken apart, so that groups with few values never have one.
+//!
 //! Answers are as good as before, and not the same: digests depend on how values come in.
 
 use std::sync::Arc;
@@ -28,8 +32,14 @@ use datafusion::{
     physical_expr::{PhysicalExpr, PhysicalSortExpr},
 };
 
-/// Values that a group collects before they are merged.
+/// Most values that a group collects before they are merged.
 const PENDING_VALUES_MAX: usize = 1_024;
+
+/// Values that a group collects however many groups there are.
+const PENDING_VALUES_MIN: usize = 64;
+
+/// Values that all groups of a thread collect, where there are not too many for [`PENDING_VALUES_MIN`].
+const ALL_PENDING_VALUES_MAX: usize = 512 * PENDING_VALUES_MAX;
 
 /// The aggregates that take the place of those of the same name.
 pub(super) fn aggregates() -> [Arc<AggregateUDF>; 2] {
@@ -88,7 +98,7 @@ impl AggregateUDFImpl for Collected {
         };
         // What is wrong with the arguments is said now, and not by the first full group.
         digests.one()?;
-        Ok(Box::new(Groups { digests, groups: Vec::new(), heap_bytes: 0 }))
+        Ok(Box::new(Groups::new(digests)))
     }
 }
 
@@ -154,23 +164,50 @@ impl Group {
     }
 }
 
+/// The values that a digest was made of, if it still has each of them.
+///
+/// The state of a digest is its size, sum, count, greatest and least value, and a list of means and weights by turns.
+fn single_values(states: &[ArrayRef], row: usize) -> Option<Vec<f64>> {
+    let [_, _, count, _, _, centroids] = states else { return None };
+    let count = count.as_primitive_opt::<Float64Type>()?.value(row);
+    let centroids = centroids.as_list_opt::<i32>()?.value(row);
+    let centroids = centroids.as_primitive_opt::<Float64Type>()?.values();
+    let (pairs, []) = centroids.as_chunks::<2>() else { return None };
+    let is_single = pairs.len() <= PENDING_VALUES_MIN
+        && count == pairs.len() as f64
+        && pairs.iter().all(|[mean, weight]| *weight == 1.0 && !mean.is_nan());
+    is_single.then(|| pairs.iter().map(|[mean, _]| *mean).collect())
+}
+
 struct Groups {
     digests: Digests,
     groups: Vec<Group>,
+    /// Values that a group collects, for as many groups as there are.
+    pending_max: usize,
     heap_bytes: usize,
 }
 
 impl Groups {
+    fn new(digests: Digests) -> Self {
+        Self { digests, groups: Vec::new(), pending_max: PENDING_VALUES_MAX, heap_bytes: 0 }
+    }
+
+    fn resize(&mut self, groups: usize) {
+        self.groups.resize_with(groups, Group::default);
+        self.pending_max = (ALL_PENDING_VALUES_MAX / groups.max(1)).clamp(PENDING_VALUES_MIN, PENDING_VALUES_MAX);
+    }
+
     fn add(&mut self, group: usize, value: f64) -> Result<()> {
         let group = &mut self.groups[group];
-        if group.pending.len() < group.pending.capacity().min(PENDING_VALUES_MAX) {
+        if group.pending.len() < group.pending.capacity().min(self.pending_max) {
             group.pending.push(value);
             return Ok(());
         }
         // The rare case, in which memory is taken or given back.
         let before = group.heap_bytes();
-        if group.pending.len() >= PENDING_VALUES_MAX {
+        if group.pending.len() >= self.pending_max {
             group.merge_pending(&self.digests)?;
+            group.pending.shrink_to(self.pending_max);
         }
         group.pending.push(value);
         self.heap_bytes = (self.heap_bytes + group.heap_bytes()).saturating_sub(before);
@@ -208,7 +245,7 @@ impl GroupsAccumulator for Groups {
         groups: usize,
     ) -> Result<()> {
         let Some(values) = values.first() else { return exec_err!("a percentile is taken of one argument") };
-        self.groups.resize_with(groups, Group::default);
+        self.resize(groups);
         let values = values.as_primitive::<Float64Type>();
         for (row, (value, group)) in values.iter().zip(group_indices).enumerate() {
             let passes = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
@@ -220,8 +257,14 @@ impl GroupsAccumulator for Groups {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef], group_indices: &[usize], groups: usize) -> Result<()> {
-        self.groups.resize_with(groups, Group::default);
+        self.resize(groups);
         for (row, group) in group_indices.iter().enumerate() {
+            if let Some(values) = single_values(states, row) {
+                for value in &values {
+                    self.add(*group, *value)?;
+                }
+                continue;
+            }
             let group = &mut self.groups[*group];
             let before = group.heap_bytes();
             let state: Vec<ArrayRef> = states.iter().map(|state| state.slice(row, 1)).collect();
@@ -259,5 +302,71 @@ impl GroupsAccumulator for Groups {
 
     fn size(&self) -> usize {
         self.groups.capacity() * size_of::<Group>() + self.heap_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_expr::expressions::{col, lit};
+
+    use super::*;
+
+    /// The median of doubles.
+    fn groups() -> Groups {
+        let field = Arc::new(arrow::datatypes::Field::new("x", DataType::Float64, true));
+        let schema = Schema::new(vec![Arc::clone(&field)]);
+        let exprs = vec![col("x", &schema).unwrap(), lit(0.5)];
+        let half = Arc::new(arrow::datatypes::Field::new("half", DataType::Float64, true));
+        Groups::new(Digests {
+            inner: approx_percentile_cont_udaf(),
+            return_field: Arc::clone(&field),
+            schema,
+            order_bys: Vec::new(),
+            name: "median".to_owned(),
+            exprs,
+            expr_fields: vec![field, half],
+        })
+    }
+
+    /// Gives each of `count` groups the numbers from 1 on, a batch at a time.
+    fn fed(count: usize, values: usize) -> Groups {
+        let mut groups = groups();
+        let indices: Vec<usize> = (0..count).collect();
+        for value in 1..=values {
+            let batch: ArrayRef = Arc::new(Float64Array::from(vec![value as f64; count]));
+            groups.update_batch(&[batch], &indices, None, count).unwrap();
+        }
+        groups
+    }
+
+    fn check_medians(groups: &mut Groups, count: usize, median: f64) {
+        let medians = groups.evaluate(EmitTo::All).unwrap();
+        let medians = medians.as_primitive::<Float64Type>();
+        assert_eq!(medians.len(), count);
+        // Between two of a few values a digest finds any place.
+        assert!(medians.values().iter().all(|found| (found - median).abs() < 0.02 * median + 0.25), "{medians:?}");
+        assert_eq!(groups.heap_bytes, 0);
+    }
+
+    #[test]
+    fn a_group_takes_less_memory_where_there_are_many() {
+        for (count, values, bytes_max) in [(10, 3_000, 12_000), (4_096, 600, 4_000), (20_000, 20, 400)] {
+            let mut groups = fed(count, values);
+            assert!(groups.size() < count * bytes_max, "{} bytes for each of {count} groups", groups.size() / count);
+            check_medians(&mut groups, count, values as f64 / 2.0 + 0.5);
+        }
+    }
+
+    #[test]
+    fn groups_with_few_values_have_no_digest_after_a_merge() {
+        for (values, has_digest) in [(6, false), (500, true)] {
+            let mut merged = groups();
+            for _ in 0..2 {
+                let states = fed(100, values).state(EmitTo::All).unwrap();
+                merged.merge_batch(&states, &(0..100).collect::<Vec<_>>(), 100).unwrap();
+            }
+            assert!(merged.groups.iter().all(|group| group.digest.is_some() == has_digest));
+            check_medians(&mut merged, 100, values as f64 / 2.0 + 0.5);
+        }
     }
 }
