@@ -1,8 +1,9 @@
 //! Planning that ends in time.
 //!
 //! A plan is made without waiting for anything, so nothing outside of it can stop it: its thread would go on after the
-//! caller was told that the time is over. So the rules that a plan goes through, which is where the time goes, ask before
-//! each step whether the query still has time and a caller ([`Bounded`]). Where the plan grows while it is made, as
+//! caller was told that the time is over. So the planner of statements asks at each relation and operator whether the query
+//! still has time and a caller ([`Checkpoints`]), and the rules that a plan goes through, which is where most of the time goes,
+//! ask before each step ([`Bounded`]). Where the plan grows while it is made, as
 //! conditions do that move through columns named twice, it is bounded by size as well.
 //!
 //! Rules get no context of the query, hence the task-local one.
@@ -11,15 +12,22 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use datafusion::{
     common::{
-        Result as DfResult,
+        DFSchema, Result as DfResult,
         config::ConfigOptions,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     error::DataFusionError,
-    logical_expr::{Expr, Filter, LogicalPlan},
+    logical_expr::{
+        Expr, Filter, LogicalPlan,
+        planner::{
+            ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr, RelationPlanner, RelationPlannerContext,
+            RelationPlanning,
+        },
+    },
     optimizer::{AnalyzerRule, ApplyOrder, OptimizerConfig, OptimizerRule},
     physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizerRule},
     physical_plan::ExecutionPlan,
+    sql::sqlparser::ast::TableFactor,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -121,6 +129,34 @@ fn nodes(expr: &Expr, input: &LogicalPlan, columns: &[usize]) -> usize {
     nodes
 }
 
+/// What the planner of statements comes by at each relation and operator. It leaves all of them to others.
+#[derive(Debug)]
+pub(crate) struct Checkpoints;
+
+impl RelationPlanner for Checkpoints {
+    fn plan_relation(&self, relation: TableFactor, _: &mut dyn RelationPlannerContext) -> DfResult<RelationPlanning> {
+        check()?;
+        Ok(RelationPlanning::Original(Box::new(relation)))
+    }
+}
+
+impl ExprPlanner for Checkpoints {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, _: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
+        check()?;
+        Ok(PlannerResult::Original(expr))
+    }
+
+    fn plan_field_access(&self, expr: RawFieldAccessExpr, _: &DFSchema) -> DfResult<PlannerResult<RawFieldAccessExpr>> {
+        check()?;
+        Ok(PlannerResult::Original(expr))
+    }
+
+    fn plan_array_literal(&self, exprs: Vec<Expr>, _: &DFSchema) -> DfResult<PlannerResult<Vec<Expr>>> {
+        check()?;
+        Ok(PlannerResult::Original(exprs))
+    }
+}
+
 /// A rule that asks before each step whether it may go on.
 #[derive(Debug)]
 pub(crate) struct Bounded<R: ?Sized>(pub(crate) Arc<R>);
@@ -183,6 +219,7 @@ impl PhysicalOptimizerRule for Bounded<dyn PhysicalOptimizerRule + Send + Sync> 
 #[cfg(test)]
 mod tests {
     use datafusion::{
+        execution::session_state::SessionStateBuilder,
         logical_expr::{LogicalPlanBuilder, col, lit},
         optimizer::{Optimizer, OptimizerContext},
     };
@@ -220,6 +257,23 @@ mod tests {
         let left = planning(hour);
         left.caller_left.cancel();
         assert_eq!(left.bound(async { optimized(doubled(2)) }).await.unwrap_err(), "the query was cancelled");
+    }
+
+    #[tokio::test]
+    async fn a_statement_is_given_up_on_the_way_to_its_first_plan() {
+        let state = SessionStateBuilder::new()
+            .with_default_features()
+            .with_relation_planners(vec![Arc::new(Checkpoints)])
+            .with_expr_planners(vec![Arc::new(Checkpoints)])
+            .build();
+        for text in ["SELECT * FROM (SELECT 1)", "SELECT 1 + 1", "SELECT [1]", "WITH a AS (SELECT 1) SELECT * FROM a"] {
+            let in_time = planning(Duration::from_secs(3_600)).bound(state.create_logical_plan(text)).await;
+            let planned = in_time.is_ok() || text.contains('[');
+            assert!(planned, "{text}: {in_time:?}");
+            let late = planning(Duration::ZERO).bound(state.create_logical_plan(text)).await.unwrap_err();
+            let late = failure::from_datafusion(&late);
+            assert_eq!(late.message(), "query took longer than the limit query.timeout = 7s", "{text}");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::{
         functions::view_functions,
         limits::QueryLimits,
         memory::QueryPool,
-        planning::Bounded,
+        planning::{Bounded, Checkpoints},
         request::PartialAnswers,
         rules,
         sandbox::{SpelledTable, growth},
@@ -129,6 +129,8 @@ impl SessionTemplate {
             .with_file_formats(Vec::new())
             .with_table_function_list(SessionStateDefaults::default_table_functions());
         let mut builder = functions::configure(builder);
+        builder.expr_planners().get_or_insert_default().insert(0, Arc::new(Checkpoints));
+        builder.relation_planners().get_or_insert_default().insert(0, Arc::new(Checkpoints));
         let functions = builder.scalar_functions().get_or_insert_default();
         functions.extend(view_functions());
         *functions = growth::bounded(std::mem::take(functions));
