@@ -28,8 +28,9 @@
 //! asks events and links with, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
-//! bytes, so that statistics and bloom filters apply. Ids that rows are grouped by become numbers ([`IdNumber`]), by a rule of
-//! the query engine. [`percentile`] replaces aggregates of DataFusion by the same ones, fed in larger pieces.
+//! bytes, so that statistics and bloom filters apply. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
+//! ids and text that rows are grouped by; these cannot be called in SQL either. [`percentile`] replaces aggregates of
+//! DataFusion by the same ones, fed in larger pieces.
 
 mod assemble;
 mod attribute;
@@ -46,6 +47,7 @@ mod sketch;
 mod subscript;
 #[cfg(test)]
 mod tests;
+mod text_key;
 mod times;
 
 use std::sync::{Arc, LazyLock};
@@ -68,6 +70,7 @@ pub use self::{
     items::ItemHas,
     rest::AttrRest,
     subscript::AttributeSubscripts,
+    text_key::{TEXTS_MAX, TextKey, TextOfKey},
     times::TimeFunction,
 };
 

@@ -25,6 +25,7 @@ mod limits;
 mod sandbox;
 
 mod engine;
+mod grouped_text;
 mod ids;
 mod planning;
 mod rules;

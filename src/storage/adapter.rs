@@ -19,7 +19,8 @@
 //! file in its footer. Without such a list, in a file that another program rewrote, it can hold everything.
 //! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links.
 //!
-//! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes.
+//! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes. Where a file's text
+//! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text and tests for NULL.
 //! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
 
 use std::sync::Arc;
@@ -35,21 +36,21 @@ use datafusion::{
     logical_expr::{Operator, ScalarUDF},
     physical_expr::{
         PhysicalExpr, ScalarFunctionExpr,
-        expressions::{BinaryExpr, CaseExpr, CastExpr, Column, IsNotNullExpr, Literal, TryCastExpr, lit},
+        expressions::{BinaryExpr, CaseExpr, CastExpr, Column, IsNotNullExpr, IsNullExpr, Literal, TryCastExpr, lit},
         simplifier::PhysicalExprSimplifier,
     },
 };
 use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use crate::{
-    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, ItemHas},
+    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, ItemHas, TextKey},
     model::{
         attributes::{AttributeScope, AttributeType},
         keys::{AttributeKeys, TypeSet},
         promotion::{PromotedAttribute, attribute_of_column, promoted_attribute},
         schema::column,
     },
-    storage::{condition::Condition, demand::ScanDemand, footer},
+    storage::{coded_text::value_type, condition::Condition, demand::ScanDemand, footer},
 };
 
 /// Makes the rewriting for each file and each buffered batch.
@@ -84,7 +85,9 @@ impl AttributeAdapter {
             if attribute_of_column(field.name()).is_none() {
                 continue;
             }
-            match promoted_attribute(field) {
+            // The codes of text are text.
+            let plain = field.as_ref().clone().with_data_type(value_type(field.data_type()).clone());
+            match promoted_attribute(&plain) {
                 Some(attribute) => promoted.push(attribute),
                 None => return exec_err!("attribute column {} has the type {}", field.name(), field.data_type()),
             }
@@ -99,7 +102,41 @@ impl AttributeAdapter {
     }
 
     fn column(&self, name: &str) -> Result<Arc<dyn PhysicalExpr>> {
-        Ok(Arc::new(Column::new(name, self.physical.index_of(name)?)))
+        let index = self.physical.index_of(name)?;
+        let column = Arc::new(Column::new(name, index));
+        Ok(match self.physical.field(index).data_type() {
+            DataType::Dictionary(_, values) => Arc::new(CastExpr::new(column, values.as_ref().clone(), None)),
+            _ => column,
+        })
+    }
+
+    /// Undoes that codes are made text where codes will do.
+    fn leave_codes(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        let codes = |expr: &Arc<dyn PhysicalExpr>| {
+            let cast = expr.downcast_ref::<CastExpr>()?;
+            let column = cast.expr().downcast_ref::<Column>()?;
+            let data_type = self.physical.field(column.index()).data_type();
+            let is_text = matches!(data_type, DataType::Dictionary(_, values) if values.as_ref() == cast.cast_type());
+            is_text.then(|| Arc::clone(cast.expr()))
+        };
+        expr.transform_up(|node| {
+            let compares = |binary: &BinaryExpr| {
+                matches!(binary.op(), Operator::Eq | Operator::NotEq)
+                    && (binary.left().is::<Literal>() || binary.right().is::<Literal>())
+            };
+            let leaves_codes = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref()).is_some()
+                || node.downcast_ref::<BinaryExpr>().is_some_and(compares)
+                || node.is::<IsNotNullExpr>()
+                || node.is::<IsNullExpr>();
+            let children = node.children();
+            if !leaves_codes || !children.iter().any(|child| codes(child).is_some()) {
+                return Ok(Transformed::no(node));
+            }
+            let children =
+                children.into_iter().map(|child| codes(child).unwrap_or_else(|| Arc::clone(child))).collect();
+            Ok(Transformed::yes(node.with_new_children(children)?))
+        })
+        .data()
     }
 
     fn promoted(&self, scope: AttributeScope, key: &str) -> Option<&PromotedAttribute> {
@@ -254,7 +291,7 @@ impl PhysicalExprAdapter for AttributeAdapter {
             let (left, right) = (self.rewrite(Arc::clone(binary.left()))?, self.rewrite(Arc::clone(binary.right()))?);
             return Ok(Arc::new(BinaryExpr::new(left, Operator::And, right)));
         }
-        self.rest.rewrite(self.unwrap_text(self.attributes(expr)?)?)
+        self.leave_codes(self.rest.rewrite(self.unwrap_text(self.attributes(expr)?)?)?)
     }
 }
 

@@ -85,6 +85,21 @@ pub async fn dictionary_values(
     Ok(Some(found))
 }
 
+/// Whether all values of a top-level column are codes of dictionaries.
+pub(crate) fn is_all_codes(metadata: &ParquetMetaData, column: &str) -> bool {
+    let schema = metadata.file_metadata().schema_descr();
+    let Some(index) = schema.columns().iter().position(|descriptor| descriptor.path().parts() == [column]) else {
+        return false;
+    };
+    let is_coded = |chunk: &ColumnChunkMetaData| has_codes_only(chunk) || is_all_null(chunk);
+    metadata.row_groups().iter().all(|group| group.columns().get(index).is_some_and(is_coded))
+}
+
+fn is_all_null(chunk: &ColumnChunkMetaData) -> bool {
+    let nulls = chunk.statistics().and_then(|statistics| statistics.null_count_opt());
+    nulls.is_some_and(|nulls| u64::try_from(chunk.num_values()) == Ok(nulls))
+}
+
 type Place<'a> = (&'a ColumnChunkMetaData, Range<u64>);
 
 /// The chunks of the column that have values, and where their dictionaries are; nothing if one of them has none.
@@ -94,8 +109,7 @@ fn chunks<'a>(metadata: &'a ParquetMetaData, path: &[&str]) -> Option<Vec<Place<
     let mut places = Vec::new();
     for group in metadata.row_groups() {
         let chunk = group.columns().get(index)?;
-        let nulls = chunk.statistics().and_then(|statistics| statistics.null_count_opt());
-        if nulls == Some(u64::try_from(chunk.num_values()).ok()?) {
+        if is_all_null(chunk) {
             continue;
         }
         places.push((chunk, dictionary_range(chunk)?));
@@ -105,12 +119,15 @@ fn chunks<'a>(metadata: &'a ParquetMetaData, path: &[&str]) -> Option<Vec<Place<
 
 /// Where the dictionary of a chunk is, if it has all values of the chunk and is not too large.
 pub(super) fn dictionary_range(chunk: &ColumnChunkMetaData) -> Option<Range<u64>> {
-    let is_whole = chunk
-        .page_encoding_stats_mask()
-        .is_some_and(|mask| mask.is_only(Encoding::PLAIN_DICTIONARY) || mask.is_only(Encoding::RLE_DICTIONARY));
-    let from = u64::try_from(chunk.dictionary_page_offset().filter(|_| is_whole)?).ok()?;
+    let from = u64::try_from(chunk.dictionary_page_offset().filter(|_| has_codes_only(chunk))?).ok()?;
     let to = u64::try_from(chunk.data_page_offset()).ok()?;
     to.checked_sub(from).is_some_and(|bytes| bytes <= DICTIONARY_BYTES_MAX).then_some(from..to)
+}
+
+fn has_codes_only(chunk: &ColumnChunkMetaData) -> bool {
+    chunk
+        .page_encoding_stats_mask()
+        .is_some_and(|mask| mask.is_only(Encoding::PLAIN_DICTIONARY) || mask.is_only(Encoding::RLE_DICTIONARY))
 }
 
 /// The values of the dictionary of a chunk, which `bytes` begin with.

@@ -12,8 +12,9 @@
 //! **Promotion never changes an answer**: any query over any division of spans into files and batches, whatever they
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
-//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows; [`map_values`] reads
-//! those of one key of the maps without putting maps together.
+//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows, and a scan that
+//! groups rows by them leaves codes as they are (`coded_text`); [`map_values`] reads the values of one key of the maps
+//! without putting maps together.
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
@@ -42,6 +43,7 @@ pub mod trace_filters;
 pub(crate) mod trace_set;
 
 mod buffer_source;
+mod coded_text;
 mod condition;
 mod parquet_source;
 mod readers;

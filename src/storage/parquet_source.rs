@@ -9,7 +9,13 @@
 use std::{fmt, sync::Arc};
 
 use datafusion::{
-    common::{Result, config::ConfigOptions, exec_err, tree_node::TreeNodeRecursion},
+    arrow::datatypes::DataType,
+    common::{
+        Result,
+        config::ConfigOptions,
+        exec_err,
+        tree_node::{TreeNode, TreeNodeRecursion},
+    },
     datasource::{
         physical_plan::{FileScanConfig, FileSource, ParquetSource},
         table_schema::TableSchema,
@@ -31,9 +37,9 @@ use datafusion::{
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
 use crate::{
-    functions::AttrGet,
+    functions::{AttrGet, TextKey},
     model::schema::column,
-    storage::{condition::Condition, start_set::STARTS_AT, trace_set::IN_TRACES},
+    storage::{condition::Condition, readers::IndexedReaders, start_set::STARTS_AT, trace_set::IN_TRACES},
 };
 
 /// What stands beside comparisons of TraceQL: for arrays, and for events and links that have the key.
@@ -44,13 +50,15 @@ const BESIDE_OTHERS: [&str; 2] = ["traceql_array", "item_has"];
 pub(crate) struct SpanFileSource {
     parquet: ParquetSource,
     predicates: Vec<Arc<dyn PhysicalExpr>>,
+    /// The readers for when text is read as codes.
+    coded_readers: Arc<IndexedReaders>,
     /// Whether each file is read by one thread.
     is_narrow: bool,
 }
 
 impl SpanFileSource {
-    pub(crate) fn new(parquet: ParquetSource, is_narrow: bool) -> Self {
-        Self { parquet, predicates: Vec::new(), is_narrow }
+    pub(crate) fn new(parquet: ParquetSource, coded_readers: Arc<IndexedReaders>, is_narrow: bool) -> Self {
+        Self { parquet, predicates: Vec::new(), coded_readers, is_narrow }
     }
 
     fn with_parquet(&self, source: &dyn FileSource) -> Result<Arc<dyn FileSource>> {
@@ -60,11 +68,49 @@ impl SpanFileSource {
         Ok(Arc::new(Self { parquet: parquet.clone(), ..self.clone() }))
     }
 
+    /// Whether text is read as codes: it is made keys of, or compared while rows are chosen, and not shown besides.
+    fn reads_codes(&self) -> bool {
+        let Some(projection) = self.parquet.projection() else { return false };
+        if projection.iter().any(|column| makes_text_keys(&column.expr)) {
+            return true;
+        }
+        if !self.predicates.iter().any(is_selective) {
+            return false;
+        }
+        let schema = self.table_schema().table_schema();
+        let compared: Vec<&Column> = self.predicates.iter().flat_map(compared_texts).collect();
+        let is_text = |expr: &Arc<dyn PhysicalExpr>| expr.data_type(schema).is_ok_and(|shown| shown == DataType::Utf8);
+        let is_compared = |expr: &Arc<dyn PhysicalExpr>| {
+            expr.downcast_ref::<Column>().is_some_and(|column| compared.contains(&column))
+        };
+        let mut texts = projection.iter().map(|column| &column.expr).filter(|expr| is_text(expr)).peekable();
+        texts.peek().is_some() && texts.all(is_compared)
+    }
+
     fn with_predicate(&self, each: impl Fn(&Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr>) -> ParquetSource {
         if self.predicates.is_empty() {
             return self.parquet.clone();
         }
         self.parquet.with_predicate(conjunction(self.predicates.iter().map(each)))
+    }
+}
+
+/// Whether an output column is a key for grouping by text.
+fn makes_text_keys(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_key = |node: &Arc<dyn PhysicalExpr>| {
+        let function = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref());
+        function.and_then(|call| call.fun().inner().downcast_ref::<TextKey>()).is_some_and(TextKey::makes_keys)
+    };
+    expr.exists(|node| Ok(is_key(node))).unwrap_or(false)
+}
+
+/// The columns whose text a predicate compares with a literal.
+fn compared_texts(predicate: &Arc<dyn PhysicalExpr>) -> Vec<&Column> {
+    let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return Vec::new() };
+    match (binary.op(), binary.left().downcast_ref::<Column>(), binary.right().is::<Literal>()) {
+        (Operator::And, ..) => [compared_texts(binary.left()), compared_texts(binary.right())].concat(),
+        (Operator::Eq, Some(column), true) => vec![column],
+        _ => Vec::new(),
     }
 }
 
@@ -133,7 +179,12 @@ impl FileSource for SpanFileSource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        self.with_predicate(Condition::mark).create_morselizer(store, config, partition)
+        let mut parquet = self.with_predicate(Condition::mark);
+        if self.reads_codes() {
+            let readers: Arc<IndexedReaders> = Arc::clone(&self.coded_readers);
+            parquet = parquet.with_parquet_file_reader_factory(readers);
+        }
+        parquet.create_morselizer(store, config, partition)
     }
 
     fn table_schema(&self) -> &TableSchema {

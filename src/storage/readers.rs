@@ -9,19 +9,45 @@ use bytes::Bytes;
 use datafusion::{
     common::Result,
     datasource::physical_plan::{ParquetFileReaderFactory, parquet::CachedParquetFileReaderFactory},
+    execution::cache::cache_manager::FileMetadataCache,
+    object_store::{ObjectMeta, ObjectStore},
     physical_plan::metrics::ExecutionPlanMetricsSet,
 };
 use datafusion_datasource::PartitionedFile;
-use futures::future::BoxFuture;
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use parquet::{
     arrow::{arrow_reader::ArrowReaderOptions, async_reader::AsyncFileReader},
     errors::Result as ParquetResult,
     file::metadata::ParquetMetaData,
 };
 
+use crate::storage::coded_text;
+
 /// Makes the readers of a scan.
 #[derive(Debug)]
-pub(crate) struct IndexedReaders(pub(crate) CachedParquetFileReaderFactory);
+pub(crate) struct IndexedReaders {
+    files: CachedParquetFileReaderFactory,
+    cache: Arc<FileMetadataCache>,
+    text: TextForm,
+}
+
+/// What the readers make of text that a file has as codes of a dictionary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextForm {
+    /// Text.
+    Plain,
+    /// A dictionary and codes ([`coded_text`]).
+    Coded,
+}
+
+impl IndexedReaders {
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>, cache: Arc<FileMetadataCache>, text: TextForm) -> Self {
+        Self { files: CachedParquetFileReaderFactory::new(objects, Arc::clone(&cache)), cache, text }
+    }
+}
 
 impl ParquetFileReaderFactory for IndexedReaders {
     fn create_reader(
@@ -31,20 +57,25 @@ impl ParquetFileReaderFactory for IndexedReaders {
         metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let reader = self.0.create_reader(partition_index, file, metadata_size_hint, metrics)?;
-        Ok(Box::new(IndexedReader(reader)))
+        let coded = (self.text == TextForm::Coded).then(|| (Arc::clone(&self.cache), file.object_meta.clone()));
+        let reader = self.files.create_reader(partition_index, file, metadata_size_hint, metrics)?;
+        Ok(Box::new(IndexedReader { reader, coded }))
     }
 }
 
-struct IndexedReader(Box<dyn AsyncFileReader + Send>);
+struct IndexedReader {
+    reader: Box<dyn AsyncFileReader + Send>,
+    /// Where changed footers are kept, and of which file, if text is read as codes.
+    coded: Option<(Arc<FileMetadataCache>, ObjectMeta)>,
+}
 
 impl AsyncFileReader for IndexedReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
-        self.0.get_bytes(range)
+        self.reader.get_bytes(range)
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
-        self.0.get_byte_ranges(ranges)
+        self.reader.get_byte_ranges(ranges)
     }
 
     fn get_metadata<'a>(
@@ -52,6 +83,11 @@ impl AsyncFileReader for IndexedReader {
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         // The options would ask for the footer alone; without them, all of it is read and kept.
-        self.0.get_metadata(None)
+        let Some((cache, file)) = &self.coded else { return self.reader.get_metadata(None) };
+        if let Some(kept) = coded_text::kept(cache, file) {
+            return future::ready(Ok(kept)).boxed();
+        }
+        let reading = self.reader.get_metadata(None);
+        async move { coded_text::keep(cache, file, reading.await?.as_ref()) }.boxed()
     }
 }

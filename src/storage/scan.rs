@@ -24,7 +24,7 @@ use datafusion::{
         tree_node::TreeNodeRecursion,
     },
     datasource::{
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource, parquet::CachedParquetFileReaderFactory},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
         source::{DataSource, DataSourceExec, OpenArgs},
         table_schema::TableSchema,
     },
@@ -55,7 +55,7 @@ use crate::{
         buffer_source::BufferSource,
         demand::{KeyDemand, ScanDemand},
         parquet_source::SpanFileSource,
-        readers::IndexedReaders,
+        readers::{IndexedReaders, TextForm},
     },
 };
 
@@ -192,22 +192,22 @@ fn file_source(
     (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
-    let readers = IndexedReaders(CachedParquetFileReaderFactory::new(objects, metadata_cache));
+    let readers = |text| Arc::new(IndexedReaders::new(Arc::clone(&objects), Arc::clone(&metadata_cache), text));
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
     let parquet = ParquetSource::new(TABLE.clone())
         .with_table_parquet_options(options)
         .with_metadata_size_hint(FOOTER_BYTES_GUESS)
-        .with_parquet_file_reader_factory(Arc::new(readers));
+        .with_parquet_file_reader_factory(readers(TextForm::Plain));
     let files = FileGroup::new(request.files.iter().map(partitioned_file).collect());
     let groups = files.split_files(session.config().target_partitions());
-    let config =
-        FileScanConfigBuilder::new(request.store.clone(), Arc::new(SpanFileSource::new(parquet, request.is_narrow)))
-            .with_file_groups(groups)
-            .with_projection_indices(Some(projection))?
-            .with_limit(request.limit)
-            .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand })))
-            .build();
+    let source = SpanFileSource::new(parquet, readers(TextForm::Coded), request.is_narrow);
+    let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(source))
+        .with_file_groups(groups)
+        .with_projection_indices(Some(projection))?
+        .with_limit(request.limit)
+        .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand })))
+        .build();
     Ok(Arc::new(config))
 }
 

@@ -105,7 +105,8 @@ fn id_of(expr: &Expr) -> Option<&Expr> {
     args.first()
 }
 
-fn rejoined(
+/// The join with other inputs and keys.
+pub(crate) fn rejoined(
     join: &Join,
     left: Arc<LogicalPlan>,
     right: Arc<LogicalPlan>,

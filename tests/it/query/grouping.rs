@@ -1,4 +1,4 @@
-//! Grouping by ids and by stored text: whatever stands for ids inside, the groups are those of the text.
+//! Grouping by ids and by stored text: whatever stands for them inside, the groups are those of the text.
 
 use tracehouse::model::{
     batch::SpanBatch,
@@ -111,15 +111,32 @@ async fn groups_are_the_same_in_memory_in_files_and_in_both() {
 }
 
 #[tokio::test]
-async fn ids_are_grouped_as_numbers_and_text_that_is_computed_is_not() {
+async fn ids_and_stored_text_are_grouped_in_another_form_and_computed_text_is_not() {
     let house = House::open().await;
     house.store(spans(0)).await;
     let plan = house.sql("EXPLAIN SELECT trace_id, service_name, count(*) FROM spans GROUP BY 1, 2").await;
     assert!(plan.contains("id_number("), "{plan}");
+    // The scan makes the keys, and reads no text, with a computed key and a condition beside them as well.
+    for text in [
+        "SELECT service_name, status_code, count(*) FROM spans GROUP BY 1, 2",
+        "SELECT service_name, span_attributes['http.route'] AS route, date_bin(INTERVAL '5 minutes', start_time) AS t, \
+         count(*) FROM spans WHERE kind = 'server' GROUP BY 1, 2, 3",
+        "SELECT name, n FROM (SELECT name, count(*) AS n FROM (SELECT * FROM spans WHERE duration_nano > 3) GROUP BY 1)",
+        "SELECT a.name, b.kind, count(*) FROM spans a JOIN spans b ON a.span_id = b.parent_span_id GROUP BY 1, 2",
+        "SELECT a.name, count(b.kind) FROM spans a LEFT JOIN spans b ON a.span_id = b.parent_span_id GROUP BY 1",
+    ] {
+        let plan = house.sql(&format!("EXPLAIN {text}")).await;
+        let scans = plan.lines().filter(|line| line.contains("DataSourceExec"));
+        assert!(scans.clone().any(|scan| scan.contains("projection=[text_key(")), "{plan}");
+        assert!(
+            scans.into_iter().all(|scan| !scan.contains("attr_str(") || scan.contains("text_key(attr_str(")),
+            "{plan}"
+        );
+    }
     let plan = house.sql("EXPLAIN SELECT upper(name), count(DISTINCT lower(trace_id)) FROM spans GROUP BY 1").await;
-    assert!(!plan.contains("id_number("), "{plan}");
+    assert!(!plan.contains("text_key(") && !plan.contains("id_number("), "{plan}");
     let plan = house.sql("EXPLAIN SELECT trace_id, kind, count(*) FROM spans GROUP BY ROLLUP (trace_id, kind)").await;
-    assert!(!plan.contains("id_number("), "{plan}");
+    assert!(!plan.contains("text_key(") && !plan.contains("id_number("), "{plan}");
 }
 
 #[tokio::test]
