@@ -10,13 +10,13 @@ use std::{
 use async_trait::async_trait;
 use datafusion::{
     arrow::{
-        array::{ArrayRef, RecordBatch, StringArray},
+        array::{ArrayRef, RecordBatch, StringArray, UInt64Array, new_null_array},
         compute::concat_batches,
         datatypes::{DataType, Field, Schema, SchemaRef},
     },
     catalog::{
         CatalogProviderList, SchemaProvider, Session, TableFunction, TableProvider,
-        information_schema::InformationSchemaProvider,
+        information_schema::{INFORMATION_SCHEMA, InformationSchemaProvider},
     },
     common::{DataFusionError, Result, cast::as_string_array},
     datasource::MemTable,
@@ -27,10 +27,15 @@ use super::{
     COMMENT, SYSTEM_SCHEMA, TABLES,
     scanned::{MakesRows, Scanned},
 };
-use crate::query::{session::SCHEMA, views::View};
+use crate::query::{
+    session::{CATALOG, SCHEMA},
+    views::View,
+};
 
-/// The table that gets a column.
+/// The table that gets a column, and rows.
 const COLUMNS: &str = "columns";
+/// The one that gets rows.
+const LISTED: &str = "tables";
 
 /// Tables about constraints, with the columns that the standard gives them and tools read.
 const CONSTRAINTS: &[(&str, &[&str])] = &[
@@ -135,6 +140,7 @@ impl SchemaProvider for Information {
             Some(table) if name == COLUMNS => {
                 Some(Arc::new(Scanned(Commented::new(table, Arc::clone(&self.comments)))))
             }
+            Some(table) if name == LISTED => Some(Arc::new(Scanned(Listed(table)))),
             other => other,
         })
     }
@@ -144,7 +150,56 @@ impl SchemaProvider for Information {
     }
 }
 
-/// `columns`, with the comments.
+/// Rows about the tables on constraints, or about their columns, in the form that DataFusion gives the others.
+fn of_constraints(schema: &SchemaRef, of_columns: bool) -> Result<RecordBatch> {
+    let columns = CONSTRAINTS.iter().flat_map(|(table, columns)| {
+        let columns = columns.iter().zip(1_u64..).filter(move |(_, place)| of_columns || *place == 1);
+        columns.map(move |(column, place)| (*table, *column, place))
+    });
+    let columns: Vec<(&str, &str, u64)> = columns.collect();
+    let arrays = schema.fields().iter().map(|field| -> ArrayRef {
+        let text = |value: fn(&(&'static str, &'static str, u64)) -> &'static str| {
+            Arc::new(columns.iter().map(|row| Some(value(row))).collect::<StringArray>())
+        };
+        match field.name().as_str() {
+            "table_catalog" => text(|_| CATALOG),
+            "table_schema" => text(|_| INFORMATION_SCHEMA),
+            "table_name" => text(|(table, ..)| table),
+            "table_type" => text(|_| "VIEW"),
+            "column_name" => text(|(_, column, _)| column),
+            "is_nullable" => text(|_| "YES"),
+            "data_type" => text(|_| "Utf8"),
+            "ordinal_position" => Arc::new(UInt64Array::from_iter_values(columns.iter().map(|(_, _, place)| *place))),
+            _ => new_null_array(field.data_type(), columns.len()),
+        }
+    });
+    let arrays = arrays.collect();
+    Ok(RecordBatch::try_new(Arc::clone(schema), arrays)?)
+}
+
+async fn rows_of(table: &Arc<dyn TableProvider>, session: &dyn Session) -> Result<RecordBatch> {
+    let plan = table.scan(session, None, &[], None).await?;
+    let batches = collect(plan, session.task_ctx()).await?;
+    Ok(concat_batches(&table.schema(), &batches)?)
+}
+
+/// `tables`, with those about constraints.
+#[derive(Debug)]
+struct Listed(Arc<dyn TableProvider>);
+
+#[async_trait]
+impl MakesRows for Listed {
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    async fn rows(&self, session: &dyn Session) -> Result<RecordBatch> {
+        let rows = [rows_of(&self.0, session).await?, of_constraints(&self.0.schema(), false)?];
+        Ok(concat_batches(&self.0.schema(), &rows)?)
+    }
+}
+
+/// `columns`, with those of the tables about constraints, and with comments.
 #[derive(Debug)]
 struct Commented {
     inner: Arc<dyn TableProvider>,
@@ -181,8 +236,7 @@ impl MakesRows for Commented {
     }
 
     async fn rows(&self, session: &dyn Session) -> Result<RecordBatch> {
-        let plan = self.inner.scan(session, None, &[], None).await?;
-        let batches = collect(plan, session.task_ctx()).await?;
-        self.commented(&concat_batches(&self.inner.schema(), &batches)?)
+        let rows = [rows_of(&self.inner, session).await?, of_constraints(&self.inner.schema(), true)?];
+        self.commented(&concat_batches(&self.inner.schema(), &rows)?)
     }
 }

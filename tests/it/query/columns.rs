@@ -91,6 +91,11 @@ async fn tools_find_what_they_look_for_in_the_information_schema() {
     }
     for empty in ["table_constraints", "key_column_usage", "referential_constraints"] {
         assert!(rows(&engine, &format!("SELECT * FROM information_schema.{empty}")).await.is_empty());
+        for listing in ["tables", "columns"] {
+            let listed =
+                format!("SELECT DISTINCT table_schema FROM information_schema.{listing} WHERE table_name = '{empty}'");
+            assert_eq!(rows(&engine, &listed).await, [[Some("information_schema".to_owned())]], "{listed}");
+        }
     }
 }
 

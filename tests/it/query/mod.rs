@@ -8,6 +8,7 @@ mod giants;
 mod grouping;
 mod hostile;
 mod metrics;
+mod ranges;
 mod sandbox;
 mod search;
 mod spansets;
