@@ -41,6 +41,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::RwLock;
@@ -61,6 +62,9 @@ use crate::{
     storage::demand::KeyDemand,
     wal::{LogId, RecordNumber},
 };
+
+/// When a client that found the store away at the start may ask again.
+const SETTLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The buffers of all tenants, and the tables they belong to. Shared by ingest, which fills it, and queries.
 #[derive(Debug)]
@@ -184,7 +188,8 @@ impl Live {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 "the store of the tables has not answered since the start, so nothing can be shown yet; spans are taken in",
-            ));
+            )
+            .with_retry_after(SETTLE_RETRY_AFTER));
         }
         let table = self.catalog.table(tenant).await?;
         table.recent().await;

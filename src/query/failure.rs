@@ -35,12 +35,7 @@ pub(crate) fn from_datafusion(error: &DataFusionError) -> Error {
             format!("{}: query.spill_bytes_max", without_stop(&lower_first(first_line(text))))
         }
         other if kind == ErrorKind::Internal => return internal(other),
-        // The text names places of the machine.
-        DataFusionError::ParquetError(error) => {
-            tracing::error!(%error, "a file of the table cannot be read");
-            return Error::new(kind, "a file of the table cannot be read; the server's log has the details")
-                .with_source(error.to_string());
-        }
+        DataFusionError::ParquetError(error) => return broken_file(error),
         other => without_stop(&lower_first(first_line(&other.message()))),
     };
     Error::new(kind, message).with_place(place)
@@ -62,13 +57,21 @@ fn store_failure(root: &DataFusionError) -> Option<&object_store::Error> {
 /// A file that is not there is a defect of the table; a store that does not answer will do so again.
 fn of_store(error: &object_store::Error) -> Error {
     if matches!(error, object_store::Error::NotFound { .. }) {
-        return internal(error);
+        return broken_file(error);
     }
     let details = error.to_string();
     tracing::warn!(error = %details, "a query could not read the store");
     Error::new(ErrorKind::Unavailable, "the store of the tables cannot be read; the server's log has the details")
         .with_source(details)
         .with_retry_after(STORE_RETRY_AFTER)
+}
+
+/// A file that is damaged or not there; the details name places of the machine.
+fn broken_file(error: &dyn std::fmt::Display) -> Error {
+    let details = error.to_string();
+    tracing::error!(error = %details, "a file of the table cannot be read");
+    Error::new(ErrorKind::Corrupt, "a file of the table cannot be read; the server's log has the details")
+        .with_source(details)
 }
 
 /// Where in the statement the fault is: the planner knows it, or the parser's message ends with it.
@@ -94,6 +97,10 @@ pub(crate) fn internal(error: &dyn std::fmt::Display) -> Error {
 /// The same error for a second reader; the source is kept as its text.
 pub(crate) fn copy(error: &Error) -> Error {
     let copy = Error::new(error.kind(), error.message().to_owned()).with_place(error.place());
+    let copy = match error.retry_after() {
+        Some(delay) => copy.with_retry_after(delay),
+        None => copy,
+    };
     match std::error::Error::source(error) {
         Some(source) => copy.with_source(source.to_string()),
         None => copy,
@@ -220,9 +227,11 @@ mod tests {
             assert_eq!(error.retry_after(), Some(STORE_RETRY_AFTER));
             assert!(!error.message().contains("no route"), "{error}");
         }
+        let again = from_datafusion(&DataFusionError::External(Box::new(from_datafusion(&in_parquet(away())))));
+        assert_eq!((again.kind(), again.retry_after()), (ErrorKind::Unavailable, Some(STORE_RETRY_AFTER)));
         for error in [DataFusionError::from(lost()), in_parquet(lost())] {
             let error = from_datafusion(&error);
-            assert_eq!((error.kind(), error.retry_after()), (ErrorKind::Internal, None));
+            assert_eq!((error.kind(), error.retry_after()), (ErrorKind::Corrupt, None));
         }
     }
 

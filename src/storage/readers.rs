@@ -1,26 +1,28 @@
 //! Readers of files whose footers are kept together with their page index.
 //!
 //! DataFusion reads a footer without the index first and, where a predicate can use it, the index after that, for itself
-//! alone: every query parses it anew. Here both are read at once and kept in the runtime's cache.
+//! alone: every query parses it anew. Here both are read at once and kept in the runtime's cache. An error keeps its cause, of
+//! which DataFusion's own reader keeps the text alone: a store that does not answer is no broken file.
 
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use datafusion::{
     common::Result,
-    datasource::physical_plan::{ParquetFileReaderFactory, parquet::CachedParquetFileReaderFactory},
+    datasource::physical_plan::{
+        ParquetFileReaderFactory,
+        parquet::{CachedParquetFileReaderFactory, metadata::DFParquetMetadata},
+    },
+    error::DataFusionError,
     execution::cache::cache_manager::FileMetadataCache,
     object_store::{ObjectMeta, ObjectStore},
     physical_plan::metrics::ExecutionPlanMetricsSet,
 };
 use datafusion_datasource::PartitionedFile;
-use futures::{
-    FutureExt,
-    future::{self, BoxFuture},
-};
+use futures::{FutureExt, future::BoxFuture};
 use parquet::{
     arrow::{arrow_reader::ArrowReaderOptions, async_reader::AsyncFileReader},
-    errors::Result as ParquetResult,
+    errors::{ParquetError, Result as ParquetResult},
     file::metadata::ParquetMetaData,
 };
 
@@ -30,6 +32,7 @@ use crate::storage::coded_text;
 #[derive(Debug)]
 pub(crate) struct IndexedReaders {
     files: CachedParquetFileReaderFactory,
+    objects: Arc<dyn ObjectStore>,
     cache: Arc<FileMetadataCache>,
     text: TextForm,
 }
@@ -45,7 +48,8 @@ pub(crate) enum TextForm {
 
 impl IndexedReaders {
     pub(crate) fn new(objects: Arc<dyn ObjectStore>, cache: Arc<FileMetadataCache>, text: TextForm) -> Self {
-        Self { files: CachedParquetFileReaderFactory::new(objects, Arc::clone(&cache)), cache, text }
+        let files = CachedParquetFileReaderFactory::new(Arc::clone(&objects), Arc::clone(&cache));
+        Self { files, objects, cache, text }
     }
 }
 
@@ -57,16 +61,21 @@ impl ParquetFileReaderFactory for IndexedReaders {
         metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        let coded = (self.text == TextForm::Coded).then(|| (Arc::clone(&self.cache), file.object_meta.clone()));
+        let meta = file.object_meta.clone();
         let reader = self.files.create_reader(partition_index, file, metadata_size_hint, metrics)?;
-        Ok(Box::new(IndexedReader { reader, coded }))
+        let (objects, cache) = (Arc::clone(&self.objects), Arc::clone(&self.cache));
+        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, text: self.text }))
     }
 }
 
 struct IndexedReader {
     reader: Box<dyn AsyncFileReader + Send>,
-    /// Where changed footers are kept, and of which file, if text is read as codes.
-    coded: Option<(Arc<FileMetadataCache>, ObjectMeta)>,
+    objects: Arc<dyn ObjectStore>,
+    /// Where footers are kept, also those that are changed to read text as codes.
+    cache: Arc<FileMetadataCache>,
+    meta: ObjectMeta,
+    metadata_size_hint: Option<usize>,
+    text: TextForm,
 }
 
 impl AsyncFileReader for IndexedReader {
@@ -83,11 +92,30 @@ impl AsyncFileReader for IndexedReader {
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         // The options would ask for the footer alone; without them, all of it is read and kept.
-        let Some((cache, file)) = &self.coded else { return self.reader.get_metadata(None) };
-        if let Some(kept) = coded_text::kept(cache, file) {
-            return future::ready(Ok(kept)).boxed();
+        async move {
+            if self.text == TextForm::Coded
+                && let Some(kept) = coded_text::kept(&self.cache, &self.meta)
+            {
+                return Ok(kept);
+            }
+            let footer = DFParquetMetadata::new(&self.objects, &self.meta)
+                .with_metadata_size_hint(self.metadata_size_hint)
+                .with_file_metadata_cache(Some(Arc::clone(&self.cache)));
+            let footer = footer.fetch_metadata().await.map_err(in_parquet)?;
+            match self.text {
+                TextForm::Plain => Ok(footer),
+                TextForm::Coded => coded_text::keep(&self.cache, &self.meta, &footer),
+            }
         }
-        let reading = self.reader.get_metadata(None);
-        async move { coded_text::keep(cache, file, reading.await?.as_ref()) }.boxed()
+        .boxed()
+    }
+}
+
+/// The error of a footer as that of a file.
+fn in_parquet(error: DataFusionError) -> ParquetError {
+    match error {
+        DataFusionError::ParquetError(error) => *error,
+        DataFusionError::ObjectStore(error) => ParquetError::External(error),
+        other => ParquetError::External(Box::new(other)),
     }
 }

@@ -3,6 +3,7 @@
 mod cache;
 mod faulty;
 mod outage;
+mod queries;
 mod random_faults;
 mod two_servers;
 
