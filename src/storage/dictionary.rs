@@ -46,6 +46,8 @@ pub enum StoredValue {
     Float(f64),
     /// True or false, which no dictionary has.
     Bool(bool),
+    /// An array, a map or bytes, as JSON.
+    Nested(String),
 }
 
 /// Values that were found in a file.

@@ -30,7 +30,7 @@ use parquet::{
 
 use crate::{
     model::{
-        attributes::{AttributeScope, AttributeType},
+        attributes::{AttributeScope, AttributeType, VALUE_JSON, value_fields},
         keys::TypeSet,
         schema::column,
     },
@@ -78,12 +78,20 @@ pub async fn map_values(
             }
         }
         let Some(keys) = whole(objects.as_ref(), file, group, key_leaf, &mut found).await? else { return Ok(None) };
+        if types.intersects(TypeSet::NESTED) {
+            let Some(leaf) = leaf(&metadata, scope, &["value", value_fields()[VALUE_JSON].name()]) else {
+                return Ok(None);
+            };
+            let Some(values) = whole(objects.as_ref(), file, group, leaf, &mut found).await? else { return Ok(None) };
+            let pair = Pair { metadata: &metadata, group, keys: (key_leaf, &keys), values: (leaf, &values) };
+            found.values.extend(pair.texts(key)?.into_iter().map(StoredValue::Nested));
+        }
         for value_type in AttributeType::ALL.into_iter().filter(|value_type| types.contains(*value_type)) {
             let Some(leaf) = leaf(&metadata, scope, &["value", value_type.value_field()]) else { return Ok(None) };
             let Some(values) = whole(objects.as_ref(), file, group, leaf, &mut found).await? else { return Ok(None) };
             let pair = Pair { metadata: &metadata, group, keys: (key_leaf, &keys), values: (leaf, &values) };
-            let values = match value_type {
-                AttributeType::Str => pair.texts(key)?,
+            let values: Vec<StoredValue> = match value_type {
+                AttributeType::Str => pair.texts(key)?.into_iter().map(StoredValue::Text).collect(),
                 AttributeType::Int => {
                     pair.find::<Int64Type, _>(key, |int| *int)?.into_iter().map(StoredValue::Int).collect()
                 }
@@ -150,11 +158,11 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn texts(&self, key: &str) -> Result<Vec<StoredValue>> {
+    fn texts(&self, key: &str) -> Result<Vec<String>> {
         let texts = self.find::<ByteArrayType, Bytes>(key, |text| text.data().to_vec().into())?;
-        let text = |bytes: Bytes| match String::from_utf8(bytes.into()) {
-            Ok(text) => Ok(StoredValue::Text(text)),
-            Err(_) => Err(ParquetError::General("a text is not UTF-8".to_owned()).into()),
+        let text = |bytes: Bytes| {
+            let text = String::from_utf8(bytes.into());
+            text.map_err(|_| ParquetError::General("a text is not UTF-8".to_owned()).into())
         };
         texts.into_iter().map(text).collect()
     }

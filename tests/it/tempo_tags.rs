@@ -30,8 +30,8 @@ const START: u64 = 1_795_239_000;
 /// Spans of the data set.
 const SPANS: u64 = 48;
 
-/// The attributes of a span by scope: a key that all have, some that few have, one that only this span has, and a key with
-/// values of several types.
+/// The attributes of a span by scope: a key that all have, some that few have, one that only this span has, a key with
+/// values of several types, and one with arrays.
 fn attributes(number: u64) -> BTreeMap<&'static str, Vec<(String, Value)>> {
     let text = |text: String| json!({"stringValue": text});
     let mixed = match number % 4 {
@@ -39,6 +39,17 @@ fn attributes(number: u64) -> BTreeMap<&'static str, Vec<(String, Value)>> {
         1 => json!({"intValue": number % 6}),
         2 => json!({"doubleValue": (number % 5) as f64 + 0.5}),
         _ => json!({"boolValue": number % 8 == 3}),
+    };
+    let array = |values: Value| json!({"arrayValue": {"values": values}});
+    let list = match number % 6 {
+        0 => text(format!("t{}", number % 4)),
+        1 => array(json!([])),
+        2 => json!({"kvlistValue": {"values": [{"key": "k", "value": {"stringValue": "not shown"}}]}}),
+        _ => array(json!([
+            text(format!("t{}", number % 5)),
+            {"intValue": (number % 3).to_string()},
+            array(json!([{"boolValue": number.is_multiple_of(4)}, {"doubleValue": 0.25}])),
+        ])),
     };
     BTreeMap::from([
         (
@@ -57,6 +68,7 @@ fn attributes(number: u64) -> BTreeMap<&'static str, Vec<(String, Value)>> {
                 (format!("few{}", number % 5), text(number.to_string())),
                 (format!("only{number}"), json!({"boolValue": true})),
                 ("mixed".to_owned(), mixed),
+                ("list".to_owned(), list),
             ],
         ),
         ("event", vec![(format!("event{}", number % 4), text(format!("e{}", number % 10)))]),
@@ -104,14 +116,22 @@ fn expected_names(numbers: impl Iterator<Item = u64>) -> Names {
 }
 
 fn expected_values(numbers: impl Iterator<Item = u64>, scope: &str, key: &str) -> Values {
-    let shown = |value: Value| match value.as_object().unwrap().iter().next().unwrap() {
-        (kind, Value::String(text)) if kind == "stringValue" => ("string".to_owned(), text.clone()),
-        (kind, value) if kind == "intValue" => ("int".to_owned(), value.to_string()),
-        (kind, value) if kind == "doubleValue" => ("float".to_owned(), value.to_string()),
-        (_, value) => ("bool".to_owned(), value.to_string()),
-    };
     let all = numbers.flat_map(|number| attributes(number).remove(scope).unwrap());
-    all.filter(|(name, _)| name == key).map(|(_, value)| shown(value)).collect()
+    all.filter(|(name, _)| name == key).flat_map(|(_, value)| shown(&value)).collect()
+}
+
+/// What is listed of a value: of an array, its elements.
+fn shown(value: &Value) -> Vec<(String, String)> {
+    let (kind, value) = value.as_object().unwrap().iter().next().unwrap();
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match kind.as_str() {
+        "arrayValue" => value["values"].as_array().unwrap().iter().flat_map(shown).collect(),
+        "kvlistValue" => Vec::new(),
+        "stringValue" => vec![("string".to_owned(), text)],
+        "intValue" => vec![("int".to_owned(), text)],
+        "doubleValue" => vec![("float".to_owned(), text)],
+        _ => vec![("bool".to_owned(), text)],
+    }
 }
 
 async fn get(server: &Server, path: &str) -> Value {
@@ -147,6 +167,7 @@ async fn check(server: &Server, state: &str) {
             ("span", "all"),
             ("span", "code"),
             ("span", "mixed"),
+            ("span", "list"),
             ("span", "few3"),
             ("span", "only17"),
             ("event", "event1"),
@@ -166,8 +187,15 @@ async fn check(server: &Server, state: &str) {
         let found = values(server, ".few3", &range).await;
         assert_eq!(found, expected_values(numbers(), "span", "few3"), "{state}: .few3, {first} to {last}");
         let found = values(server, ".few3", &format!("{range}&q=%7B%20span.code%20%3D%204%20%7D")).await;
-        let expected = expected_values(numbers().filter(|number| number % 9 == 4), "span", "few3");
+        let matching = || numbers().filter(|number| number % 9 == 4);
+        let expected = expected_values(matching(), "span", "few3");
         assert_eq!(found, expected, "{state}: .few3 with a filter, {first} to {last}");
+        let found = values(server, "span.list", &format!("{range}&q=%7B%20span.code%20%3D%204%20%7D")).await;
+        assert_eq!(
+            found,
+            expected_values(matching(), "span", "list"),
+            "{state}: list with a filter, {first} to {last}"
+        );
     }
     assert_eq!(names(server, "").await, expected_names(0..SPANS), "{state}: all of time");
 }

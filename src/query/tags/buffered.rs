@@ -10,9 +10,9 @@ use datafusion::arrow::{
     datatypes::{DataType, Float64Type, Int64Type, UInt32Type},
 };
 
-use super::values::Value;
+use super::values::{Value, push_elements};
 use crate::model::{
-    attributes::{AttributeScope, VALUE_BOOL, VALUE_FLOAT, VALUE_INT, VALUE_STR},
+    attributes::{AttributeScope, VALUE_BOOL, VALUE_FLOAT, VALUE_INT, VALUE_JSON, VALUE_STR},
     batch::SpanBatch,
     schema::column,
     time::TimeRange,
@@ -85,15 +85,23 @@ fn entries(maps: &MapArray, key: &str, rows: impl Iterator<Item = usize>) -> Opt
     let ints = values.column(VALUE_INT).as_primitive_opt::<Int64Type>()?;
     let floats = values.column(VALUE_FLOAT).as_primitive_opt::<Float64Type>()?;
     let truths = values.column(VALUE_BOOL).as_boolean_opt()?;
+    let jsons = values.column(VALUE_JSON).as_string_opt::<i32>()?;
     let places = rows
         .filter(|row| maps.is_valid(*row))
         .flat_map(|row| offsets[row] as usize..offsets[row + 1] as usize)
         .filter(|entry| keys.value(*entry) == key);
-    let (mut seen_texts, mut seen_numbers, mut found) = (HashSet::new(), HashSet::new(), Vec::new());
+    let (mut seen_texts, mut seen_jsons, mut seen_numbers) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut found = Vec::new();
     for entry in places {
         if texts.is_valid(entry) {
             if seen_texts.insert(texts.value(entry)) {
                 found.push(Value::Text(texts.value(entry).to_owned()));
+            }
+            continue;
+        }
+        if jsons.is_valid(entry) {
+            if seen_jsons.insert(jsons.value(entry)) {
+                push_elements(jsons.value(entry), &mut found);
             }
             continue;
         }

@@ -50,9 +50,6 @@ use crate::{
 /// The path of the column of the names of events.
 const EVENT_NAME: [&str; 4] = [column::EVENTS, "list", "element", "name"];
 
-/// Types whose values are shown.
-const SHOWN: TypeSet = TypeSet::VALUES.minus(TypeSet::NESTED);
-
 /// A question about tags, as far as it is answered.
 pub(crate) struct Known {
     /// The plan of what is left; `None` if nothing is.
@@ -277,12 +274,15 @@ async fn of_file(
         };
         let Some(found) = found else { return Ok(None) };
         spans.count_read(found.read_bytes);
-        all.extend(found.values.into_iter().map(|value| match value {
-            StoredValue::Text(text) => Value::Text(text),
-            StoredValue::Int(int) => Value::Int(int),
-            StoredValue::Float(float) => Value::Float(float),
-            StoredValue::Bool(truth) => Value::Bool(truth),
-        }));
+        for value in found.values {
+            match value {
+                StoredValue::Text(text) => all.push(Value::Text(text)),
+                StoredValue::Int(int) => all.push(Value::Int(int)),
+                StoredValue::Float(float) => all.push(Value::Float(float)),
+                StoredValue::Bool(truth) => all.push(Value::Bool(truth)),
+                StoredValue::Nested(json) => values::push_elements(&json, &mut all),
+            }
+        }
     }
     Ok(Some(all))
 }
@@ -323,7 +323,7 @@ fn told(field: &FieldName, keys: Option<&AttributeKeys>) -> Told {
         let column = promoted.map(|value_type| PromotedAttribute::new(*scope, &attribute.key, value_type).column);
         places.extend(column.map(|column| Place::Column(column.to_string())));
         let in_maps = keys.residual(*scope, &attribute.key);
-        if in_maps.intersects(SHOWN) {
+        if in_maps.intersects(TypeSet::VALUES) {
             places.push(Place::Maps(*scope, in_maps));
         }
     }
@@ -364,7 +364,8 @@ mod tests {
         let text = [AttributeType::Str];
         assert_eq!(told("resource.service.name"), Told::By(vec![column("service_name")]));
         assert_eq!(told(".code"), Told::By(vec![column("span.code")]));
-        assert_eq!(told("span.list"), Told::By(vec![column("span.list")]));
+        let nested = Place::Maps(AttributeScope::Span, TypeSet::NESTED);
+        assert_eq!(told("span.list"), Told::By(vec![column("span.list"), nested]));
         assert_eq!(told("span.nothing"), Told::By(vec![]));
         assert_eq!(told("name"), Told::By(vec![column("name")]));
         assert_eq!(told("span.mixed"), Told::By(vec![column("span.mixed"), maps(AttributeScope::Span, &text)]));

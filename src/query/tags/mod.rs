@@ -7,6 +7,7 @@
 //!                    with a filter: values of the spans that match, at most so many -> type, value
 //! ```
 //!
+//! The values of an array are its elements, each of which a comparison in TraceQL looks at; maps and bytes have none.
 //! Answers are exact: what the spans of the range have, and nothing else. A file or batch that lies in the range as a whole
 //! is told by its lists. One that reaches out of it is scanned, unless its lists have nothing that is not known already
 //! ([`known`]).

@@ -18,16 +18,20 @@ use super::{call, items, lenient, maps};
 use crate::{
     functions::AttrFunction,
     model::{attributes::AttributeScope, schema::column},
-    query::{request::TagValuesQuery, search::starts_in, session::scan_base},
+    query::{request::TagValuesQuery, search::starts_in, session::scan_base, traceql::rows::array_of_json},
     traceql::{
         ast::{Attribute, FieldName, Intrinsic, Scope},
         literal::{Kind, Status},
+        plan::Dynamic,
     },
 };
 
 /// Distinct values that are looked at before the answer is cut to what is asked for. A field with more of them, which
 /// nobody picks from a list, is answered with some.
 pub(super) const DISTINCT_MAX: usize = 100_000;
+
+/// The column of the plan for arrays, maps and bytes.
+const NESTED: &str = "nested";
 
 /// Columns of the plan, in the order in which types come.
 const TYPES: [(AttrFunction, &str); 4] = [
@@ -71,6 +75,10 @@ pub(crate) fn plan(
     }
 }
 
+fn columns() -> impl Iterator<Item = (AttrFunction, &'static str)> {
+    TYPES.into_iter().chain([(AttrFunction::Nested, NESTED)])
+}
+
 /// Where an attribute is looked for.
 pub(super) fn scopes(attribute: &Attribute) -> &'static [AttributeScope] {
     match attribute.scope {
@@ -96,9 +104,9 @@ fn of_attribute(
         filter.push(get(AttrFunction::Exists, &map)?);
     }
     let (rows, map) = maps(filtered(filter, base)?, scope)?;
-    let columns = TYPES.iter().map(|(function, name)| Ok(get(*function, &map)?.alias(*name)));
+    let columns = columns().map(|(function, name)| Ok(get(function, &map)?.alias(name)));
     let rows = rows.project(columns.collect::<Result<Vec<_>>>()?)?;
-    match TYPES.iter().map(|(_, name)| col(*name).is_not_null()).reduce(Expr::or) {
+    match self::columns().map(|(_, name)| col(name).is_not_null()).reduce(Expr::or) {
         Some(some) => rows.filter(some),
         None => Ok(rows),
     }
@@ -136,7 +144,7 @@ fn of_intrinsic(
         _ => return Ok(None),
     };
     let mut columns = Vec::new();
-    for (function, name) in TYPES {
+    for (function, name) in self::columns() {
         columns.push(match function {
             AttrFunction::Str => text.clone().alias(name),
             other => lit(ScalarValue::try_from(&other.return_type())?).alias(name),
@@ -243,6 +251,21 @@ impl Shape {
     }
 }
 
+/// Adds the elements of an array in JSON, each of which comparisons of TraceQL look at, to values; nothing of a map or of bytes.
+pub(super) fn push_elements(json: &str, values: &mut Vec<Value>) {
+    let mut rest = vec![array_of_json(json)];
+    while let Some(value) = rest.pop() {
+        match value {
+            Dynamic::Array(elements) => rest.extend(elements),
+            Dynamic::String(text) => values.push(Value::Text(text.into_owned())),
+            Dynamic::Int(int) => values.push(Value::Int(int)),
+            Dynamic::Float(float) => values.push(Value::Float(float)),
+            Dynamic::Bool(truth) => values.push(Value::Bool(truth)),
+            Dynamic::Missing | Dynamic::Opaque | Dynamic::Status(_) | Dynamic::Kind(_) => {}
+        }
+    }
+}
+
 fn values_of(batch: &RecordBatch) -> Vec<Value> {
     let mut values = Vec::with_capacity(batch.num_rows());
     let column = |index: usize| batch.column_by_name(TYPES[index].1);
@@ -257,6 +280,9 @@ fn values_of(batch: &RecordBatch) -> Vec<Value> {
     }
     if let Some(truths) = column(3).and_then(|column| column.as_boolean_opt()) {
         values.extend(truths.iter().flatten().map(Value::Bool));
+    }
+    if let Some(jsons) = batch.column_by_name(NESTED).and_then(|column| column.as_string_opt::<i32>()) {
+        jsons.iter().flatten().for_each(|json| push_elements(json, &mut values));
     }
     values
 }
