@@ -49,6 +49,7 @@ mod tempo_service_metrics;
 mod tempo_services;
 mod tempo_strict;
 mod tempo_tags;
+mod tempo_traces;
 mod trace_lookup;
 mod traceql;
 mod wal;

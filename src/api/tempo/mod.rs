@@ -1,7 +1,7 @@
 //! Tempo's API, as Grafana's data source, Perses, Kiali and `tempo-cli` call it.
 //!
 //! ```text
-//!  /api/traces, /api/v2/traces                   trace by id                    trace, shared_ids
+//!  /api/traces, /api/v2/traces                   trace by id                    trace
 //!  /api/search                                   TraceQL, and tags before it    search
 //!  /api/search/tags, /api/search/tag, .../v2     names and values               tags
 //!  /api/metrics                                  series, services, summaries    metrics
@@ -17,7 +17,6 @@
 mod params;
 mod status;
 
-mod shared_ids;
 mod trace;
 
 mod search;

@@ -11,14 +11,18 @@ use crate::{
 
 const SECOND_NANO: i64 = 1_000_000_000;
 
-/// The decoded query string. Of a parameter that is given twice, the last one counts.
+/// The decoded query string. Of a parameter that is given twice, the first one counts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Params(HashMap<String, String>);
 
 impl Params {
     /// Reads a query string as it stands in the URL, without the question mark.
     pub(super) fn of(query: Option<&str>) -> Self {
-        Self(url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect())
+        let mut params = HashMap::new();
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned() {
+            params.entry(name).or_insert(value);
+        }
+        Self(params)
     }
 
     /// The value of a parameter that is there and not empty.
@@ -42,13 +46,19 @@ impl Params {
     /// The range of `start` and `end` in Unix seconds, or of `since` before now; all of time without them.
     pub(super) fn time_range(&self, now_unix_nano: i64) -> Result<TimeRange> {
         let range = seconds_range(self.unix_seconds("start")?, self.unix_seconds("end")?)?;
-        match (range, self.get("since")) {
+        match (range, self.since()?) {
             (Some(range), _) => Ok(range),
             (None, None) => Ok(TimeRange::ALL),
-            (None, Some(text)) => {
-                let since = parse_duration(text).map_err(|cause| Error::invalid(format!("invalid since: {cause}")))?;
-                Ok(TimeRange::new(now_unix_nano.saturating_sub(since), i64::MAX))
-            }
+            (None, Some(since)) => Ok(TimeRange::new(now_unix_nano.saturating_sub(since), i64::MAX)),
+        }
+    }
+
+    /// `since`: how far back, in nanoseconds.
+    pub(super) fn since(&self) -> Result<Option<i64>> {
+        let Some(text) = self.get("since") else { return Ok(None) };
+        match parse_duration(text) {
+            Ok(nanos) => Ok(Some(nanos)),
+            Err(_) => Err(Error::invalid(format!("invalid since: {text:?} is not a duration such as 30m, 12h or 7d"))),
         }
     }
 
@@ -109,14 +119,6 @@ impl Params {
                 "false" | "f" | "0" => Ok(false),
                 _ => Err(Error::invalid(format!("invalid {name}: {text:?} is none of true, false"))),
             },
-        }
-    }
-
-    /// Refuses a flag that asks for something that is not built, so that it is not ignored in silence.
-    pub(super) fn refuse_flag(&self, what: &str, name: &str) -> Result<()> {
-        match self.flag(name)? {
-            true => Err(Error::unsupported(format_args!("parameter {name} of {what}"))),
-            false => Ok(()),
         }
     }
 }
@@ -220,7 +222,11 @@ mod tests {
         assert_eq!(refused(range("start=20")), "only one of start and end provided: must provide both or neither");
         assert!(refused(range("start=x&end=1")).starts_with("invalid start: \"x\""));
         assert!(refused(range("start=1&end=99999999999999")).starts_with("invalid end: 99999999999999 is outside"));
-        assert!(refused(range("since=soon")).starts_with("invalid since"));
+        for since in ["soon", "5", "-1h"] {
+            let message = format!("invalid since: {since:?} is not a duration such as 30m, 12h or 7d");
+            let query = format!("since={since}");
+            assert_eq!(refused(Params::of(Some(&query)).time_range(0)), message);
+        }
     }
 
     #[test]
@@ -229,6 +235,7 @@ mod tests {
         let limit = |query| Params::of(Some(query)).limit(&settings);
         assert_eq!(limit("").unwrap(), 20);
         assert_eq!(limit("limit=7").unwrap(), 7);
+        assert_eq!(limit("limit=7&limit=8").unwrap(), 7);
         assert_eq!(refused(limit("limit=0")), "invalid limit: must be a positive number");
         assert_eq!(refused(limit("limit=-1")), "invalid limit: must be a positive number");
         assert_eq!(refused(limit("limit=262145")), "limit 262145 exceeds max limit 262144");

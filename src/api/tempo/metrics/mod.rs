@@ -61,7 +61,7 @@ pub(crate) async fn ask(state: &TempoState, query: MetricsQuery) -> Result<(Vec<
 fn metrics_query(params: &Params, now_unix_nano: i64, instant: bool) -> Result<MetricsQuery> {
     let text = params.get("q").or_else(|| params.get("query")).unwrap_or_default();
     let (start, end) = (params.moment("start")?, params.moment("end")?);
-    let since = params.get("since").map(|text| duration("since", text)).transpose()?;
+    let since = params.since()?;
     Ok(MetricsQuery {
         start_unix_nano: match (start, since) {
             (None, Some(since)) => Some(end.unwrap_or(now_unix_nano).saturating_sub(since)),
@@ -114,12 +114,8 @@ fn step(text: &str) -> Result<i64> {
     }
     match text.parse::<f64>() {
         Ok(seconds) if seconds.is_finite() => Ok((seconds * 1e9).round() as i64),
-        _ => duration("step", text),
+        _ => parse_duration(text).map_err(|cause| Error::invalid(format!("invalid step: {cause}"))),
     }
-}
-
-fn duration(name: &str, text: &str) -> Result<i64> {
-    parse_duration(text).map_err(|cause| Error::invalid(format!("invalid {name}: {cause}")))
 }
 
 #[cfg(test)]

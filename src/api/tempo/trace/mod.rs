@@ -2,7 +2,11 @@
 //!
 //! Grafana reads protobuf and follows pointers without looking: resource, scope, status and, in v2, the trace itself
 //! must be there, if empty. An unknown trace is 404 without body in v1 and an empty trace in v2; one above the size limit
-//! is 422 in v1 and a part of it in v2, marked as such.
+//! is 422 in v1 and a part of it in v2, marked as such. What a filter leaves out and [`repeated`] puts together is marked as
+//! well.
+
+mod repeated;
+mod shared_ids;
 
 use axum::{
     extract::{Path, RawQuery, State},
@@ -13,10 +17,11 @@ use http::{HeaderMap, StatusCode};
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
 
+use self::repeated::Repetition;
 use super::{
     JSON, LLM, PROTOBUF, TempoState, body,
     params::{Format, Params, check_expression, trace_id},
-    refusal, shared_ids, text,
+    refusal, text,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -29,11 +34,11 @@ use crate::{
     query::{Generations, LimitOverrides, QueryKind, QueryRequest, TraceByIdQuery, TraceFilter},
 };
 
-/// The parameter of v2 that summarises repeated spans, which is not built.
-const SPAN_PRUNING: &str = "span_pruning";
-
 /// Where Tempo can be told to look; here all of it is one place.
 const MODES: [&str; 4] = ["all", "ingesters", "blocks", "external"];
+
+/// Filters that keep every span.
+const EVERYTHING: [&str; 2] = ["{}", "{true}"];
 
 /// `PartialStatus` of an answer that lacks something.
 const PARTIAL: i32 = 1;
@@ -94,14 +99,13 @@ pub(super) async fn v2(
 ) -> Response {
     let params = Params::of(query.as_deref());
     let found = async {
-        params.refuse_flag("trace by id", SPAN_PRUNING)?;
-        let filter = filter(&params)?;
+        let (filter, repetition) = (filter(&params)?, Repetition::read(&params)?);
         if let Some(filter) = &filter {
             check_expression(&filter.text, &state.settings)?;
         }
-        Ok((filter.is_some(), find(&state, &id, &params, filter).await?))
+        Ok((filter.is_some(), repetition, find(&state, &id, &params, filter).await?))
     };
-    let (is_filtered, Found { trace, cut_at_bytes }) = match found.await {
+    let (is_filtered, repetition, Found { mut trace, cut_at_bytes }) = match found.await {
         Ok(found) => found,
         Err(error) => return refusal(&error),
     };
@@ -111,6 +115,9 @@ pub(super) async fn v2(
     }
     if is_filtered {
         reasons.push("Trace filtered, only a subset of spans matching the filter is returned".to_owned());
+    }
+    if repetition.is_some_and(|repetition| repetition.summarise(&mut trace)) {
+        reasons.push("Repeated spans are summarised, span_pruning=false returns all of them".to_owned());
     }
     let message = reasons.join("; ");
     match Format::of(&headers) {
@@ -147,9 +154,15 @@ fn filter(params: &Params) -> Result<Option<TraceFilter>> {
     let keep_hierarchy = params.flag("keep_hierarchy")?;
     let descendants = generations(params, "match_depth", 0)?;
     let ancestors = generations(params, "ancestor_depth", -1)?;
-    let Some(text) = params.get("q") else { return Ok(None) };
+    let Some(text) = params.get("q").filter(|text| !EVERYTHING.contains(&without_spaces(text).as_str())) else {
+        return Ok(None);
+    };
     let ancestors = if keep_hierarchy { ancestors } else { Generations::UpTo(0) };
     Ok(Some(TraceFilter { text: text.to_owned(), ancestors, descendants }))
+}
+
+fn without_spaces(text: &str) -> String {
+    text.chars().filter(|character| !character.is_whitespace()).collect()
 }
 
 fn generations(params: &Params, name: &str, default: i64) -> Result<Generations> {
