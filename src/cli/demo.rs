@@ -60,6 +60,9 @@ pub(super) struct DemoArgs {
     /// No progress, only the result.
     #[arg(long)]
     quiet: bool,
+    /// The services of the shop log, too: a line of JSON on standard output for each trace and each failed span.
+    #[arg(long)]
+    logs: bool,
     #[command(flatten)]
     sources: SourceArgs,
 }
@@ -87,6 +90,7 @@ impl DemoArgs {
             Compression::Zstd => DemoCompression::Zstd,
         };
         settings.headers.clone_from(&self.headers);
+        settings.logs = self.logs;
         settings.progress = match (self.quiet, io::stderr().is_terminal()) {
             (true, _) => ProgressStyle::Silent,
             (false, true) => ProgressStyle::Bar,
@@ -169,6 +173,7 @@ mod tests {
         let timed = settings("--endpoint http://h:1 --rate 5000 --duration 1m30s").unwrap();
         let duration = Some(Duration::from_secs(90));
         assert_eq!(timed.mode, DemoMode::Live { spans_per_second: 5_000, duration });
+        assert!(!timed.logs && settings("--endpoint http://tracehouse:4317 --quiet --logs").unwrap().logs);
         let backfill = settings("--endpoint http://h:1 --backfill 1h --spans 7 --header X-Scope-OrgID=a=b").unwrap();
         let period = Duration::from_secs(3_600);
         assert_eq!(backfill.mode, DemoMode::Backfill { period, spans_total: 7, spans_per_second_max: None });

@@ -10,7 +10,8 @@
 //! largest about 2,000; 2 % of the spans failed, in 17 % of the traces; log-normal durations with 0.2 % above a second;
 //! about 400 bytes per span as protobuf.
 //!
-//! Logs and metrics are deliberately absent, and so is anything that knows the receiver: the sender speaks plain OTLP.
+//! On request the services also log ([`lines`]), to standard output. Metrics are deliberately absent, and so is anything that
+//! knows the receiver: the sender speaks plain OTLP.
 
 mod random;
 mod shop;
@@ -24,6 +25,7 @@ mod trace;
 
 mod workload;
 
+mod lines;
 mod progress;
 mod retry;
 mod sender;

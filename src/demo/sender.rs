@@ -4,7 +4,12 @@
 //! own, so that a server's connections share the load. What the server asks to have again is sent again, after the delay
 //! that it names or a growing one; what it refuses for good is counted.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient,
@@ -20,6 +25,7 @@ use tonic::{
 };
 
 use super::{
+    lines::lines,
     progress::{Progress, ProgressStyle},
     retry::{Backoff, retry_delay},
     workload::{Timeline, Workload, WorkloadSettings, spans_in},
@@ -93,6 +99,8 @@ pub struct DemoSettings {
     pub retry_time_max: Duration,
     /// Where progress shows.
     pub progress: ProgressStyle,
+    /// Whether the services of the shop log to standard output.
+    pub logs: bool,
 }
 
 impl DemoSettings {
@@ -109,6 +117,7 @@ impl DemoSettings {
             request_timeout: Duration::from_secs(30),
             retry_time_max: Duration::from_secs(60),
             progress: ProgressStyle::Silent,
+            logs: false,
         }
     }
 }
@@ -316,6 +325,10 @@ async fn deliver(run: &Run, client: &mut Client, request: ExportTraceServiceRequ
         let status = match answer {
             Ok(response) => {
                 run.accepted(spans, response);
+                if run.settings.logs {
+                    // A closed standard output is no reason to stop sending.
+                    let _ = io::stdout().write_all(lines(&request).as_bytes());
+                }
                 return Ok(());
             }
             Err(status) => status,

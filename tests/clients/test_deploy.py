@@ -91,7 +91,38 @@ def test_data_sources_are_services_and_refer_to_each_other(services):
 
 
 def test_the_log_shipper_has_a_way_from_containers_to_loki(understood):
-    assert understood["shipper"] == ["discovery.docker", "discovery.relabel", "loki.source.docker", "loki.write"]
+    blocks = ["discovery.docker", "discovery.relabel", "loki.source.docker", "loki.process", "loki.write"]
+    assert understood["shipper"] == blocks
+
+
+def test_the_services_of_the_shop_log_what_spans_lead_to(services, tmp_path):
+    """Lines of the example have the label by which a span finds them, and the id by which they find the trace."""
+    [tempo, _, loki] = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/tracehouse.yaml").read_text())["datasources"]
+    [tag] = tempo["jsonData"]["tracesToLogsV2"]["tags"]
+    assert tag == {"key": "service.name", "value": "service_name"}
+    shipper = (DEPLOY / "alloy/config.alloy").read_text()
+    labels = re.search(r"stage\.labels \{\s*values = \{(.*)\}", shipper).group(1)
+    assert 'service_name = "service_name"' in labels
+    [field] = loki["jsonData"]["derivedFields"]
+    server = Server(tmp_path / "data")
+    try:
+        command = list(services["demo"]["command"])
+        command[command.index("--endpoint") + 1] = server.addresses.otlp_grpc
+        done = subprocess.run(
+            [os.environ["TRACEHOUSE_BINARY"], *command, "--duration", "3s"], capture_output=True, text=True, timeout=60, check=True
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        assert len(lines) > 3
+        for line in lines[:3]:
+            entry = json.loads(line)
+            trace_id = re.search(field["matcherRegex"], line).group(1)
+            assert trace_id == entry["trace_id"]
+            query = f'{{ resource.service.name = "{entry["service_name"]}" && trace:id = "{trace_id}" }}'
+            found = requests.get(f"{server.addresses.tempo}/api/search", params={"q": query}, timeout=10).json()
+            assert len(found["traces"]) == 1, line
+        server.stop()
+    finally:
+        server.kill()
 
 
 # ---- Prometheus -----------------------------------------------------------------------------------------------------
