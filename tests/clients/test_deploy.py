@@ -148,6 +148,17 @@ class Prometheus:
         arguments = [f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={self.address}"]
         self.log = (folder / "prometheus.log").open("w")
         self.process = subprocess.Popen([PROMETHEUS / "prometheus", *arguments], stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + SCRAPE_SECONDS_MAX
+        while not self.is_ready():
+            assert self.process.poll() is None and time.monotonic() < deadline, "Prometheus does not start"
+            time.sleep(0.2)
+
+    def is_ready(self):
+        """Until then, questions are refused."""
+        try:
+            return requests.get(f"http://{self.address}/-/ready", timeout=10).status_code == 200
+        except requests.ConnectionError:
+            return False
 
     def get(self, path, **parameters):
         answer = requests.get(f"http://{self.address}/api/v1/{path}", params=parameters, timeout=10)
@@ -161,11 +172,8 @@ class Prometheus:
         """The answer to an expression as soon as there is one."""
         deadline = time.monotonic() + SCRAPE_SECONDS_MAX
         while time.monotonic() < deadline:
-            try:
-                if found := self.query(expression):
-                    return found
-            except requests.ConnectionError:
-                assert self.process.poll() is None, "Prometheus has ended"
+            if found := self.query(expression):
+                return found
             time.sleep(0.2)
         raise AssertionError(f"{expression} has no value: {self.get('targets')}")
 
