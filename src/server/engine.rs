@@ -11,7 +11,7 @@ use futures::FutureExt;
 use crate::{
     catalog::{Catalog, CatalogSettings},
     clock::Clock,
-    config::{DataLocation, Settings},
+    config::Settings,
     error::{Error, ErrorKind, Result},
     ingest::ReadOnly,
     live::Live,
@@ -26,7 +26,7 @@ pub(super) const LOG_FOLDER: &str = "wal";
 /// The folder of what queries spill, likewise.
 const SPILL_FOLDER: &str = "tmp";
 
-/// A data folder or bucket that is open for queries. While it lives, no server can open the log beside it.
+/// A data folder or bucket that is open for queries. While it lives, no server can open the log beside it, if there is one.
 #[derive(Debug)]
 pub struct LocalFolder {
     /// Answers queries.
@@ -38,10 +38,11 @@ pub struct LocalFolder {
 impl LocalFolder {
     /// Opens what the settings name and changes nothing in it.
     ///
-    /// Of a bucket, what other machines have not uploaded yet is not seen; a log on this machine is read if there is one.
+    /// A log on this machine is read if there is one; a folder that was restored, or is a backup, has none until a server
+    /// opens it. Of a bucket, what other machines have not uploaded yet is not seen.
     ///
     /// # Errors
-    /// There is no such folder, or a server has it open.
+    /// There is no such folder, it has neither tables nor a log, or a server has it open.
     pub async fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
         if let Some(folder) = settings.data.folder().filter(|folder| !folder.is_dir()) {
             let message = format!("there is no data folder {} (data)", folder.display());
@@ -53,9 +54,16 @@ impl LocalFolder {
         let store = Store::open_to_read(settings, &metrics).await?;
         let catalog = catalog(&store, &clock, settings, &metrics);
         let log_folder = settings.local_folder().join(LOG_FOLDER);
-        let log = match settings.data {
-            DataLocation::Bucket(_) if !log_folder.is_dir() => ReadOnly::without_log(catalog),
-            _ => ReadOnly::open(&log_folder, catalog).await?,
+        let log = if log_folder.is_dir() {
+            ReadOnly::open(&log_folder, catalog).await?
+        } else {
+            if let Some(folder) = settings.data.folder()
+                && catalog.tenants().await?.is_empty()
+            {
+                let message = format!("folder {} has neither tables nor a write-ahead log (data)", folder.display());
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            ReadOnly::without_log(catalog)
         };
         // The data folder stays as it is, so what these queries spill goes elsewhere.
         let spill_folder = std::env::temp_dir();

@@ -8,7 +8,13 @@ use tracehouse::{
 };
 
 /// The documents whose examples are checked, if they are there.
-const DOCUMENTS: &[&str] = &["README.md", "sql/README.md", "examples/notebooks/README.md", "tests/clients/README.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "sql/README.md",
+    "examples/notebooks/README.md",
+    "tests/clients/README.md",
+    "src/maintain/README.md",
+];
 
 /// A fenced block of a document.
 struct Block {

@@ -131,10 +131,75 @@ async fn a_backup_beside_a_running_server_is_restored_into_another_folder() {
     assert!(back.status.success(), "{}", text(&back));
     let refused = run(restored.path(), &["restore", "--from", &place(&backup)]);
     assert!(!refused.status.success() && text(&refused).contains("has tables already"), "{}", text(&refused));
-    let server = Server::start_with(restored.path(), SETTINGS, None).await.unwrap();
+    let mut server = Server::start_with(restored.path(), SETTINGS, None).await.unwrap();
     assert_eq!(count(&server, "true").await, 100);
-    let mut server = server;
     server.stop().await;
-    let verified = run(restored.path(), &["verify"]);
-    assert!(verified.status.success(), "{}", text(&verified));
+}
+
+/// The commands of the first block of a section of the document on tables in operation.
+fn documented(section: &str) -> Vec<Vec<String>> {
+    let (_, rest) = include_str!("../../../src/maintain/README.md").split_once(section).unwrap();
+    let (_, rest) = rest.split_once("```bash\n").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    let lines = block.lines().map(|line| line.split(" #").next().unwrap().strip_prefix("tracehouse ").unwrap());
+    let words = |line: &str| {
+        let (words, quoted) = line.split_once('"').unwrap_or((line, ""));
+        let quoted = Some(quoted.trim_end().trim_end_matches('"')).filter(|quoted| !quoted.is_empty());
+        words.split_whitespace().chain(quoted).map(str::to_owned).collect()
+    };
+    lines.map(words).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_commands_of_backup_and_restore_work_in_the_documented_order() {
+    let root = tempfile::tempdir().unwrap();
+    let below_root = |word: &String| match word.starts_with('/') {
+        true => format!("{}{word}", root.path().display()),
+        false => word.clone(),
+    };
+    let folder = root.path().join("var/lib/tracehouse");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut server = Server::start_with(&folder, SETTINGS, None).await.unwrap();
+    send(&server, 1..101).await;
+    let url = format!("http://{}", server.tempo);
+    let trace = format!("{0:016x}{0:016x}", 3);
+    let deleted = tracehouse(root.path(), &["delete", "--trace-id", &trace, "--server", &url]).output().unwrap();
+    assert!(deleted.status.success(), "{}", text(&deleted));
+    server.stop().await;
+
+    let commands = documented("## Backup and restore");
+    let expected = [
+        ("backup", "99 spans"),
+        ("verify", "99 spans in 1 files"),
+        ("restore", "99 spans"),
+        ("verify", "1 deletions checked"),
+        ("inspect", "single-tenant"),
+        ("sql", "99"),
+    ];
+    assert_eq!(commands.len(), expected.len() + 1, "{commands:?}");
+    for (command, (name, shown)) in commands.iter().zip(expected) {
+        assert_eq!(command[0], name);
+        let words: Vec<String> = command.iter().map(below_root).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let done = tracehouse(root.path(), &words).output().unwrap();
+        assert!(done.status.success() && text(&done).contains(shown), "{command:?}: {}", text(&done));
+    }
+    // Nothing above has made a log there.
+    let [serve, data, restored] = &commands[expected.len()][..] else { panic!("{commands:?}") };
+    assert_eq!((serve.as_str(), data.as_str()), ("serve", "--data"));
+    let restored = std::path::PathBuf::from(below_root(restored));
+    assert!(!restored.join("wal").exists());
+    let mut server = Server::start_with(&restored, SETTINGS, None).await.unwrap();
+    assert_eq!(count(&server, "true").await, 99);
+    server.stop().await;
+}
+
+#[test]
+fn a_folder_without_tables_and_log_is_told_apart_from_one_without_spans() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [&["verify"][..], &["inspect"], &["sql", "SELECT 1"]] {
+        let refused = run(folder.path(), command);
+        let said = text(&refused);
+        assert!(!refused.status.success() && said.contains("has neither tables nor a write-ahead log"), "{said}");
+    }
 }
