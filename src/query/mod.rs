@@ -45,6 +45,7 @@ mod trace;
 pub mod traceql;
 
 mod admission;
+mod explained;
 mod failure;
 mod log;
 mod memory;

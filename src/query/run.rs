@@ -10,7 +10,7 @@ use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
     catalog::TableProvider,
     execution::SessionState,
-    physical_plan::{ExecutionPlan, execute_stream},
+    physical_plan::{ExecutionPlan, analyze::AnalyzeExec, execute_stream},
 };
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     model::tenant::TenantId,
     query::{
-        failure,
+        explained, failure,
         log::Entry,
         memory::QueryPool,
         metrics::MetricsRun,
@@ -74,10 +74,23 @@ pub(crate) enum Work {
     Metrics(Box<MetricsRun>),
 }
 
+impl Work {
+    /// Whether the answer is what operators did.
+    fn is_analyzed(&self) -> bool {
+        match self {
+            Self::Plan(plan) => plan.is::<AnalyzeExec>(),
+            Self::Explained(_, explain) => *explain == Explain::Analyze,
+            Self::Search(_) | Self::Metrics(_) => false,
+        }
+    }
+}
+
 impl Planned {
     /// The answer's batches. Operators start when the first is asked for.
     fn batches(self, ran: RanPlans, stats: SharedStats) -> BoxStream<'static, Result<RecordBatch>> {
-        let Self { work, session, schema, form, shape, .. } = self;
+        let Self { work, base, session, schema, form, shape, .. } = self;
+        let is_analyzed = work.is_analyzed();
+        let plans = Arc::clone(&ran);
         let batches = match work {
             Work::Plan(physical) => {
                 ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
@@ -90,6 +103,13 @@ impl Planned {
             Work::Explained(rounds, Explain::Plan) => futures::stream::once(rounds.plans()).boxed(),
             Work::Explained(rounds, Explain::Analyze) => futures::stream::once(rounds.analyzed(ran)).boxed(),
             Work::Metrics(metrics) => metrics.run(ran, stats).boxed(),
+        };
+        let batches = match is_analyzed {
+            true => {
+                let files = async move { explained::files(&plans, base.as_ref()) };
+                batches.chain(futures::stream::once(files)).boxed()
+            }
+            false => batches,
         };
         let batches = match shape {
             Shape::Same => batches,
@@ -142,11 +162,7 @@ impl Run {
                     add_plan_metrics(stats, plan.as_ref());
                 }
                 if let Some(spans) = (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
-                    let (scanned, pruned) = spans.file_counts();
-                    stats.files_scanned += scanned;
-                    stats.files_pruned += pruned;
-                    stats.scanned_bytes += spans.bytes_read();
-                    stats.add_reads(spans.reads());
+                    spans.add_to(stats);
                 }
                 if let Some(bounds) = &bounds {
                     stats.tell_of_cut_traces(bounds.spans_max);

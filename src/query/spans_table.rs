@@ -41,6 +41,7 @@ use crate::{
         promotion::PromotedAttribute,
         schema::{column, logical_schema},
     },
+    query::stats::QueryStats,
     storage::{
         remote::ReadCounters,
         scan::{self, ScanFile, ScanRequest},
@@ -66,6 +67,7 @@ pub struct SpansTable {
     reads: Arc<ReadCounters>,
     files_scanned: AtomicU64,
     files_pruned: AtomicU64,
+    files_without_trace: AtomicU64,
     bytes_read: AtomicU64,
 }
 
@@ -79,9 +81,16 @@ struct Parts {
 impl SpansTable {
     /// The table of a view.
     pub fn new(view: ReadView) -> Self {
-        let (files_scanned, files_pruned) = (AtomicU64::new(0), AtomicU64::new(0));
-        let bytes_read = AtomicU64::new(0);
-        Self { view, only: None, objects: None, reads: Arc::default(), files_scanned, files_pruned, bytes_read }
+        Self {
+            view,
+            only: None,
+            objects: None,
+            reads: Arc::default(),
+            files_scanned: AtomicU64::new(0),
+            files_pruned: AtomicU64::new(0),
+            files_without_trace: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+        }
     }
 
     /// The same table, with what its scans read of `store` counted.
@@ -95,14 +104,14 @@ impl SpansTable {
         &self.view
     }
 
-    /// What scans read of a bucket, or of what is kept of it.
-    pub(crate) fn reads(&self) -> &ReadCounters {
-        &self.reads
-    }
-
-    /// Files that scans kept, and those that they ruled out by the catalogue.
-    pub(crate) fn file_counts(&self) -> (u64, u64) {
-        (self.files_scanned.load(Ordering::Relaxed), self.files_pruned.load(Ordering::Relaxed))
+    /// Adds the files that scans kept and ruled out, and what was read without a scan or of a bucket.
+    pub(crate) fn add_to(&self, stats: &mut QueryStats) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        stats.files_scanned += count(&self.files_scanned);
+        stats.files_pruned += count(&self.files_pruned);
+        stats.files_without_trace += count(&self.files_without_trace);
+        stats.scanned_bytes += self.bytes_read();
+        stats.add_reads(&self.reads);
     }
 
     /// How much there is.
@@ -150,15 +159,11 @@ impl SpansTable {
 
     /// The same table with some of its files and buffered batches alone, the former by path, the latter by position.
     pub(crate) fn only(&self, files: HashSet<Arc<str>>, batches: HashSet<usize>) -> Self {
-        let (files_scanned, files_pruned) = (AtomicU64::new(0), AtomicU64::new(0));
         Self {
-            view: self.view.clone(),
             only: Some(Parts { files, batches }),
             objects: self.objects.clone(),
             reads: Arc::clone(&self.reads),
-            files_scanned,
-            files_pruned,
-            bytes_read: AtomicU64::new(0),
+            ..Self::new(self.view.clone())
         }
     }
 
@@ -307,7 +312,9 @@ impl TableProvider for SpansTable {
             return future::ready(self.plan_scan(session, projection, &files, (limit, false))).boxed();
         };
         async move {
+            let before = files.len();
             let files = with_traces(session, self.objects.as_ref(), files, &ids).await?;
+            self.files_without_trace.fetch_add((before - files.len()) as u64, Ordering::Relaxed);
             self.plan_scan(session, projection, &files, (limit, true))
         }
         .boxed()

@@ -1,6 +1,7 @@
 //! What a query cost.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +18,16 @@ use crate::{
     query::spansets::{TRACES_CUT, cut_text},
     storage::remote::ReadCounters,
 };
+
+/// The label of a scan's metrics that names the file.
+const FILE_LABEL: &str = "filename";
+
+/// Row groups of one file.
+#[derive(Clone, Copy, Debug, Default)]
+struct RowGroups {
+    pruned: u64,
+    left: u64,
+}
 
 /// Figures of one run. Those of the plan are complete when the stream has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +48,14 @@ pub struct QueryStats {
     pub scanned_bytes: u64,
     /// Files that scans had to look into; a file counts for each scan of it.
     pub files_scanned: u64,
-    /// Files that scans ruled out by the catalogue's statistics.
+    /// Files that scans ruled out before they were opened: by the catalogue's statistics, or because no trace that was asked
+    /// for is in them.
     pub files_pruned: u64,
+    /// Those of them that have none of the traces.
+    pub files_without_trace: u64,
+    /// Files, of those that scans had to look into, of which the footer and bloom filters ruled out every row group: the key
+    /// is not in the file's list, or the value not in its statistics.
+    pub files_skipped: u64,
     /// Row groups that were read.
     pub row_groups_scanned: u64,
     /// Row groups that statistics or bloom filters ruled out.
@@ -86,6 +103,8 @@ impl QueryStats {
         self.scanned_bytes += later.scanned_bytes;
         self.files_scanned += later.files_scanned;
         self.files_pruned += later.files_pruned;
+        self.files_without_trace += later.files_without_trace;
+        self.files_skipped += later.files_skipped;
         self.row_groups_scanned += later.row_groups_scanned;
         self.row_groups_pruned += later.row_groups_pruned;
         self.store_requests += later.store_requests;
@@ -139,7 +158,11 @@ pub(crate) fn add_plan_metrics(stats: &mut QueryStats, plan: &dyn ExecutionPlan)
 }
 
 fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
+    // Threads that share a file count for themselves, under its name.
+    let mut row_groups: HashMap<&str, RowGroups> = HashMap::new();
     for metric in metrics.iter() {
+        let file = metric.labels().iter().find(|label| label.name() == FILE_LABEL);
+        let of_file = || file.map(|label| label.value()).unwrap_or_default();
         match metric.value() {
             MetricValue::SpilledBytes(bytes) => stats.spilled_bytes += bytes.value() as u64,
             MetricValue::Count { name, count } if name == "bytes_scanned" => {
@@ -150,10 +173,16 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
                 let (pruned, matched) = (pruning_metrics.pruned() as u64, pruning_metrics.matched() as u64);
                 match name.as_ref() {
                     // The bloom filters come after the statistics, so what they leave is what is read.
-                    "row_groups_pruned_statistics" => stats.row_groups_pruned += pruned,
+                    "row_groups_pruned_statistics" => {
+                        stats.row_groups_pruned += pruned;
+                        row_groups.entry(of_file()).or_default().pruned += pruned;
+                    }
                     "row_groups_pruned_bloom_filter" => {
                         stats.row_groups_pruned += pruned;
                         stats.row_groups_scanned += matched;
+                        let of_file = row_groups.entry(of_file()).or_default();
+                        of_file.pruned += pruned;
+                        of_file.left += matched;
                     }
                     _ => {}
                 }
@@ -161,4 +190,5 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
             _ => {}
         }
     }
+    stats.files_skipped += row_groups.values().filter(|of_file| of_file.pruned > 0 && of_file.left == 0).count() as u64;
 }

@@ -130,6 +130,25 @@ async fn each_way_of_skipping_is_seen_in_explain_analyze() {
         "row_groups_pruned_statistics",
     );
     fewer(&traceql("{ span.only.first > 5 }").await, "row_groups_pruned_statistics");
+    // What the plan does not say is in the last row: a look at the footer ruled the files out, and nothing else was read.
+    let absent = format!(
+        "ruled out by the catalogue: 0, by filters of trace ids: 0, by footers (keys, statistics, bloom filters): {FILES}; read: 0"
+    );
+    let plan = sql("SELECT name FROM spans WHERE span_attributes['nowhere'] = 'x'").await;
+    assert!(plan.ends_with(&absent), "{plan}");
+    // A search looks at parts of the time one after the other, so a file can be in several scans.
+    let plan = traceql("{ span.nowhere = 5 }").await;
+    let by_footers = plan.rsplit_once("bloom filters): ").unwrap().1;
+    let by_footers: u64 = by_footers.strip_suffix("; read: 0").unwrap_or_else(|| panic!("{plan}")).parse().unwrap();
+    assert!(by_footers >= FILES, "{plan}");
+    let one = format!("by footers (keys, statistics, bloom filters): {}; read: 1", FILES - 1);
+    let plan = sql("SELECT name FROM spans WHERE attr_int(span_attributes, 'only.first') > 5").await;
+    assert!(plan.ends_with(&one), "{plan}");
+    // Files by their filters of trace ids, before they are opened; one of 4,096 foreign ones says that it may have the trace.
+    let plan = sql(&format!("SELECT name FROM spans WHERE trace_id = '{}'", trace(0))).await;
+    let without_trace = plan.rsplit_once("by filters of trace ids: ").unwrap().1;
+    let without_trace: u64 = without_trace.split(',').next().unwrap().parse().unwrap();
+    assert!((FILES - 2..FILES).contains(&without_trace), "{plan}");
     // Row groups by their least and greatest value, and pages by theirs.
     let plan = sql("SELECT name FROM spans WHERE span_attributes['http.response.status_code'] = '250'").await;
     fewer(&plan, "row_groups_pruned_statistics");

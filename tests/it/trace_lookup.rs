@@ -41,6 +41,9 @@ async fn one_file_of_many_is_opened_for_a_trace() {
         assert_eq!(found, rows, "{text}");
         // One of 4,096 foreign files is opened in vain.
         assert!((files..=files + 1).contains(&stats.files_scanned), "{} for {text}", stats.files_scanned);
+        if !text.contains("no id") {
+            assert_eq!(stats.files_without_trace + stats.files_scanned, FILES, "{text}");
+        }
     }
     house.ingest.shutdown().await.unwrap();
 }
@@ -74,6 +77,7 @@ async fn searches_read_the_row_groups_that_can_hold_an_attribute() {
     for text in absent {
         let (rows, stats) = run(&engine, traceql(text)).await;
         assert!(rows == 0 && stats.row_groups_pruned >= files, "{text}: {stats:?}");
+        assert_eq!((stats.files_skipped, stats.files_pruned), (stats.files_scanned, 0), "{text}: {stats:?}");
     }
     let (rows, stats) = run(&engine, sql("SELECT name FROM spans WHERE span_attributes['order'] = '77'")).await;
     assert_eq!((rows, stats.row_groups_pruned), (1, files - 1), "{stats:?}");

@@ -165,6 +165,7 @@ fn json(stats: &QueryStats) -> Vec<u8> {
         "scanned_bytes": stats.scanned_bytes,
         "files_scanned": stats.files_scanned,
         "files_pruned": stats.files_pruned,
+        "files_skipped": stats.files_skipped,
         "row_groups_scanned": stats.row_groups_scanned,
         "row_groups_pruned": stats.row_groups_pruned,
         "store_requests": stats.store_requests,

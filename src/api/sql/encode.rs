@@ -166,6 +166,7 @@ fn figures(stats: &QueryStats) -> Value {
         "scanned_bytes": stats.scanned_bytes,
         "files_scanned": stats.files_scanned,
         "files_pruned": stats.files_pruned,
+        "files_skipped": stats.files_skipped,
         "peak_memory_bytes": stats.peak_memory_bytes,
         "spilled_bytes": stats.spilled_bytes,
     })

@@ -103,8 +103,12 @@ async fn explain_shows_the_plans_of_a_search() {
 #[tokio::test]
 async fn explain_analyze_shows_what_the_operators_of_a_search_did() {
     let plans = plans(Explain::Analyze, "{ span.status = 503 }").await;
-    let [(first, witnesses), (_, traces)] = plans.as_slice() else { panic!("{plans:?}") };
-    assert_eq!(first, "plan 1 with metrics");
+    let [(first, witnesses), (_, traces), (last, files)] = plans.as_slice() else { panic!("{plans:?}") };
+    assert_eq!((first.as_str(), last.as_str()), ("plan 1 with metrics", "Files"));
+    assert!(
+        files.starts_with("ruled out by the catalogue: 0") && files.ends_with("read: 0"),
+        "all is buffered: {files}"
+    );
     assert!(witnesses.contains("FilterExec: ") && witnesses.contains("metrics=[output_rows="), "{witnesses}");
     assert!(traces.contains("TraceEvalExec: conditions=") && traces.contains("metrics=[output_rows="), "{traces}");
 }
