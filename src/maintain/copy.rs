@@ -25,6 +25,7 @@ use object_store::path::Path;
 use serde::Serialize;
 use tracing::info;
 
+use super::tombstone;
 use crate::{
     catalog::{CHECKSUM_TAG, Catalog, LiveFile, LogFile, Snapshot},
     error::{Error, ErrorKind, Result},
@@ -84,6 +85,12 @@ async fn copy_tombstones(from: &Store, to: &Store) -> Result<()> {
         if let Some(bytes) = from.get(&object.location).await? {
             // One that is there is this one: their names are never used again.
             let (PutNew::Created | PutNew::AlreadyExists) = to.put_new(&object.location, bytes).await?;
+        }
+    }
+    for folder in from.list_folders(&paths::tenants_folder()).await? {
+        let Some(tenant) = paths::tenant_of_folder(&folder) else { continue };
+        for former in tombstone::former(from, &tenant).await? {
+            let (PutNew::Created | PutNew::AlreadyExists) = to.put_new(&former.place, former.bytes).await?;
         }
     }
     Ok(())

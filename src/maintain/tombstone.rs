@@ -9,14 +9,18 @@
 //! which whoever maintains the table next finishes. From then on a span goes if it matches the filter and starts within
 //! `[start_unix_nano, end_unix_nano)`, whether it was in a file, was buffered or in a log, or arrives later.
 //!
-//! The tombstones of all tenants lie in one folder apart from the tables, so that one listing finds them.
+//! The tombstones of all tenants lie in one folder apart from the tables, so that one listing finds them. Those that a build before
+//! the first release left in `tenants/<tenant>/tombstones/` are read there, and moved by the first process that maintains the
+//! tables ([`adopt`]): a deletion holds however old it is.
 //!
 //! It stays for `deletion.tombstone_age_max`; then spans that arrive late stay. Only the maintenance deletes tombstones. One
 //! that cannot be read stops the maintenance of its tenant, because not to know what was deleted is no licence to keep it.
 
-use futures::TryStreamExt;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use tracing::info;
 use uuid::Uuid;
 
 use crate::{
@@ -91,11 +95,46 @@ impl Tombstone {
 /// One that cannot be read or understood.
 pub(super) async fn list(store: &Store, tenant: &TenantId) -> Result<Vec<Tombstone>> {
     let mut tombstones = Vec::new();
-    let mut objects = store.list(&paths::tombstones_folder(tenant));
+    let former = store.list(&paths::former_tombstones_folder(tenant));
+    let mut objects = store.list(&paths::tombstones_folder(tenant)).chain(former);
     while let Some(object) = objects.try_next().await? {
         // Gone between the two requests: expired.
         tombstones.extend(Tombstone::read(store, &object.location).await?);
     }
     tombstones.sort_by_key(|tombstone| (tombstone.created_unix_nano, tombstone.id));
+    // One whose move a crash has cut short is in both places.
+    tombstones.dedup_by_key(|tombstone| tombstone.id);
     Ok(tombstones)
+}
+
+/// The tombstones of a tenant that lie in their former place: each with its bytes, and the place that it belongs to.
+pub(super) async fn former(store: &Store, tenant: &TenantId) -> Result<Vec<Former>> {
+    let mut found = Vec::new();
+    let mut objects = store.list(&paths::former_tombstones_folder(tenant));
+    while let Some(object) = objects.try_next().await? {
+        let place = object.location.filename().map(|name| paths::tombstones_folder(tenant).join(name));
+        if let (Some(place), Some(bytes)) = (place, store.get(&object.location).await?) {
+            found.push(Former { location: object.location, place, bytes });
+        }
+    }
+    Ok(found)
+}
+
+/// A tombstone in its former place.
+#[derive(Debug)]
+pub(super) struct Former {
+    location: Path,
+    pub(super) place: Path,
+    pub(super) bytes: Bytes,
+}
+
+/// Moves the tombstones of a tenant out of their former place.
+pub(super) async fn adopt(store: &Store, tenant: &TenantId) -> Result<()> {
+    for Former { location, place, bytes } in former(store, tenant).await? {
+        // One that is there is this one: the first try was cut short before it deleted.
+        let (PutNew::Created | PutNew::AlreadyExists) = store.put_new(&place, bytes).await?;
+        store.delete(&location).await?;
+        info!(%tenant, from = %location, to = %place, "moved a tombstone");
+    }
+    Ok(())
 }

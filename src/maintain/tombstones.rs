@@ -18,14 +18,14 @@ use arrow::{
     array::{AsArray, BooleanArray, BooleanBufferBuilder},
     buffer::BooleanBuffer,
 };
-use futures::{FutureExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use object_store::path::Path;
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::tombstone::Tombstone;
+use super::tombstone::{self, Tombstone};
 use crate::{
     error::{Error, ErrorKind, Result},
     ingest::{Screen, Screened},
@@ -33,6 +33,9 @@ use crate::{
     query::{QueryEngine, SpanFilter},
     storage::{paths, store::Store},
 };
+
+/// Tenants whose former tombstones are looked for at once.
+const ADOPTIONS_MAX: usize = 16;
 
 /// The remembered deletions.
 #[derive(Debug)]
@@ -128,6 +131,9 @@ impl Tombstones {
     /// Reads those that other processes left, and forgets those that are gone; gives the tenants that have new ones.
     pub async fn refresh(&self) -> Result<Vec<TenantId>> {
         let _turn = self.one_change_at_a_time.lock().await;
+        if !self.is_loaded.load(Ordering::Acquire) {
+            self.adopt().await?;
+        }
         let mut listed: BTreeMap<TenantId, Vec<Path>> = BTreeMap::new();
         let mut objects = self.store.list(&paths::all_tombstones_folder());
         while let Some(object) = objects.try_next().await? {
@@ -169,6 +175,14 @@ impl Tombstones {
         *self.known.write() = current;
         self.is_loaded.store(true, Ordering::Release);
         Ok(news)
+    }
+
+    /// Moves those that lie in their former place, one listing per tenant.
+    async fn adopt(&self) -> Result<()> {
+        let folders = self.store.list_folders(&paths::tenants_folder()).await?;
+        let tenants = folders.iter().filter_map(paths::tenant_of_folder);
+        let moves = tenants.map(|tenant| async move { tombstone::adopt(&self.store, &tenant).await });
+        stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(ADOPTIONS_MAX).try_collect().await
     }
 
     /// Makes a deletion durable; from then on it is kept to here.

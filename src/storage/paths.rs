@@ -67,6 +67,12 @@ pub fn tombstones_folder(tenant: &TenantId) -> Path {
     Path::from_iter([PathPart::from(TOMBSTONES), PathPart::from(folder_name(tenant).as_str())])
 }
 
+/// Where builds before the first release kept what was deleted from a tenant's table.
+pub fn former_tombstones_folder(tenant: &TenantId) -> Path {
+    let name = folder_name(tenant);
+    Path::from_iter([PathPart::from(TENANTS), PathPart::from(name.as_str()), PathPart::from(TOMBSTONES)])
+}
+
 /// The place of one tombstone.
 pub fn tombstone(tenant: &TenantId, id: Uuid) -> Path {
     tombstones_folder(tenant).join(format!("{id}.json"))

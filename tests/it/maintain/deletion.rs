@@ -2,15 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::TryStreamExt as _;
+use object_store::{memory::InMemory, path::Path};
 use tracehouse::{
     config::{HumanDuration, Settings},
     error::ErrorKind,
     maintain::{
+        copy::copy_tables,
         delete::{DeleteReport, Deleter},
         verify::{Problem, Verifier, VerifyReport},
     },
     model::{tenant::TenantId, time::TimeRange},
     query::SpanFilter,
+    storage::{paths, store::Store},
 };
 
 use super::{
@@ -249,11 +253,41 @@ async fn deletions_of_another_process_are_found_with_one_listing() {
     assert_eq!(house.count("SELECT count(*) FROM spans WHERE span_attributes['enduser'] = 'late'").await, 0);
 
     // One that cannot be read stops the deletions of its tenant, and of no other.
-    let path = tracehouse::storage::paths::tombstone(&TenantId::single(), uuid::Uuid::nil());
+    let path = paths::tombstone(&TenantId::single(), uuid::Uuid::nil());
     house.store.put(&path, "{}".into()).await.unwrap();
     here.tombstones().refresh().await.unwrap();
     let error = here.enforce(&TenantId::single()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let other = TenantId::parse("other").unwrap();
     assert_eq!(here.enforce(&other).await.unwrap(), DeleteReport::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_a_former_build_left_beside_the_table_holds_and_is_moved() {
+    let (house, tenant) = (House::open().await, TenantId::single());
+    house.store(random(&mut seeded(34), 100, 10, NOW)).await;
+    let id = trace_id(3);
+    delete(&house, &deleter(&house), SpanFilter::TraceId(id.to_string()), TimeRange::ALL).await;
+    let (place, former) = (paths::tombstones_folder(&tenant), paths::former_tombstones_folder(&tenant));
+    let in_folder = async |folder: &Path| house.store.list(folder).try_collect::<Vec<_>>().await.unwrap();
+    let [tombstone] = &in_folder(&place).await[..] else { panic!("one deletion, one tombstone") };
+    let bytes = house.store.get(&tombstone.location).await.unwrap().unwrap();
+    house.store.delete(&tombstone.location).await.unwrap();
+    house.store.put(&former.clone().join(tombstone.location.filename().unwrap()), bytes).await.unwrap();
+
+    // Who only reads does not move it, and keeps to it.
+    assert_eq!(verify(&house).await.tombstones, 1);
+    let backup = Store::new(Arc::new(InMemory::new()));
+    copy_tables(&house.catalog, &backup).await.unwrap();
+    assert!(backup.get(&tombstone.location).await.unwrap().is_some());
+    assert_eq!((in_folder(&place).await.len(), in_folder(&former).await.len()), (0, 1));
+
+    let next = deleter(&house);
+    next.tombstones().load().await.unwrap();
+    assert_eq!(next.tombstones().tenants(), [tenant]);
+    assert_eq!((in_folder(&place).await.len(), in_folder(&former).await.len()), (1, 0));
+    house.ingest.set_screen(next.tombstones().screen());
+    house.write(plain(&[Plain { trace: 3, span: 1, start: NOW, user: "late" }])).await;
+    assert_eq!(house.count(&format!("SELECT count(*) FROM spans WHERE trace_id = '{id}'")).await, 0);
+    assert_eq!(verify(&house).await.tombstones, 1);
 }
