@@ -21,6 +21,10 @@ use crate::{
 };
 
 /// The tables of all tenants. One per process and store.
+///
+/// A table stays open. What is visible is told from the one state of it that flushes publish and views read: a view that held
+/// a table which was closed since would miss what a flush has committed to its successor. And the maintenance looks at every
+/// table anyway. An idle one costs its list of files, of which compaction leaves few.
 #[derive(Debug)]
 pub struct Catalog {
     store: Store,
@@ -80,11 +84,6 @@ impl Catalog {
         let tables = self.tables.lock();
         let open = tables.values().filter_map(|cell| Some(cell.get()?.snapshot()));
         open.fold((0, 0), |(files, bytes), snapshot| (files + snapshot.files().len(), bytes + snapshot.size_bytes()))
-    }
-
-    /// Forgets a table that has been idle, to free its memory. Whoever still holds it can go on using it.
-    pub fn close(&self, tenant: &TenantId) {
-        self.tables.lock().remove(tenant);
     }
 
     /// Waits for checkpoints that are being written, and starts no more: for the end of the process. Commits go on.
