@@ -83,6 +83,9 @@ pub struct Metrics {
     pub swept_files: IntCounter,
     /// Their bytes.
     pub swept_bytes: IntCounter,
+    retention_files: IntCounterVec,
+    retention_bytes: IntCounterVec,
+    retention_rewritten: IntCounterVec,
     /// Live files of all tables.
     pub catalog_files: IntGauge,
     /// Bytes of the live files.
@@ -215,6 +218,24 @@ impl Metrics {
                 "Files that were in no table for longer than the grace, and were deleted",
             )?,
             swept_bytes: counter(r, "tracehouse_swept_bytes_total", "Size of the files that sweeps deleted")?,
+            retention_files: counters(
+                r,
+                "tracehouse_retention_files_total",
+                "Files that retention removed whole, by the limit: age_max, bytes_max, total_bytes_max",
+                &["limit"],
+            )?,
+            retention_bytes: counters(
+                r,
+                "tracehouse_retention_bytes_total",
+                "Size of the files that retention removed whole",
+                &["limit"],
+            )?,
+            retention_rewritten: counters(
+                r,
+                "tracehouse_retention_rewritten_files_total",
+                "Files that retention wrote anew without their expired spans",
+                &["limit"],
+            )?,
             catalog_files: gauge(r, "tracehouse_catalog_files", "Live files of all tables")?,
             catalog_bytes: gauge(r, "tracehouse_catalog_bytes", "Size of the live files of all tables")?,
             catalog_commits: counter(r, "tracehouse_catalog_commits_total", "Commits to tables")?,
@@ -296,6 +317,13 @@ impl Metrics {
     /// Records a finished query of a `kind` such as `sql`, with an `outcome` such as `ok` or `timeout`.
     pub fn observe_query(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.query_seconds.with_label_values(&[kind, outcome]).observe(took.as_secs_f64());
+    }
+
+    /// Counts what left the tables by a `limit`, such as `age_max`.
+    pub fn count_retention(&self, limit: &'static str, files: usize, bytes: u64, rewritten: usize) {
+        self.retention_files.with_label_values(&[limit]).inc_by(files as u64);
+        self.retention_bytes.with_label_values(&[limit]).inc_by(bytes);
+        self.retention_rewritten.with_label_values(&[limit]).inc_by(rewritten as u64);
     }
 
     /// Counts a request to a bucket. `operation` and `outcome` are names from the source code.

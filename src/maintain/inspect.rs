@@ -202,7 +202,7 @@ fn short_type(data_type: &str) -> &str {
     data_type.split(['(', '<', ' ']).next().unwrap_or(data_type)
 }
 
-fn moment(unix_nano: i64) -> String {
+pub(super) fn moment(unix_nano: i64) -> String {
     DateTime::from_timestamp_nanos(unix_nano).to_rfc3339_opts(SecondsFormat::Nanos, true)
 }
 

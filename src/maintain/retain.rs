@@ -8,6 +8,9 @@
 //!
 //! What goes is removed from the table at once and from the disk with the sweep, after the grace; until then it counts
 //! neither here nor in any answer, only on the disk.
+//!
+//! Whoever finds spans gone can find out why: each round that removes something logs for each tenant how much went, from
+//! which time and for which [`Reason`], and counts it in `tracehouse_retention_*_total`.
 
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use tracing::info;
 use super::{
     compact::commit_settled,
     delete::{Rewriting, rewrite},
+    inspect::moment,
     merge::Keep,
 };
 use crate::{
@@ -25,6 +29,7 @@ use crate::{
     config::{RetentionSettings, Settings},
     crashpoint,
     error::Result,
+    metrics::Metrics,
     model::tenant::TenantId,
 };
 
@@ -33,6 +38,28 @@ const REMOVES_MAX: usize = 1_000;
 
 /// A file and the table that lists it.
 type TableFile = (Arc<Table>, Arc<LiveFile>);
+
+/// Which limit spans leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `retention.age_max` or what a tenant has instead.
+    Age,
+    /// `retention.bytes_max` or what a tenant has instead.
+    Bytes,
+    /// `retention.total_bytes_max`.
+    TotalBytes,
+}
+
+impl Reason {
+    /// The setting's name, which is also the metrics' label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Age => "age_max",
+            Self::Bytes => "bytes_max",
+            Self::TotalBytes => "total_bytes_max",
+        }
+    }
+}
 
 /// What left the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -43,6 +70,10 @@ pub struct RetentionReport {
     pub files_rewritten: usize,
     /// Bytes of the files that were removed whole.
     pub bytes_removed: u64,
+    /// Spans in the files that were removed whole, as far as the table knows their number.
+    pub spans_removed: u64,
+    /// First and last start of the spans in the files that were removed whole, in Unix nanoseconds.
+    pub starts_removed: Option<(i64, i64)>,
 }
 
 impl RetentionReport {
@@ -51,6 +82,15 @@ impl RetentionReport {
         self.files_removed += other.files_removed;
         self.files_rewritten += other.files_rewritten;
         self.bytes_removed += other.bytes_removed;
+        self.spans_removed += other.spans_removed;
+        self.see(other.starts_removed);
+    }
+
+    fn see(&mut self, starts: Option<(i64, i64)>) {
+        self.starts_removed = match (self.starts_removed, starts) {
+            (Some((first, last)), Some((from, to))) => Some((first.min(from), last.max(to))),
+            (one, other) => one.or(other),
+        };
     }
 }
 
@@ -59,14 +99,15 @@ impl RetentionReport {
 pub struct Retainer {
     catalog: Arc<Catalog>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     retention: RetentionSettings,
     rewriting: Rewriting,
 }
 
 impl Retainer {
     /// A retainer of the tables of `catalog`.
-    pub fn new(catalog: Arc<Catalog>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
-        Self { catalog, clock, retention: settings.retention.clone(), rewriting: Rewriting::new(settings) }
+    pub fn new(catalog: Arc<Catalog>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, settings: &Settings) -> Self {
+        Self { catalog, clock, metrics, retention: settings.retention.clone(), rewriting: Rewriting::new(settings) }
     }
 
     /// Removes what is too old or too much in the table of one tenant.
@@ -81,17 +122,17 @@ impl Retainer {
         let table = self.catalog.table(tenant).await?;
         if let Some(age_max_nano) = age_max_nano {
             let expired = self.clock.now_unix_nano().saturating_sub(age_max_nano);
-            report.add(self.by_age(&table, expired).await?);
+            let by_age = self.by_age(&table, expired).await?;
+            self.tell(tenant, Reason::Age, &by_age);
+            report.add(by_age);
         }
         if let Some(bytes_max) = bytes_max {
             let snapshot = table.snapshot();
             let files = oldest_first(snapshot.files().map(|file| (Arc::clone(&table), Arc::clone(file))).collect());
             let surplus = surplus(&files, bytes_max);
-            report.add(remove(&table, &files[..surplus]).await?);
-        }
-        if report != RetentionReport::default() {
-            info!(%tenant, removed = report.files_removed, rewritten = report.files_rewritten,
-                bytes = report.bytes_removed, "retention");
+            let by_bytes = remove(&table, &files[..surplus]).await?;
+            self.tell(tenant, Reason::Bytes, &by_bytes);
+            report.add(by_bytes);
         }
         Ok(report)
     }
@@ -102,23 +143,37 @@ impl Retainer {
         if bytes_max == 0 {
             return Ok(RetentionReport::default());
         }
-        let mut files = Vec::new();
+        let (mut files, mut tables) = (Vec::new(), Vec::new());
         for tenant in self.catalog.tenants().await? {
             let table = self.catalog.table(&tenant).await?;
             files.extend(table.snapshot().files().map(|file| (Arc::clone(&table), Arc::clone(file))));
+            tables.push((tenant, table));
         }
         let files = oldest_first(files);
         let surplus = surplus(&files, bytes_max);
         let mut report = RetentionReport::default();
-        let mut rest: Vec<TableFile> = files.into_iter().take(surplus).collect();
-        while let Some((table, _)) = rest.first() {
-            let table = Arc::clone(table);
-            let (of_table, others): (Vec<TableFile>, Vec<TableFile>) =
-                rest.into_iter().partition(|(other, _)| Arc::ptr_eq(other, &table));
-            report.add(remove(&table, &of_table).await?);
-            rest = others;
+        let going = &files[..surplus];
+        for (tenant, table) in tables {
+            let of_table = going.iter().filter(|(other, _)| Arc::ptr_eq(other, &table));
+            let of_table: Vec<TableFile> =
+                of_table.map(|(table, file)| (Arc::clone(table), Arc::clone(file))).collect();
+            let removed = remove(&table, &of_table).await?;
+            self.tell(&tenant, Reason::TotalBytes, &removed);
+            report.add(removed);
         }
         Ok(report)
+    }
+
+    /// Logs and counts what left a table.
+    fn tell(&self, tenant: &TenantId, reason: Reason, report: &RetentionReport) {
+        if *report == RetentionReport::default() {
+            return;
+        }
+        self.metrics.count_retention(reason.name(), report.files_removed, report.bytes_removed, report.files_rewritten);
+        let starts = report.starts_removed;
+        let (oldest, newest) = (starts.map(|starts| moment(starts.0)), starts.map(|starts| moment(starts.1)));
+        info!(%tenant, limit = reason.name(), files = report.files_removed, bytes = report.bytes_removed,
+            spans = report.spans_removed, oldest, newest, rewritten = report.files_rewritten, "retention");
     }
 
     async fn by_age(&self, table: &Arc<Table>, expired_unix_nano: i64) -> Result<RetentionReport> {
@@ -187,7 +242,11 @@ async fn remove(table: &Arc<Table>, files: &[TableFile]) -> Result<RetentionRepo
                 Ok(()) => {
                     crashpoint::hit("retention.after_commit");
                     report.files_removed += files.len();
-                    report.bytes_removed += files.iter().map(|file| file.size_bytes).sum::<u64>();
+                    for file in &files {
+                        report.bytes_removed += file.size_bytes;
+                        report.spans_removed += file.rows().unwrap_or_default();
+                        report.see(file.start_range_unix_nano());
+                    }
                     break;
                 }
                 // Its replacement has its turn in the next round.

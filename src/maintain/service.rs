@@ -82,7 +82,8 @@ impl Maintenance {
                 tasks.spawn(rounds(interval, "compaction").run(COMPACTION_PAUSE_ROUNDS_MAX, nothing, pass, nothing));
             }
         }
-        let retainer = Arc::new(Retainer::new(Arc::clone(catalog), shared().1, settings));
+        let (tables, clock, metrics) = shared();
+        let retainer = Arc::new(Retainer::new(tables, clock, metrics, settings));
         let of_tenant = Arc::clone(&retainer);
         let pass = move |tenant: TenantId| {
             let retainer = Arc::clone(&of_tenant);

@@ -101,15 +101,16 @@ impl House {
 
     /// Parquet files on the disk, live or not.
     pub(crate) fn files_on_disk(&self) -> usize {
-        parquet_files(self.folder.path())
+        files_below(self.folder.path())
     }
 }
 
-fn parquet_files(folder: &Path) -> usize {
+/// Parquet files below a folder, without those of a table's log.
+pub(crate) fn files_below(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let count = |path: std::path::PathBuf| match path.is_dir() {
         true if path.ends_with("_delta_log") => 0,
-        true => parquet_files(&path),
+        true => files_below(&path),
         false => usize::from(path.extension().is_some_and(|extension| extension == "parquet")),
     };
     entries.map(count).sum()

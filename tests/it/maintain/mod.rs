@@ -1,8 +1,11 @@
 //! Compaction, sweep, retention and deletion: tables change their files, and no answer changes but where it is asked for.
 
+mod asked_for;
+mod bytes_per_span;
 mod compaction;
 mod copies;
 mod deletion;
+mod duties;
 pub(crate) mod house;
 mod process;
 mod retention;

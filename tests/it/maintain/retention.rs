@@ -1,6 +1,6 @@
 //! Spans leave by age and by size.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tracehouse::{
     config::{ByteSize, HumanDuration, Settings},
@@ -13,7 +13,8 @@ use super::house::{House, NOW, Plain, SECOND, plain, random, seeded};
 const HOUR: i64 = 3600 * SECOND;
 
 async fn retain(house: &House, settings: &Settings) -> RetentionReport {
-    let retainer = Retainer::new(std::sync::Arc::clone(&house.catalog), house.shared_clock(), settings);
+    let (catalog, metrics) = (Arc::clone(&house.catalog), Arc::clone(&house.metrics));
+    let retainer = Retainer::new(catalog, house.shared_clock(), metrics, settings);
     let mut report = retainer.retain(&TenantId::single()).await.unwrap();
     report.add(retainer.retain_total().await.unwrap());
     report
@@ -60,7 +61,9 @@ async fn the_oldest_files_go_when_there_are_too_many_bytes() {
     let mut settings = Settings::default();
     settings.retention.bytes_max = ByteSize::from_bytes(sizes[1..].iter().sum());
     let report = retain(&house, &settings).await;
-    assert_eq!((report.files_removed, report.bytes_removed), (1, sizes[0]));
+    assert_eq!((report.files_removed, report.bytes_removed, report.spans_removed), (1, sizes[0], 100));
+    let (first, last) = report.starts_removed.unwrap();
+    assert!(NOW - 3 * 24 * HOUR <= first && first < last && last < NOW - 2 * 24 * HOUR, "{first} to {last}");
     assert_eq!(retain(&house, &settings).await, RetentionReport::default());
     settings.retention.total_bytes_max = ByteSize::from_bytes(sizes[3]);
     assert_eq!(retain(&house, &settings).await.files_removed, 2);
