@@ -45,6 +45,10 @@ pub(crate) const QUESTIONS: &[Question] = &[
     question("int attribute >= 500", Ask::Search("{ span.http.response.status_code >= 500 }"), 650.0),
     question("rare string, scoped", Ask::Search(r#"{ span.user.id = "user-00042" }"#), 330.0),
     question("rare string, unscoped", Ask::Search(r#"{ .user.id = "user-00042" }"#), 515.0),
+    ours("rare text in a map", Ask::Search(r#"{ span.shop.coupon.code = "GOLDEN-TICKET" }"#)),
+    ours("text in a map that nobody has", Ask::Search(r#"{ span.shop.coupon.code = "NONE" }"#)),
+    ours("common boolean in a map", Ask::Search("{ span.cache.hit = true }")),
+    ours("key that no span has", Ask::Search(r#"{ span.shop.nothing = "x" }"#)),
     question("regex over statements", Ask::Search(r#"{ span.db.query.text =~ ".*shipments.*" }"#), 280.0),
     question(
         "three conditions over scopes",
@@ -113,9 +117,26 @@ pub(crate) const QUESTIONS: &[Question] = &[
         Ask::Sql("SELECT span_attributes['http.route'] AS k, count(*) FROM spans GROUP BY k"),
     ),
     ours(
-        "SQL: count by text of few spans",
+        "SQL: count by text in a map, of few spans",
         Ask::Sql("SELECT span_attributes['shop.coupon.code'] AS k, count(*) FROM spans GROUP BY k"),
     ),
+    ours(
+        "SQL: count by boolean in a map, of many",
+        Ask::Sql("SELECT span_attributes['cache.hit'] AS k, count(*) FROM spans GROUP BY k"),
+    ),
+    ours(
+        "SQL: rare text, promoted",
+        Ask::Sql("SELECT count(*) FROM spans WHERE span_attributes['user.id'] = 'user-00042'"),
+    ),
+    ours(
+        "SQL: rare text in a map",
+        Ask::Sql("SELECT count(*) FROM spans WHERE span_attributes['shop.coupon.code'] = 'GOLDEN-TICKET'"),
+    ),
+    ours(
+        "SQL: common boolean in a map",
+        Ask::Sql("SELECT count(*) FROM spans WHERE span_attributes['cache.hit'] = 'true'"),
+    ),
+    ours("rate by boolean in a map", Ask::Series("{ span.cache.hit != nil } | rate() by (span.cache.hit)")),
     ours(
         "SQL: count and p99 by service and route",
         Ask::Sql(

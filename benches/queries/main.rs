@@ -5,11 +5,18 @@
 //! user and system time of the server's process, the least of some rounds: what other programs do on the machine makes it
 //! more, never less. Rows and bytes are what scans of one query read.
 //!
+//! With `BENCH_STATE=buffered` the same questions go to spans that were just acknowledged: the server that took them is asked, with
+//! thresholds of flushes so large that all of them are in its buffer and in its log, and none in a file. A buffer holds some
+//! hundred bytes per span.
+//!
+//! Of the attributes, two are kept out of columns by the settings ([`RESIDUAL`]), so that questions about them read the maps; the
+//! others have columns after the third flush.
+//!
 //! With several sizes, each is the same workload over a longer time, and a last table shows how queries grow: over
 //! everything, and over the middle tenth of the time.
 //!
-//! `cargo bench --bench queries`, with `BENCH_SPANS` (default `1000000`; a list such as `1000000,4000000` shows growth),
-//! `BENCH_FOLDER` (keeps the data below this folder, and takes what is there), `BENCH_ONLY` (part of the names of questions)
+//! `cargo bench --bench queries`, with `BENCH_STATE` (`stored`, the default, or `buffered`), `BENCH_SPANS` (default `1000000`; a list such as `1000000,4000000` shows growth),
+//! `BENCH_FOLDER` (keeps stored data below this folder, and takes what is there), `BENCH_ONLY` (part of the names of questions)
 //! and `BENCH_ROUNDS` (default 3).
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
 
@@ -45,6 +52,13 @@ const NANOS_PER_SPAN: u64 = 600_000;
 
 const SENDERS: u64 = 2;
 
+/// The attributes that stay in maps: one of a text that few spans have, one of a boolean that many have.
+const RESIDUAL: &str = "promotion.deny=span.shop.coupon.code,span.cache.hit";
+
+/// Thresholds that no benchmark reaches.
+const BUFFERED: &[&str] =
+    &["buffer.bytes_max=64GiB", "flush.bytes_max=32GiB", "flush.age_max=1000h", "wal.bytes_max=256GiB"];
+
 /// What Tempo stores, in bytes per span.
 const TEMPO_SPAN_BYTES: f64 = 103.0;
 
@@ -52,22 +66,39 @@ fn setting(name: &str, default: &str) -> String {
     env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
-/// A folder of compacted spans, and how many there are.
+/// Where the spans are that questions are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In compacted files.
+    Stored,
+    /// In the server's buffer.
+    Buffered,
+}
+
+/// A folder of spans, and how many there are.
 #[derive(Debug)]
 struct Data {
     folder: PathBuf,
     spans: u64,
+    state: State,
 }
 
 impl Data {
-    /// Takes the folder that is there, or fills it.
-    async fn of(spans: u64, below: &Path) -> Self {
-        let folder = below.join(spans.to_string());
-        if !folder.is_dir() {
+    /// Takes the folder that is there, or fills it. What is to be in the buffer is sent to the server that is asked.
+    async fn of(spans: u64, below: &Path, state: State) -> Self {
+        let folder = below.join(match state {
+            State::Stored => spans.to_string(),
+            State::Buffered => format!("{spans}-buffered"),
+        });
+        if state == State::Buffered {
+            // What an earlier run left would be replayed.
+            let _ = std::fs::remove_dir_all(&folder);
             std::fs::create_dir_all(&folder).unwrap();
-            let mut server = Server::start_with(&folder, &["log.level=warn"], None).await.unwrap();
-            let period = Duration::from_nanos(NANOS_PER_SPAN * spans);
-            send::send(&server.otlp_grpc, WorkloadSettings::period(1, START_UNIX_NANO, period, spans), SENDERS).await;
+        } else if !folder.is_dir() {
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut server = Server::start_with(&folder, &["log.level=warn", RESIDUAL], None).await.unwrap();
+            let data = Self { folder: folder.clone(), spans, state };
+            data.send_to(&server).await;
             assert!(server.stop().await.success());
             println!("flushed: {:.1} bytes per span", folder_bytes(&folder, "parquet") as f64 / spans as f64);
             let compacted =
@@ -75,7 +106,26 @@ impl Data {
             let compacted = compacted.unwrap();
             assert!(compacted.status.success(), "{}", String::from_utf8_lossy(&compacted.stderr));
         }
-        Self { folder, spans }
+        Self { folder, spans, state }
+    }
+
+    /// Sends the spans, and returns when all are acknowledged.
+    async fn send_to(&self, server: &Server) {
+        let settings = WorkloadSettings::period(1, START_UNIX_NANO, self.length(), self.spans);
+        send::send(&server.otlp_grpc, settings, SENDERS).await;
+    }
+
+    /// A server that has the spans where they are asked for.
+    async fn serve(&self) -> Server {
+        let mut settings = vec!["log.level=warn", "query.search_limit_max=1000000"];
+        if self.state == State::Stored {
+            return Server::start_with(&self.folder, &settings, None).await.unwrap();
+        }
+        settings.extend(BUFFERED.iter().chain([&RESIDUAL]));
+        let server = Server::start_with(&self.folder, &settings, None).await.unwrap();
+        self.send_to(&server).await;
+        assert_eq!(folder_bytes(&self.folder, "parquet"), 0, "spans were flushed");
+        server
     }
 
     fn length(&self) -> Duration {
@@ -136,11 +186,21 @@ async fn main() {
     let temporary = tempfile::tempdir().unwrap();
     let below = PathBuf::from(setting("BENCH_FOLDER", temporary.path().to_str().unwrap()));
     let (only, rounds) = (setting("BENCH_ONLY", ""), setting("BENCH_ROUNDS", "3").parse().unwrap());
+    let state = match setting("BENCH_STATE", "stored").as_str() {
+        "stored" => State::Stored,
+        "buffered" => State::Buffered,
+        other => panic!("BENCH_STATE={other} is neither stored nor buffered"),
+    };
     let mut sizes = Vec::new();
     for spans in setting("BENCH_SPANS", "1000000").split(',') {
-        let data = Data::of(spans.parse().unwrap(), &below).await;
-        let bytes = folder_bytes(&data.folder, "parquet") as f64 / data.spans as f64;
-        println!("{spans} spans stored: {bytes:.1} bytes per span, Tempo {TEMPO_SPAN_BYTES}");
+        let data = Data::of(spans.parse().unwrap(), &below, state).await;
+        match state {
+            State::Stored => {
+                let bytes = folder_bytes(&data.folder, "parquet") as f64 / data.spans as f64;
+                println!("{spans} spans stored: {bytes:.1} bytes per span, Tempo {TEMPO_SPAN_BYTES}");
+            }
+            State::Buffered => println!("{spans} spans just acknowledged; Tempo's figures are of stored ones"),
+        }
         sizes.push(data);
     }
     if let [data] = sizes.as_slice() {

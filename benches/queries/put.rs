@@ -46,9 +46,7 @@ struct Answer {
 impl Target {
     /// Starts a server on the data.
     pub(crate) async fn start(data: &Data) -> Self {
-        let server =
-            Server::start_with(&data.folder, &["log.level=warn", "query.search_limit_max=1000000"], None).await;
-        let server = server.unwrap();
+        let server = data.serve().await;
         let text = "SELECT trace_id, count(*) AS n FROM spans GROUP BY 1 HAVING n = 40 ORDER BY 1 LIMIT 1";
         let trace_id = text_column(&query(&server.flight, text).await.unwrap(), "trace_id").remove(0);
         Self { server, client: Client::new(), trace_id }
