@@ -8,10 +8,13 @@ use arrow::{
     datatypes::{DataType, Int32Type},
 };
 use datafusion::common::{Result, exec_err, hash_utils::RandomState};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 /// Stands for a text without a number.
 pub(super) const SPELLED: u16 = u16::MAX;
+
+/// Texts that get numbers where they come without a dictionary. Each row then looks its text up, which pays for a few.
+const PLAIN_TEXTS_MAX: usize = 4_096;
 
 /// Bytes of text that get numbers, per position of a key.
 const BYTES_MAX: usize = 4 << 20;
@@ -72,55 +75,51 @@ impl TextCodes {
         }
     }
 
-    /// The numbers of the texts of an array: 0 where there is none, [`SPELLED`] where the text has no number.
-    pub(super) fn numbers(&self, position: usize, texts: &ArrayRef) -> Result<Vec<u16>> {
+    /// Tells `number` the row and the number of each text of an array, [`SPELLED`] where it has none. NULLs are left out.
+    pub(super) fn numbers(&self, position: usize, texts: &ArrayRef, mut number: impl FnMut(usize, u16)) -> Result<()> {
         let position = self.position(position)?;
         let Some(texts) = texts.as_dictionary_opt::<Int32Type>() else {
-            return Ok(of_texts(position, cast(texts, &DataType::Utf8)?.as_string()));
+            of_texts(position, cast(texts, &DataType::Utf8)?.as_string(), PLAIN_TEXTS_MAX, number);
+            return Ok(());
         };
         let of_values = of_dictionary(position, texts.values())?;
-        let of_code = |code: i32| usize::try_from(code).ok().and_then(|code| of_values.get(code));
-        let keys = texts.keys();
-        if keys.null_count() == 0 {
-            return Ok(keys.values().iter().map(|code| of_code(*code).copied().unwrap_or_default()).collect());
+        let codes = texts.keys().values();
+        let of_row = |row: usize| {
+            let code = codes.get(row).and_then(|code| usize::try_from(*code).ok());
+            code.and_then(|code| of_values.get(code)).copied().unwrap_or_default()
+        };
+        match texts.keys().nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => (0..texts.len()).for_each(|row| number(row, of_row(row))),
+            Some(nulls) => nulls.valid_indices().for_each(|row| number(row, of_row(row))),
         }
-        Ok(keys.iter().map(|code| code.and_then(of_code).copied().unwrap_or_default()).collect())
+        Ok(())
     }
 }
 
 /// Texts of a batch whose numbers are at hand. Most rows have one of a few.
 const AT_HAND: usize = 256;
 
-fn of_texts(position: &RwLock<Position>, texts: &StringArray) -> Vec<u16> {
-    let mut at_hand: Vec<Option<(&str, u16)>> = vec![None; AT_HAND];
+fn of_texts(position: &RwLock<Position>, texts: &StringArray, texts_max: usize, mut number: impl FnMut(usize, u16)) {
+    let mut at_hand: [Option<(&str, u16)>; AT_HAND] = [None; AT_HAND];
     let mut known = position.read();
-    let mut numbers = Vec::with_capacity(texts.len());
-    for text in texts {
-        let Some(text) = text else {
-            numbers.push(0);
-            continue;
-        };
+    let mut of_row = |row: usize| {
+        let text = texts.value(row);
         let place = &mut at_hand[place_of(text.as_bytes())];
-        if let Some((same, number)) = place
-            && *same == text
-        {
-            numbers.push(*number);
-            continue;
-        }
-        let number = match known.numbers.get(text) {
-            Some(number) => *number,
-            None if known.is_full => SPELLED,
-            None => {
-                drop(known);
-                let number = position.write().number(text);
-                known = position.read();
-                number
-            }
+        let found = match place {
+            Some((same, number)) if *same == text => *number,
+            _ => match known.numbers.get(text) {
+                Some(number) => *number,
+                None if known.is_full => SPELLED,
+                None => RwLockReadGuard::unlocked(&mut known, || position.write().number(text, texts_max)),
+            },
         };
-        *place = Some((text, number));
-        numbers.push(number);
+        *place = Some((text, found));
+        number(row, found);
+    };
+    match texts.nulls().filter(|nulls| nulls.null_count() > 0) {
+        None => (0..texts.len()).for_each(&mut of_row),
+        Some(nulls) => nulls.valid_indices().for_each(&mut of_row),
     }
-    numbers
 }
 
 /// Where the number of a text is at hand: told from its length, its first and its last bytes.
@@ -141,15 +140,20 @@ fn of_dictionary(position: &RwLock<Position>, values: &ArrayRef) -> Result<Arc<[
     if let Some(numbers) = position.read().of_known_dictionary(texts) {
         return Ok(numbers);
     }
-    Ok(position.write().of_dictionary(texts))
+    let mut numbers = vec![0; texts.len()];
+    of_texts(position, texts, usize::MAX, |value, number| numbers[value] = number);
+    let numbers: Arc<[u16]> = numbers.into();
+    position.write().keep(texts, &numbers);
+    Ok(numbers)
 }
 
 impl Position {
-    fn number(&mut self, text: &str) -> u16 {
+    fn number(&mut self, text: &str, texts_max: usize) -> u16 {
         if let Some(number) = self.numbers.get(text) {
             return *number;
         }
-        self.is_full |= self.texts.len() >= self.texts_max || self.bytes + text.len() > self.bytes_max;
+        let texts_max = self.texts_max.min(texts_max);
+        self.is_full |= self.texts.len() >= texts_max || self.bytes + text.len() > self.bytes_max;
         if self.is_full {
             return SPELLED;
         }
@@ -170,13 +174,11 @@ impl Position {
         Some(Arc::clone(numbers))
     }
 
-    fn of_dictionary(&mut self, texts: &StringArray) -> Arc<[u16]> {
-        let numbers: Arc<[u16]> = texts.iter().map(|text| text.map_or(0, |text| self.number(text))).collect();
+    fn keep(&mut self, texts: &StringArray, numbers: &Arc<[u16]>) {
         if self.dictionaries.len() >= DICTIONARIES_MAX {
             self.dictionaries.remove(0);
         }
-        self.dictionaries.push((texts.clone(), Arc::clone(&numbers)));
-        numbers
+        self.dictionaries.push((texts.clone(), Arc::clone(numbers)));
     }
 }
 

@@ -73,22 +73,22 @@ impl TextKey {
 
     fn key(&self, args: &ScalarFunctionArgs) -> Result<BinaryViewArray> {
         let texts = args.args.iter().map(|text| text.to_array(args.number_rows)).collect::<Result<Vec<_>>>()?;
-        let numbers = texts
-            .iter()
-            .enumerate()
-            .map(|(position, text)| self.codes.numbers(position, text))
-            .collect::<Result<Vec<_>>>()?;
-        // What Arrow calls a view: the length, then the bytes, lowest first.
-        let length = 1 + size_of::<u16>() * numbers.len();
-        let head = length as u128 | u128::from(NUMBERED) << 32;
-        let mut views = vec![head; args.number_rows];
-        for (position, numbers) in numbers.iter().enumerate() {
+        // What Arrow calls a view: the length, then the bytes, lowest first. A number of 0 stands for NULL.
+        let length = 1 + size_of::<u16>() * texts.len();
+        let mut views = vec![length as u128 | u128::from(NUMBERED) << 32; args.number_rows];
+        let mut without_number = Vec::new();
+        for (position, text) in texts.iter().enumerate() {
             let shift = 40 + 16 * position;
-            views.iter_mut().zip(numbers).for_each(|(view, number)| *view |= u128::from(*number) << shift);
+            self.codes.numbers(position, text, |row, number| {
+                views[row] |= u128::from(number) << shift;
+                if number == SPELLED {
+                    without_number.push(row);
+                }
+            })?;
         }
-        let spelled = match numbers.iter().flatten().any(|number| *number == SPELLED) {
-            true => vec![spell(&texts, &numbers, &mut views)?.into()],
-            false => Vec::new(),
+        let spelled = match without_number.is_empty() {
+            true => Vec::new(),
+            false => vec![spell(&texts, without_number, &mut views)?.into()],
         };
         Ok(BinaryViewArray::try_new(views.into(), spelled, None)?)
     }
@@ -138,14 +138,13 @@ fn not_a_key<T>() -> Result<T> {
 }
 
 /// Makes the views of rows with a text that has no number, and the bytes that they view.
-fn spell(texts: &[ArrayRef], numbers: &[Vec<u16>], views: &mut [u128]) -> Result<Vec<u8>> {
+fn spell(texts: &[ArrayRef], mut rows: Vec<usize>, views: &mut [u128]) -> Result<Vec<u8>> {
     let texts = texts.iter().map(|text| cast(text, &DataType::Utf8)).collect::<Result<Vec<_>, _>>()?;
     let texts: Vec<_> = texts.iter().map(|text| text.as_string::<i32>()).collect();
+    rows.sort_unstable();
+    rows.dedup();
     let mut keys = Vec::new();
-    for (row, view) in views.iter_mut().enumerate() {
-        if numbers.iter().all(|numbers| numbers[row] != SPELLED) {
-            continue;
-        }
+    for row in rows {
         let from = keys.len();
         keys.push(SPELLED_KEY);
         for text in &texts {
@@ -155,7 +154,7 @@ fn spell(texts: &[ArrayRef], numbers: &[Vec<u16>], views: &mut [u128]) -> Result
             keys.extend(text.unwrap_or_default().as_bytes());
         }
         let Ok(offset) = u32::try_from(from) else { return exec_err!("the texts of a batch take more than 4 GiB") };
-        *view = make_view(&keys[from..], 0, offset);
+        views[row] = make_view(&keys[from..], 0, offset);
     }
     Ok(keys)
 }
