@@ -23,9 +23,7 @@ SELECT
     max(start_time_unix_nano + greatest(duration_nano, 0)) - min(start_time_unix_nano) AS duration_nano,
     count(*) AS span_count,
     count(*) FILTER (WHERE status_code = 'error') AS error_count,
-    array_agg(DISTINCT attr_str(resource_attributes, 'service.name')
-        ORDER BY attr_str(resource_attributes, 'service.name'))
-        FILTER (WHERE attr_str(resource_attributes, 'service.name') IS NOT NULL) AS services,
+    text_set(attr_str(resource_attributes, 'service.name')) AS services,
     arrow_cast(arrow_cast(min(start_time_unix_nano), 'Timestamp(Nanosecond, Some("UTC"))'), 'Date32') AS date
 FROM physical_spans
 GROUP BY trace_id

@@ -39,6 +39,7 @@ const FUNCTIONS: &[(&str, &str, &str)] = &[
         "The number below which a share q of what the sketch saw lies; q is from 0 to 1",
     ),
     ("sketch_count", "sketch_count(sketch)", "How many numbers the sketch saw"),
+    ("text_set", "text_set(text)", "The different texts of a group, as a list in alphabetical order"),
 ];
 
 static DOCUMENTATION: LazyLock<HashMap<&'static str, Documentation>> = LazyLock::new(|| {

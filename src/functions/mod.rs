@@ -48,6 +48,7 @@ mod subscript;
 #[cfg(test)]
 mod tests;
 mod text_key;
+mod text_set;
 mod times;
 
 use std::sync::{Arc, LazyLock};
@@ -99,7 +100,7 @@ pub fn configure(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
         .aggregate_functions()
         .get_or_insert_default()
-        .extend(sketch::aggregates().into_iter().chain(percentile::aggregates()));
+        .extend(sketch::aggregates().into_iter().chain(percentile::aggregates()).chain([text_set::aggregate()]));
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(AttributeSubscripts));
     builder.with_optimizer_rule(Arc::new(IdComparisons))
 }
