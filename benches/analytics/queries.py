@@ -121,4 +121,56 @@ QUERIES = [
         'SELECT "span.gen_ai.request.model" AS model, sum("span.gen_ai.usage.input_tokens") AS n FROM {files} '
         'WHERE "span.gen_ai.request.model" IS NOT NULL GROUP BY 1 ORDER BY 1',
     ),
+    query(
+        "error budget",
+        True,
+        "SELECT service_name, count(*) AS n, count(*) FILTER (WHERE status_code = 'error') AS errors FROM spans WHERE kind = 'server' "
+        "GROUP BY 1 ORDER BY 1",
+        "SELECT service_name, count(*) AS n, count(*) FILTER (WHERE status_code = 'error') AS errors FROM {files} WHERE kind = 'server' "
+        "GROUP BY 1 ORDER BY 1",
+    ),
+    query(
+        "repeated calls",
+        True,
+        "SELECT count(*) AS n, max(calls) AS most FROM (SELECT p.trace_id, p.span_id, p.service_name, p.name, c.name, count(*) AS calls "
+        "FROM spans AS p JOIN spans AS c ON c.trace_id = p.trace_id AND c.parent_span_id = p.span_id WHERE "
+        + OURS.replace("start_time", "p.start_time")
+        + " AND "
+        + OURS.replace("start_time", "c.start_time")
+        + " GROUP BY 1, 2, 3, 4, 5 HAVING count(*) >= 5)",
+        "SELECT count(*) AS n, max(calls) AS most FROM (SELECT p.trace_id, p.span_id, p.service_name, p.name AS caller, c.name AS called, "
+        "count(*) AS calls FROM {files} AS p JOIN {files} AS c ON c.trace_id = p.trace_id AND c.parent_span_id = p.span_id WHERE "
+        + FROM.replace("start_time_unix_nano", "p.start_time_unix_nano")
+        + " AND "
+        + FROM.replace("start_time_unix_nano", "c.start_time_unix_nano")
+        + " GROUP BY 1, 2, 3, 4, 5 HAVING count(*) >= 5)",
+    ),
+    query(
+        "retry storms",
+        True,
+        "SELECT service_name, name, count(*) AS storms, max(tries) AS most, sum(errors) AS failed FROM (SELECT service_name, name, trace_id, "
+        "parent_span_id, count(*) AS tries, count(*) FILTER (WHERE status_code = 'error') AS errors FROM spans WHERE kind = 'client' AND "
+        "parent_span_id IS NOT NULL AND " + OURS + " GROUP BY 1, 2, 3, 4) WHERE tries >= 2 AND errors >= 1 GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT service_name, name, count(*) AS storms, max(tries) AS most, sum(errors) AS failed FROM (SELECT service_name, name, trace_id, "
+        "parent_span_id, count(*) AS tries, count(*) FILTER (WHERE status_code = 'error') AS errors FROM {files} WHERE kind = 'client' AND "
+        "parent_span_id IS NOT NULL AND " + FROM + " GROUP BY 1, 2, 3, 4) WHERE tries >= 2 AND errors >= 1 GROUP BY 1, 2 ORDER BY 1, 2",
+    ),
+    query(
+        "time between two spans",
+        True,
+        "SELECT count(*) AS n, max(arrow_cast(paid.start_time, 'Int64') - arrow_cast(placed.start_time, 'Int64')) AS longest FROM spans AS "
+        "placed JOIN spans AS paid ON placed.trace_id = paid.trace_id WHERE placed.service_name = 'order-service' AND "
+        "paid.service_name = 'payment-service' AND placed.kind = 'server' AND paid.kind = 'server' AND paid.start_time >= placed.start_time",
+        "SELECT count(*) AS n, max(paid.start_time_unix_nano - placed.start_time_unix_nano) AS longest FROM {files} AS placed JOIN {files} AS "
+        "paid ON placed.trace_id = paid.trace_id WHERE placed.service_name = 'order-service' AND paid.service_name = 'payment-service' AND "
+        "placed.kind = 'server' AND paid.kind = 'server' AND paid.start_time_unix_nano >= placed.start_time_unix_nano",
+    ),
+    query(
+        "traces that lack a span",
+        True,
+        "SELECT count(*) AS n FROM traces WHERE array_has(services, 'order-service') AND NOT array_has(services, 'payment-service')",
+        "SELECT count(*) AS n FROM (SELECT trace_id FROM {files} GROUP BY trace_id HAVING "
+        "max(CASE WHEN service_name = 'order-service' THEN 1 ELSE 0 END) = 1 AND "
+        "max(CASE WHEN service_name = 'payment-service' THEN 1 ELSE 0 END) = 0)",
+    ),
 ]

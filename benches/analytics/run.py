@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks tracehouse, DuckDB and ClickHouse the same questions of the same files, in turns, and prints ratios."""
+"""Asks tracehouse, DuckDB and ClickHouse the same questions of the same files, in turns, and prints ratios of time and of CPU."""
 
 import argparse
 import os
@@ -80,7 +80,14 @@ class Tracehouse:
     def __init__(self, server):
         import adbc_driver_flightsql.dbapi as flight
 
-        self.connection = flight.connect(f"grpc://{server.addresses['Flight SQL']}")
+        self.connection = flight.connect(f"grpc://{server.addresses['Flight SQL']}", autocommit=True)
+        self.process = server.process.pid
+
+    def cpu_seconds(self):
+        """CPU time of all threads of the server."""
+        after_the_name = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        user, system = after_the_name[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def ask(self, text):
         with self.connection.cursor() as cursor:
@@ -88,7 +95,14 @@ class Tracehouse:
             return cursor.fetch_arrow_table()
 
 
-class DuckDb:
+class InProcess:
+    """An engine whose threads are of this process."""
+
+    def cpu_seconds(self):
+        return time.process_time()
+
+
+class DuckDb(InProcess):
     name = "duckdb"
 
     def __init__(self, files, threads):
@@ -102,7 +116,7 @@ class DuckDb:
         return self.connection.sql(text).to_arrow_table()
 
 
-class ClickHouse:
+class ClickHouse(InProcess):
     name = "chdb"
 
     def __init__(self, files, threads):
@@ -164,9 +178,9 @@ def compare(args, server, folder, threads, queries):
     # The second third of the time.
     third = (bounds["last"] - bounds["first"]) // 3
     values = {"{start}": str(bounds["first"] + third), "{end}": str(bounds["first"] + 2 * third), "{trace}": facts["trace"]}
-    print(f"{facts['n']} spans, {threads} cores, best of {args.rounds} rounds; above 1 tracehouse is faster\n")
-    print(f"| {'query':28} | tracehouse |  DuckDB | ClickHouse | answers |")
-    print(f"|{'-' * 30}|-----------:|--------:|-----------:|---------|")
+    print(f"{facts['n']} spans, {threads} cores, {args.rounds} rounds: best time, and CPU of all; above 1 tracehouse takes less\n")
+    print(f"| {'query':28} | tracehouse | its CPU | DuckDB: time |   CPU | ClickHouse: time |   CPU | answers |")
+    print(f"|{'-' * 30}|-----------:|--------:|-------------:|------:|-----------------:|------:|---------|")
     for query in queries:
         if args.only and args.only not in query["name"]:
             continue
@@ -175,13 +189,14 @@ def compare(args, server, folder, threads, queries):
 
 def one_query(args, engines, query, values):
     times, answers = {engine.name: [] for engine in engines}, {}
+    cpu = dict.fromkeys(times, 0.0)
     # The first round fills caches.
     for round_number in range(args.rounds + 1):
         for engine in engines:
             text = query[engine.name]
             for name, value in {**values, "{files}": getattr(engine, "files", "")}.items():
                 text = text.replace(name, value)
-            started = time.perf_counter()
+            cpu_before, started = engine.cpu_seconds(), time.perf_counter()
             try:
                 answers[engine.name] = engine.ask(text)
             except Exception as error:  # an engine that cannot answer does not stop the others
@@ -189,11 +204,12 @@ def one_query(args, engines, query, values):
                 print(f"{query['name']}: {engine.name}: {str(error)[:300]}", file=sys.stderr)
             if round_number > 0:
                 times[engine.name].append(time.perf_counter() - started)
+                cpu[engine.name] += engine.cpu_seconds() - cpu_before
     # What else the machine does only makes a round longer.
     best = {name: min(taken) for name, taken in times.items()}
 
-    def ratio(name):
-        return "-" if isinstance(answers[name], Exception) else f"{best[name] / best['tracehouse']:.2f}"
+    def ratio(name, of):
+        return "-" if isinstance(answers[name], Exception) or not of["tracehouse"] else f"{of[name] / of['tracehouse']:.2f}"
 
     def verdict():
         if isinstance(answers["tracehouse"], Exception):
@@ -203,7 +219,10 @@ def one_query(args, engines, query, values):
         others = [rows(answer) for answer in list(answers.values())[1:] if not isinstance(answer, Exception)]
         return "equal" if all(other == rows(answers["tracehouse"]) for other in others) else "DIFFERENT"
 
-    print(f"| {query['name']:28} | {best['tracehouse'] * 1e3:7.0f} ms | {ratio('duckdb'):>7} | {ratio('chdb'):>10} | {verdict()} |", flush=True)
+    ours = f"{best['tracehouse'] * 1e3:7.0f} ms | {cpu['tracehouse'] / len(times['tracehouse']) * 1e3:4.0f} ms"
+    duckdb = f"{ratio('duckdb', best):>12} | {ratio('duckdb', cpu):>5}"
+    clickhouse = f"{ratio('chdb', best):>16} | {ratio('chdb', cpu):>5}"
+    print(f"| {query['name']:28} | {ours} | {duckdb} | {clickhouse} | {verdict()} |", flush=True)
 
 
 if __name__ == "__main__":
