@@ -132,6 +132,8 @@ pub(super) struct SpanParts<'a> {
     pub(super) nested: AttributeParts<'a>,
     pub(super) events: Vec<EventParts<'a>>,
     pub(super) links: Vec<LinkParts<'a>>,
+    /// A time that is none, which only some encodings can hold.
+    pub(super) time_fault: Option<Fault>,
     /// More events or links than the limits allow.
     pub(super) fault: Option<Fault>,
 }
@@ -277,6 +279,9 @@ impl<'r> Assembler<'r> {
     fn check<'s>(&self, span: &'s SpanParts<'_>) -> Result<SpanFields<'s>, Fault> {
         let trace_id = id(span.trace_id, Reason::InvalidTraceId, "trace id")?;
         let span_id = id(span.span_id, Reason::InvalidSpanId, "span id")?;
+        if let Some(fault) = &span.time_fault {
+            return Err(fault.clone());
+        }
         let start_time_unix_nano = time(span.start_time_unix_nano, Reason::InvalidStartTime, "start time")?;
         let end_time_unix_nano = time(span.end_time_unix_nano, Reason::InvalidEndTime, "end time")?;
         let window = self.rules.time_window;

@@ -1,8 +1,8 @@
 //! OTLP/JSON into a batch: the protobuf messages as JSON, with hex ids and integer enums.
 //!
 //! Lenient where senders differ and nothing can be misread: 64-bit integers as numbers or strings, enums as numbers or
-//! names, ids in any case, `null` for anything absent, unknown fields. A bad id rejects its span, a wrong type the
-//! request, with line and column. Resource and scope are read before the spans below them, wherever they stand, so a
+//! names, ids in any case, `null` for anything absent, unknown fields. A bad id or time rejects its span, any other wrong
+//! type the request, with line and column. Resource and scope are read before the spans below them, wherever they stand, so a
 //! list of spans is passed over once and read the second time.
 
 use std::{borrow::Cow, sync::Arc};
@@ -26,7 +26,7 @@ use crate::{
         decode::{DecodeError, check_size},
         json_reader::{JsonError, JsonReader, Kind},
         json_value::push_tree,
-        rules::{Fault, Limits, Rules},
+        rules::{Fault, Limits, Reason, Rules},
     },
 };
 
@@ -193,6 +193,48 @@ impl<'a> Id<'a> {
     }
 }
 
+/// A time: its nanoseconds, or the text that is none. Protobuf can hold any 64 bits in its place, so what those make of
+/// the span is decided in one place for both.
+enum Time<'a> {
+    UnixNano(u64),
+    NotATime(Cow<'a, str>),
+}
+
+impl Default for Time<'_> {
+    fn default() -> Self {
+        Time::UnixNano(0)
+    }
+}
+
+impl<'a> Time<'a> {
+    fn read(reader: &mut JsonReader<'a>) -> Result<Self, JsonError> {
+        let text = match reader.kind()? {
+            Kind::Null => {
+                reader.skip()?;
+                return Ok(Time::default());
+            }
+            Kind::String => reader.string()?,
+            Kind::Number => Cow::Borrowed(reader.number()?),
+            other => {
+                reader.skip()?;
+                Cow::Borrowed(other.name())
+            }
+        };
+        Ok(whole(&text).map_or(Time::NotATime(text), Time::UnixNano))
+    }
+
+    /// The nanoseconds, or none and the fault of the span.
+    fn part(&self, reason: Reason, what: &'static str, fault: &mut Option<Fault>) -> u64 {
+        match self {
+            Time::UnixNano(nanos) => *nanos,
+            Time::NotATime(text) => {
+                fault.get_or_insert_with(|| Fault::not_a_time(reason, what, text));
+                0
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Span<'a> {
     trace_id: Id<'a>,
@@ -202,8 +244,8 @@ struct Span<'a> {
     flags: u32,
     name: Cow<'a, str>,
     kind: i32,
-    start_time_unix_nano: u64,
-    end_time_unix_nano: u64,
+    start_time: Time<'a>,
+    end_time: Time<'a>,
     attributes: Vec<KeyValue>,
     dropped_attributes_count: u32,
     events: Vec<Event<'a>>,
@@ -224,8 +266,8 @@ impl<'a> Span<'a> {
             "flags" => number(reader, key, &mut self.flags)?,
             "name" => text(reader, &mut self.name)?,
             "kind" => self.kind = enumeration(reader, |name| Some(SpanKind::from_str_name(name)? as i32))?,
-            "startTimeUnixNano" => number(reader, key, &mut self.start_time_unix_nano)?,
-            "endTimeUnixNano" => number(reader, key, &mut self.end_time_unix_nano)?,
+            "startTimeUnixNano" => self.start_time = Time::read(reader)?,
+            "endTimeUnixNano" => self.end_time = Time::read(reader)?,
             "attributes" => attributes(reader, &mut self.attributes)?,
             "droppedAttributesCount" => number(reader, key, &mut self.dropped_attributes_count)?,
             "events" => each(reader, |reader| {
@@ -256,6 +298,7 @@ impl<'a> Span<'a> {
     }
 
     fn parts(&self, limits: &Limits) -> SpanParts<'_> {
+        let mut time_fault = None;
         let mut parts = SpanParts {
             trace_id: self.trace_id.part(),
             span_id: self.span_id.part(),
@@ -264,8 +307,8 @@ impl<'a> Span<'a> {
             flags: self.flags,
             name: &self.name,
             kind: self.kind,
-            start_time_unix_nano: self.start_time_unix_nano,
-            end_time_unix_nano: self.end_time_unix_nano,
+            start_time_unix_nano: self.start_time.part(Reason::InvalidStartTime, "start time", &mut time_fault),
+            end_time_unix_nano: self.end_time.part(Reason::InvalidEndTime, "end time", &mut time_fault),
             dropped_attributes_count: self.dropped_attributes_count,
             dropped_events_count: self.dropped_events_count,
             dropped_links_count: self.dropped_links_count,
@@ -281,7 +324,7 @@ impl<'a> Span<'a> {
             let from = parts.nested.list.len();
             push_attributes(limits, &event.attributes, &mut parts.nested);
             parts.events.push(EventParts {
-                time_unix_nano: event.time_unix_nano,
+                time_unix_nano: event.time.part(Reason::InvalidEventTime, "event time", &mut time_fault),
                 name: &event.name,
                 attributes: from..parts.nested.list.len(),
                 dropped_attributes_count: event.dropped_attributes_count,
@@ -302,13 +345,14 @@ impl<'a> Span<'a> {
                 dropped_attributes_count: link.dropped_attributes_count,
             });
         }
+        parts.time_fault = time_fault;
         parts
     }
 }
 
 #[derive(Default)]
 struct Event<'a> {
-    time_unix_nano: u64,
+    time: Time<'a>,
     name: Cow<'a, str>,
     attributes: Vec<KeyValue>,
     dropped_attributes_count: u32,
@@ -317,12 +361,13 @@ struct Event<'a> {
 impl<'a> Event<'a> {
     fn field(&mut self, reader: &mut JsonReader<'a>, key: &str) -> Result<(), JsonError> {
         match key {
-            "timeUnixNano" => number(reader, key, &mut self.time_unix_nano),
-            "name" => text(reader, &mut self.name),
-            "attributes" => attributes(reader, &mut self.attributes),
-            "droppedAttributesCount" => number(reader, key, &mut self.dropped_attributes_count),
-            _ => reader.skip(),
+            "timeUnixNano" => self.time = Time::read(reader)?,
+            "name" => text(reader, &mut self.name)?,
+            "attributes" => attributes(reader, &mut self.attributes)?,
+            "droppedAttributesCount" => number(reader, key, &mut self.dropped_attributes_count)?,
+            _ => reader.skip()?,
         }
+        Ok(())
     }
 }
 
@@ -481,15 +526,20 @@ fn number<N: std::str::FromStr + TryFrom<i128>>(
         Kind::String => reader.string()?,
         _ => Cow::Borrowed(reader.number()?),
     };
-    let whole = || {
-        let value: f64 = text.parse().ok()?;
-        (value.trunc() == value && value.abs() < 1e30).then(|| N::try_from(value as i128).ok())?
-    };
-    match text.parse().ok().or_else(whole) {
+    match whole(&text) {
         Some(value) => *into = value,
         None => return Err(reader.error(format!("{key} is not a whole number in range"))),
     }
     Ok(())
+}
+
+/// The integer that a number's text means, in any form of JSON.
+fn whole<N: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<N> {
+    let of_float = || {
+        let value: f64 = text.parse().ok()?;
+        (value.trunc() == value && value.abs() < 1e30).then(|| N::try_from(value as i128).ok())?
+    };
+    text.parse().ok().or_else(of_float)
 }
 
 fn double(reader: &mut JsonReader<'_>) -> Result<f64, JsonError> {

@@ -28,6 +28,20 @@ pub(super) enum Kind {
     Object,
 }
 
+impl Kind {
+    /// For messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Kind::Null => "null",
+            Kind::Bool => "a truth value",
+            Kind::Number => "a number",
+            Kind::String => "a string",
+            Kind::Array => "an array",
+            Kind::Object => "an object",
+        }
+    }
+}
+
 /// Deepest nesting of arrays and objects: a value of OTLP/JSON takes three levels per level of its own.
 const DEPTH_MAX: usize = 256;
 

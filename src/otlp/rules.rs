@@ -61,12 +61,14 @@ pub enum Reason {
     InvalidSpanId,
     /// There, and not 8 bytes.
     InvalidParentSpanId,
-    /// Missing, or past what 63 bits of nanoseconds hold.
+    /// Missing, past what 63 bits of nanoseconds hold, or, in JSON, not a whole number.
     InvalidStartTime,
     /// Outside of the time window.
     OutsideTimeWindow,
-    /// Missing, or past what 63 bits of nanoseconds hold.
+    /// Missing, past what 63 bits of nanoseconds hold, or, in JSON, not a whole number.
     InvalidEndTime,
+    /// In JSON, not a whole number of 64 bits; the time of an event may be missing, and far off.
+    InvalidEventTime,
     /// Of the span, its resource, scope, an event or a link.
     TooManyAttributes,
     /// Above the limit.
@@ -81,13 +83,14 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Reason::InvalidTraceId,
         Reason::InvalidSpanId,
         Reason::InvalidParentSpanId,
         Reason::InvalidStartTime,
         Reason::OutsideTimeWindow,
         Reason::InvalidEndTime,
+        Reason::InvalidEventTime,
         Reason::TooManyAttributes,
         Reason::TooManyEvents,
         Reason::TooManyLinks,
@@ -104,6 +107,7 @@ impl Reason {
             Reason::InvalidStartTime => "invalid_start_time",
             Reason::OutsideTimeWindow => "outside_time_window",
             Reason::InvalidEndTime => "invalid_end_time",
+            Reason::InvalidEventTime => "invalid_event_time",
             Reason::TooManyAttributes => "too_many_attributes",
             Reason::TooManyEvents => "too_many_events",
             Reason::TooManyLinks => "too_many_links",
@@ -141,6 +145,11 @@ pub(super) enum Fault {
         what: &'static str,
         unix_nano: u64,
     },
+    NotATime {
+        reason: Reason,
+        what: &'static str,
+        text: String,
+    },
     OutsideWindow {
         start_unix_nano: i64,
         window: TimeRange,
@@ -176,6 +185,10 @@ impl Fault {
         Fault::IdNotHex { reason, what, text: excerpt(text) }
     }
 
+    pub(super) fn not_a_time(reason: Reason, what: &'static str, text: &str) -> Self {
+        Fault::NotATime { reason, what, text: excerpt(text) }
+    }
+
     fn reason(&self) -> Reason {
         match self {
             Fault::IdLength { reason, .. }
@@ -183,6 +196,7 @@ impl Fault {
             | Fault::IdNotHex { reason, .. }
             | Fault::TimeMissing { reason, .. }
             | Fault::TimeTooLarge { reason, .. }
+            | Fault::NotATime { reason, .. }
             | Fault::TooMany { reason, .. } => *reason,
             Fault::OutsideWindow { .. } => Reason::OutsideTimeWindow,
             Fault::AttributeTooLarge { .. } => Reason::AttributeTooLarge,
@@ -200,6 +214,9 @@ impl fmt::Display for Fault {
             Fault::TimeMissing { what, .. } => write!(f, "{what} is missing"),
             Fault::TimeTooLarge { what, unix_nano, .. } => {
                 write!(f, "{what} {unix_nano} is above the limit of {} unix nanoseconds", i64::MAX)
+            }
+            Fault::NotATime { what, text, .. } => {
+                write!(f, "{what} {text:?} is not a whole number of unix nanoseconds in the range of 64 bits")
             }
             Fault::OutsideWindow { start_unix_nano, window } => write!(
                 f,

@@ -154,6 +154,29 @@ async fn rejected_spans_are_counted_in_the_answer_and_the_rest_is_stored() {
 }
 
 #[tokio::test]
+async fn a_time_that_is_none_in_json_costs_its_span_alone() {
+    let house = start(IngestSettings::default()).await;
+    let mut bad = span(2);
+    bad.end_time_unix_nano = 4_711;
+    let json = to_json(&request(vec![span(1), bad, span(3)]), 0);
+    for (sent, told) in [("-4711", "-4711"), ("\"later\"", "later"), ("1e300", "1e300")] {
+        let json = json.replace("4711", sent);
+        let response = send(house.address, &[("content-type", JSON)], json.into_bytes()).await;
+        assert_eq!(response.status(), 200, "{sent}");
+        let body: serde_json::Value = response.json().await.unwrap();
+        assert_eq!(body["partialSuccess"]["rejectedSpans"], "1");
+        let message = format!(
+            "rejected 1 span: 1 invalid end time (end time {told:?} is not a whole number of unix nanoseconds in the \
+             range of 64 bits)"
+        );
+        assert_eq!(body["partialSuccess"]["errorMessage"], message);
+    }
+    assert_eq!(house.spans(), 6);
+    let rejected = "tracehouse_ingest_rejected_spans_total{protocol=\"otlp_http_json\",reason=\"invalid_end_time\"}";
+    assert_eq!(house.metric(rejected).unwrap(), "3");
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_a_status_in_its_encoding() {
     let settings = IngestSettings { request_bytes_max: ByteSize::kib(64), ..IngestSettings::default() };
     let house = start(settings).await;
