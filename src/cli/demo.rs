@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use super::settings::SourceArgs;
+use super::{
+    neighbour::{Service, wrong_port},
+    settings::SourceArgs,
+};
 use crate::{
     clock::SystemClock,
     config::HumanDuration,
@@ -42,7 +45,7 @@ pub(super) struct DemoArgs {
     /// Spans of a backfill (100000).
     #[arg(long, value_name = "COUNT", requires = "backfill", value_parser = clap::value_parser!(u64).range(1..))]
     spans: Option<u64>,
-    /// The same seed gives the same traces.
+    /// The same seed gives the same traces, but for their ids, which come from the time too: every run adds its own.
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Connections, each with one request in flight.
@@ -76,6 +79,9 @@ enum Compression {
 
 impl DemoArgs {
     fn settings(&self) -> anyhow::Result<DemoSettings> {
+        if self.backfill.is_some_and(|period| period.get().is_zero()) {
+            bail!("--backfill 0s is no time to fill; give one such as 1h");
+        }
         let endpoint = match &self.endpoint {
             Some(url) => url.clone(),
             None => format!("http://{}", self.sources.load(Vec::new())?.settings().server.otlp_grpc_listen),
@@ -118,7 +124,14 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let settings = args.settings()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let outcome = runtime.block_on(play(settings));
+    let endpoint = settings.endpoint.clone();
+    let outcome = runtime.block_on(async {
+        let Err(error) = Box::pin(play(settings)).await else { return Ok(()) };
+        Err(match wrong_port(&endpoint, Service::OtlpGrpc).await {
+            Some(message) => anyhow!(message),
+            None => error,
+        })
+    });
     runtime.shutdown_timeout(Duration::ZERO);
     outcome
 }
@@ -138,6 +151,9 @@ async fn play(settings: DemoSettings) -> anyhow::Result<()> {
         }
     };
     writeln!(io::stdout(), "{report}")?;
+    if report.spans_rejected > 0 {
+        bail!("{} of the spans were not accepted", report.spans_rejected);
+    }
     Ok(())
 }
 
@@ -182,11 +198,17 @@ mod tests {
 
     #[test]
     fn arguments_that_do_not_go_together_are_refused() {
-        for wrong in
-            ["--spans 5", "--backfill 1h --duration 1m", "--rate 0", "--backfill 10", "--header x", "--seed -1"]
-        {
+        for wrong in [
+            "--backfill 0s",
+            "--spans 5",
+            "--backfill 1h --duration 1m",
+            "--rate 0",
+            "--backfill 10",
+            "--header x",
+            "--seed -1",
+        ] {
             let error = settings(wrong).unwrap_err();
-            assert!(error.starts_with("error: "), "{wrong}: {error}");
+            assert!(error.starts_with("error: ") || error.starts_with("--backfill 0s is no time"), "{wrong}: {error}");
         }
     }
 }

@@ -18,6 +18,7 @@ mod verify;
 
 mod ask;
 mod folder;
+mod neighbour;
 mod output;
 mod remote;
 mod settings;

@@ -163,8 +163,8 @@ impl fmt::Display for DemoReport {
 /// Sends until the workload ends, `cancel` fires, or a request cannot be delivered.
 ///
 /// # Errors
-/// `InvalidArgument` for settings that cannot work, `Unavailable` for an endpoint that cannot be reached or that does
-/// not take a request within `retry_time_max`.
+/// `InvalidArgument` for settings that cannot work, `Unavailable` for an endpoint that cannot be reached, that is no OTLP
+/// receiver, or that does not take a request within `retry_time_max`.
 pub async fn run(settings: DemoSettings, clock: Arc<dyn Clock>, cancel: CancellationToken) -> Result<DemoReport> {
     let endpoint = endpoint(&settings)?;
     let headers = headers(&settings.headers)?;
@@ -334,6 +334,7 @@ async fn deliver(run: &Run, client: &mut Client, request: ExportTraceServiceRequ
             Err(status) => status,
         };
         let delay = match retry_delay(&status) {
+            None if run.is_no_receiver(&status) => return Err(no_receiver(run, &status)),
             None => {
                 run.refused(spans, &status);
                 return Ok(());
@@ -385,6 +386,13 @@ impl Run {
             report.last_refusal = Some(partial.error_message);
         }
         self.progress.show(&report);
+    }
+
+    /// Whether what answers seems not to be a receiver of spans at all: it has taken none, and does not say that it
+    /// would. Such a run would only go on failing.
+    fn is_no_receiver(&self, status: &Status) -> bool {
+        let speaks_otherwise = matches!(status.code(), Code::Unimplemented | Code::Internal | Code::Unknown);
+        speaks_otherwise && self.report.lock().requests == 0
     }
 
     fn refused(&self, spans: u64, status: &Status) {
@@ -442,6 +450,12 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+fn no_receiver(run: &Run, status: &Status) -> Error {
+    let (endpoint, code, message) = (&run.settings.endpoint, status.code(), status.message());
+    let message = format!("{endpoint} does not take spans over OTLP/gRPC: {code:?}: {message}");
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 fn gave_up(run: &Run, status: &Status) -> Error {

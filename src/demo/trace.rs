@@ -67,18 +67,21 @@ pub(super) struct TraceMaker {
     pub(super) pods: Pods,
     dice: Dice,
     tree: Tree,
+    ids: IdMask,
     span_ids: Vec<[u8; 8]>,
     recent: VecDeque<([u8; 16], [u8; 8])>,
 }
 
 impl TraceMaker {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Draws by `seed`; traces that begin at another `start_unix_nano` have other ids, and are otherwise the same.
+    pub(super) fn new(seed: u64, start_unix_nano: u64) -> Self {
         let mut dice = Dice::new(seed);
         Self {
             shop: Shop::new(),
             pods: Pods::new(&mut dice),
             dice,
             tree: Tree::default(),
+            ids: IdMask::of(start_unix_nano),
             span_ids: Vec::new(),
             recent: VecDeque::with_capacity(RECENT_TRACES),
         }
@@ -114,13 +117,13 @@ impl TraceMaker {
     }
 
     fn render(&mut self) -> Vec<PlacedSpan> {
-        let Self { shop, pods, dice, tree, span_ids, recent } = self;
-        let mut trace_id: [u8; 16] = dice.bytes();
+        let Self { shop, pods, dice, tree, ids, span_ids, recent } = self;
+        let mut trace_id = ids.trace(dice.bytes());
         if dice.chance(SHORT_ID_CHANCE) {
             trace_id[..8].fill(0);
         }
         span_ids.clear();
-        span_ids.extend((0..tree.nodes.len()).map(|_| dice.bytes::<8>()));
+        span_ids.extend((0..tree.nodes.len()).map(|_| ids.span(dice.bytes())));
         let session = Session::new(dice);
         let chosen_pods = pods.choose(dice);
         let trace_state =
@@ -165,6 +168,26 @@ impl TraceMaker {
 }
 
 /// Links are held by the first consumer, else by the root.
+/// What turns the ids of a seed into those of a seed and a start, so that a second run adds traces instead of adding spans
+/// to the traces of the first. Ids that differ differ afterwards too.
+#[derive(Debug)]
+struct IdMask([u8; 16]);
+
+impl IdMask {
+    fn of(start_unix_nano: u64) -> Self {
+        Self(Dice::new(start_unix_nano).bytes())
+    }
+
+    fn trace(&self, drawn: [u8; 16]) -> [u8; 16] {
+        std::array::from_fn(|at| drawn[at] ^ self.0[at])
+    }
+
+    fn span(&self, drawn: [u8; 8]) -> [u8; 8] {
+        // The half that short trace ids have too, so that both differ.
+        std::array::from_fn(|at| drawn[at] ^ self.0[8 + at])
+    }
+}
+
 fn link_holder(tree: &Tree, shop: &Shop) -> usize {
     tree.nodes.iter().position(|node| shop.step(node.step).is_detached()).unwrap_or(0)
 }

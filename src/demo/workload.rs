@@ -41,7 +41,7 @@ pub enum Timeline {
 /// What a workload depends on; equal settings give equal requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WorkloadSettings {
-    /// Seed of all ids, names, values and durations.
+    /// Seed of all ids, names, values and durations; ids come from the start of the timeline too.
     pub seed: u64,
     /// Where the traces lie in time.
     pub timeline: Timeline,
@@ -75,7 +75,7 @@ impl Workload {
     /// A workload at its start. The same settings give the same requests on the same platform.
     pub fn new(settings: WorkloadSettings) -> Self {
         let (Timeline::Period { start_unix_nano, .. } | Timeline::Live { start_unix_nano }) = settings.timeline;
-        let maker = TraceMaker::new(settings.seed);
+        let maker = TraceMaker::new(settings.seed, start_unix_nano);
         let open = (0..NEIGHBOURS).map(|_| OpenRequest::new(maker.pods.count())).collect();
         Self { settings, maker, open, now_unix_nano: start_unix_nano, spans_made: 0, traces_made: 0 }
     }

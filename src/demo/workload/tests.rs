@@ -36,6 +36,24 @@ fn equal_seeds_give_equal_requests_and_others_differ() {
 }
 
 #[test]
+fn runs_of_one_seed_that_begin_at_other_times_share_no_trace() {
+    let of_start = |start| {
+        let settings = WorkloadSettings::period(42, start, Duration::from_secs(600), 3_000);
+        Workload::new(settings).flat_map(|r| spans(&r).map(|(_, s)| s.clone()).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let (first, second) = (of_start(START), of_start(START + 1));
+    let ids =
+        |spans: &[Span]| spans.iter().flat_map(|s| [s.trace_id.clone(), s.span_id.clone()]).collect::<HashSet<_>>();
+    assert!(ids(&first).is_disjoint(&ids(&second)));
+    // Links lead to traces of the same run.
+    let traces: HashSet<_> = second.iter().map(|span| &span.trace_id).collect();
+    assert!(second.iter().flat_map(|span| &span.links).all(|link| traces.contains(&link.trace_id)));
+    assert!(second.iter().any(|span| !span.links.is_empty()));
+    let names = |spans: &[Span]| spans.iter().map(|span| span.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&first), names(&second));
+}
+
+#[test]
 fn a_period_holds_exactly_the_spans_asked_for_in_requests_of_the_size_asked_for() {
     let sizes: Vec<u64> = requests(1, 20_000).map(|request| spans_in(&request)).collect();
     assert_eq!(sizes.iter().sum::<u64>(), 20_000);
