@@ -53,6 +53,8 @@ pub struct Metrics {
     pub wal_failures: IntCounter,
     /// Bytes of the log on disk.
     pub wal_bytes: IntGauge,
+    /// 1 if spans are acknowledged before they are synced.
+    pub wal_sync_relaxed: IntGauge,
     /// Spans in memory that are in no file yet.
     pub buffer_spans: IntGauge,
     /// Memory of those spans in bytes.
@@ -170,6 +172,11 @@ impl Metrics {
                 "Failed writes and syncs of the log; above zero nothing is acknowledged any more",
             )?,
             wal_bytes: gauge(r, "tracehouse_wal_bytes", "Size of the write-ahead log on disk")?,
+            wal_sync_relaxed: gauge(
+                r,
+                "tracehouse_wal_sync_relaxed",
+                "1 if spans are acknowledged before they are synced to disk (wal.sync = relaxed), else 0",
+            )?,
             buffer_spans: gauge(r, "tracehouse_buffer_spans", "Spans in memory that are in no file yet")?,
             buffer_bytes: gauge(r, "tracehouse_buffer_bytes", "Memory of the spans that are in no file yet")?,
             oldest_unflushed_unix_nano: AtomicI64::new(NOTHING_UNFLUSHED),

@@ -8,6 +8,7 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 
 use super::{
+    folder::in_use,
     output::OutputArgs,
     remote::Remote,
     settings::{SourceArgs, flag},
@@ -15,8 +16,9 @@ use super::{
 use crate::{
     clock::SystemClock,
     config::Settings,
+    error::Error,
     model::tenant::TenantId,
-    query::{AnswerForm, QueryKind, QueryRequest},
+    query::{AnswerForm, QueryKind, QueryRequest, SEE_LOG},
     server::LocalFolder,
 };
 
@@ -59,10 +61,22 @@ pub(super) fn ask(target: &TargetArgs, query: QueryKind, output: &OutputArgs) ->
 }
 
 async fn ask_folder(settings: &Settings, query: QueryKind, output: &OutputArgs) -> anyhow::Result<()> {
-    let folder = LocalFolder::open(settings, Arc::new(SystemClock)).await?;
+    let opened = LocalFolder::open(settings, Arc::new(SystemClock)).await;
+    let folder = opened.map_err(|error| {
+        let flight = settings.server.flight_listen;
+        in_use(error, &format!("ask the server: --server http://{flight}, or neither --server nor --data"))
+    })?;
     let mut request = QueryRequest::new(TenantId::single(), query);
     request.form = AnswerForm::Plain;
-    let stream = folder.engine.execute(request).await?;
+    let stream = folder.engine.execute(request).await.map_err(told_here)?;
     // The folder stays open, and closed to servers, until the last row is written.
-    output.write(stream.schema(), stream.map_err(anyhow::Error::new).boxed()).await
+    output.write(stream.schema(), stream.map_err(told_here).boxed()).await
+}
+
+/// An error of this process's own engine. There is no server's log, and the details are the causes that are printed.
+fn told_here(error: Error) -> anyhow::Error {
+    match error.message().strip_suffix(SEE_LOG).map(str::to_owned) {
+        None => error.into(),
+        Some(message) => anyhow::Error::new(error).context(message),
+    }
 }

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use indicatif::HumanBytes;
 
 use super::folder::{FolderArgs, block_on};
-use crate::config::ByteSize;
 
 /// Arguments of `tracehouse compact`.
 #[derive(Args, Debug)]
@@ -16,24 +16,28 @@ pub(super) struct CompactArgs {
 
 pub(super) fn run(args: &CompactArgs) -> anyhow::Result<()> {
     block_on(async {
-        let folder = args.folder.own().await?;
+        let folder =
+            args.folder.own("a server merges its small files by itself ([compaction] of the settings)").await?;
         let reports = folder.compact().await;
         let closed = folder.close().await;
         for (tenant, compacted, swept) in reports? {
-            let (before, after) = (ByteSize::from_bytes(compacted.bytes_before), compacted.bytes_after);
-            let after = ByteSize::from_bytes(after);
+            let (before, after) = (HumanBytes(compacted.bytes_before), HumanBytes(compacted.bytes_after));
             writeln!(
                 io::stdout(),
-                "{tenant}: {} files of {before} became {} files of {after}, {} duplicate spans dropped, {} merges failed; \
-                 {} replaced files deleted, {} wait",
-                compacted.files_before,
-                compacted.files_after,
+                "{tenant}: {} of {before} became {} of {after}, {} duplicate spans dropped, {} merges failed; {} replaced \
+                 deleted, {} wait",
+                files(compacted.files_before),
+                files(compacted.files_after),
                 compacted.duplicates,
                 compacted.failures,
-                swept.files,
-                swept.waiting_files,
+                files(swept.files),
+                files(swept.waiting_files),
             )?;
         }
         Ok(closed?)
     })
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }

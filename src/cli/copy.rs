@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use clap::Args;
+use indicatif::HumanBytes;
 
 use super::{
     folder::block_on,
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     catalog::{Catalog, CatalogSettings},
     clock::SystemClock,
-    config::{ByteSize, DataLocation, Settings},
+    config::{DataLocation, Settings},
     maintain::copy::{copy_tables, has_tables},
     metrics::Metrics,
     storage::store::Store,
@@ -104,7 +105,7 @@ async fn copy(from: Settings, to: Settings) -> anyhow::Result<()> {
             report.spans,
             report.version,
             report.files,
-            ByteSize::from_bytes(report.bytes),
+            HumanBytes(report.bytes),
             report.files_there,
         )?;
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
+use http::StatusCode;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use url::Url;
 
 use super::{
     folder::{FolderArgs, block_on},
+    neighbour::{Service, wrong_port},
     traceql::parse_moment,
 };
 use crate::{
@@ -68,7 +70,10 @@ pub(super) fn run(args: &DeleteArgs) -> anyhow::Result<()> {
                 (number("spans"), number("files"))
             }
             None => {
-                let folder = args.folder.own().await?;
+                let folder = args
+                    .folder
+                    .own("ask the server: --server http://127.0.0.1:3200, the address of its Tempo API")
+                    .await?;
                 let report = folder.delete(request).await;
                 let closed = folder.close().await;
                 let report = report?;
@@ -116,8 +121,13 @@ async fn ask(server: &str, request: &DeleteRequest) -> anyhow::Result<serde_json
     let status = response.status();
     let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let answer = answer.map_err(|cause| anyhow!("the server's answer broke off: {cause}"))?.to_bytes();
+    let report = serde_json::from_slice(&answer);
+    let is_ours = !matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) && report.is_ok();
+    if !is_ours && let Some(message) = wrong_port(server, Service::Tempo).await {
+        bail!(message);
+    }
     if !status.is_success() {
         bail!("the server answered {status}: {}", String::from_utf8_lossy(&answer).trim());
     }
-    serde_json::from_slice(&answer).context("the server's answer cannot be read")
+    report.context("the server's answer cannot be read")
 }

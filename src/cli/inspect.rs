@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use super::{
-    folder::{FolderArgs, block_on, tenant},
+    folder::{FolderArgs, READ_BESIDE_A_SERVER, block_on, tenant},
     output::OutputArgs,
 };
 use crate::maintain::inspect::Inspector;
@@ -40,7 +40,7 @@ enum What {
 
 pub(super) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     block_on(async {
-        let folder = args.folder.open().await?;
+        let folder = args.folder.open(READ_BESIDE_A_SERVER).await?;
         let live = &folder.log.live;
         let inspector = Inspector::new(Arc::clone(live.catalog()), Arc::clone(live));
         let tenant = tenant(args.tenant.as_deref())?;

@@ -7,10 +7,16 @@ use arrow_flight::{
     FlightInfo, error::FlightError, flight_service_client::FlightServiceClient, sql::client::FlightSqlServiceClient,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 use url::Url;
 
-use super::ask::Answer;
+use super::{
+    ask::Answer,
+    neighbour::{Service, wrong_port},
+};
 use crate::query::{Explain, MetricsQuery, QueryKind, TraceQlQuery};
 
 /// How long a server has to take a connection.
@@ -22,6 +28,7 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// A connection to the Flight SQL port of a server.
 #[derive(Debug)]
 pub(super) struct Remote {
+    url: String,
     client: FlightSqlServiceClient<Channel>,
 }
 
@@ -34,7 +41,7 @@ impl Remote {
             .await
             .with_context(|| format!("cannot reach a server at {server}; `tracehouse serve` starts one"))?;
         let client = FlightServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(Self { client: FlightSqlServiceClient::new_from_inner(client) })
+        Ok(Self { url: server.to_owned(), client: FlightSqlServiceClient::new_from_inner(client) })
     }
 
     /// Runs a query: the schema of the answer, and the answer.
@@ -57,8 +64,15 @@ impl Remote {
                 bail!("a server is asked for traces and attributes by SQL")
             }
         };
-        let info = self.client.execute(text, None).await.map_err(server_error)?;
-        self.fetch(info)
+        match self.client.execute(text, None).await {
+            Ok(info) => self.fetch(info),
+            // What another service makes of the question is an error of the protocol.
+            Err(error) => Err(match is_refusal(&error) {
+                true => None,
+                false => wrong_port(&self.url, Service::Flight).await,
+            }
+            .map_or_else(|| server_error(error), |message| anyhow!(message))),
+        }
     }
 
     fn fetch(self, info: FlightInfo) -> anyhow::Result<Answer> {
@@ -110,6 +124,12 @@ fn endpoint(server: &str) -> anyhow::Result<String> {
     let host = url.host_str().with_context(bad)?;
     let port = url.port_or_known_default().with_context(bad)?;
     Ok(format!("http://{host}:{port}"))
+}
+
+/// Whether a server of ours said no to the question, rather than not understanding it.
+fn is_refusal(error: &FlightError) -> bool {
+    let FlightError::Tonic(status) = error else { return false };
+    !matches!(status.code(), Code::Unimplemented | Code::Internal | Code::Unknown | Code::Unavailable)
 }
 
 /// The server's message alone: it is written for the person who asked.

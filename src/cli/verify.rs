@@ -8,7 +8,7 @@ use std::{
 use anyhow::bail;
 use clap::Args;
 
-use super::folder::{FolderArgs, block_on};
+use super::folder::{FolderArgs, READ_BESIDE_A_SERVER, block_on};
 use crate::maintain::verify::Verifier;
 
 /// Arguments of `tracehouse verify`.
@@ -21,7 +21,7 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     block_on(async {
         // Opening it has read the whole write-ahead log, and its checksums.
-        let folder = args.folder.open().await?;
+        let folder = args.folder.open(READ_BESIDE_A_SERVER).await?;
         let (live, recovered) = (&folder.log.live, &folder.log.recovered);
         let mut out = io::stdout();
         writeln!(out, "log: {} records, {} bytes", recovered.log.records, recovered.log.bytes)?;

@@ -3,7 +3,11 @@
 //! TOML is the common form: a file gives TOML values, environment variables and flags give TOML strings, and every type
 //! reads its own text form from a string.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use chrono::NaiveDate;
 
@@ -40,11 +44,32 @@ macro_rules! text_value {
     };
 }
 
-text_value!(SocketAddr, "an address and a port such as 127.0.0.1:4317 or [::1]:4317");
 text_value!(HumanDuration, "a duration such as 30s, 5m or 1h30m");
 text_value!(NaiveDate, "a date such as 2000-01-01");
 text_value!(DataLocation, "a folder, or a bucket: s3://bucket/prefix, gs://bucket/prefix or az://container/prefix");
 text_value!(String, "a text");
+
+/// The address of an interface, or a name that this machine knows one by.
+impl Value for SocketAddr {
+    fn expected() -> String {
+        "an address and a port such as 127.0.0.1:4317, [::1]:4317 or localhost:4317".to_owned()
+    }
+
+    fn from_toml(value: &toml::Value) -> Option<Self> {
+        let text = value.as_str()?.trim();
+        let resolved = || {
+            let mut addresses = text.to_socket_addrs().ok()?;
+            let first = addresses.next()?;
+            // Of a name with several, what most clients try first.
+            Some(std::iter::once(first).chain(addresses).find(Self::is_ipv4).unwrap_or(first))
+        };
+        text.parse().ok().or_else(resolved)
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        toml::Value::String(self.to_string())
+    }
+}
 
 impl Value for ByteSize {
     fn expected() -> String {
@@ -242,6 +267,8 @@ mod tests {
         check(-1, &None::<usize>);
         check("0.0.0.0:1", &Some(SocketAddr::from(([0, 0, 0, 0], 1))));
         check("localhost", &None::<SocketAddr>);
+        check("localhost:3200", &Some(SocketAddr::from(([127, 0, 0, 1], 3200))));
+        check("no such name:3200", &None::<SocketAddr>);
         check("a, b,", &Some(vec!["a".to_owned(), "b".to_owned()]));
         check("", &Some(Vec::<String>::new()));
         check(vec!["a,b"], &Some(vec!["a,b".to_owned()]));

@@ -129,6 +129,7 @@ impl Ingest {
             );
         }
 
+        metrics.wal_sync_relaxed.set(i64::from(log.stats().sync == SyncMode::Relaxed));
         let (commands, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
         let log_load = Arc::new(LogLoad::new(settings.wal.bytes_max.bytes()));
         let committer = Committer {

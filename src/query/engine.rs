@@ -185,12 +185,20 @@ impl QueryEngine {
         Ok((Run { plan, producer, _permit: permit }, stream))
     }
 
-    /// Plans a query without running it. Parameters need not have values.
+    /// Plans a query without running it. Parameters need not have values. What is refused here is accounted for like a query
+    /// that is refused before it runs; nothing else is.
     pub async fn prepare(&self, request: QueryRequest) -> Result<Prepared> {
         let limits = self.parts.limits.of_run(&request.limits);
-        let parts = Arc::clone(&self.parts);
+        let (parts, asked, started) = (Arc::clone(&self.parts), request.clone(), Instant::now());
+        let started_unix_nano = self.parts.clock.now_unix_nano();
         let preparing = async move { parts.prepare(&request).await }.boxed();
-        self.on_runtime(Instant::now() + limits.timeout, limits.timeout, preparing).await
+        let prepared = self.on_runtime(started + limits.timeout, limits.timeout, preparing).await;
+        if let Err(error) = &prepared {
+            let mut account = Account::open(&asked, &self.parts.process, started_unix_nano);
+            account.started = started;
+            account.close(Some(error), &QueryStats::default());
+        }
+        prepared
     }
 
     /// The tables that SQL can name, those about the data and the server included, with the columns that their rows have

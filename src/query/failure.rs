@@ -10,6 +10,9 @@ use parquet::errors::ParquetError;
 
 use crate::error::{Error, ErrorKind, Place};
 
+/// The end of a message whose details are not for every caller of a server. They are the error's source.
+pub const SEE_LOG: &str = "; the server's log has the details";
+
 /// When a client that found the store away may ask again.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -61,7 +64,7 @@ fn of_store(error: &object_store::Error) -> Error {
     }
     let details = error.to_string();
     tracing::warn!(error = %details, "a query could not read the store");
-    Error::new(ErrorKind::Unavailable, "the store of the tables cannot be read; the server's log has the details")
+    Error::new(ErrorKind::Unavailable, format!("the store of the tables cannot be read{SEE_LOG}"))
         .with_source(details)
         .with_retry_after(STORE_RETRY_AFTER)
 }
@@ -70,8 +73,7 @@ fn of_store(error: &object_store::Error) -> Error {
 fn broken_file(error: &dyn std::fmt::Display) -> Error {
     let details = error.to_string();
     tracing::error!(error = %details, "a file of the table cannot be read");
-    Error::new(ErrorKind::Corrupt, "a file of the table cannot be read; the server's log has the details")
-        .with_source(details)
+    Error::new(ErrorKind::Corrupt, format!("a file of the table cannot be read{SEE_LOG}")).with_source(details)
 }
 
 /// Where in the statement the fault is: the planner knows it, or the parser's message ends with it.
@@ -90,8 +92,7 @@ fn place_of(error: &DataFusionError, root: &DataFusionError) -> Option<Place> {
 pub(crate) fn internal(error: &dyn std::fmt::Display) -> Error {
     let details = error.to_string();
     tracing::error!(error = %details, "query failed inside of the engine");
-    Error::new(ErrorKind::Internal, "the query failed inside of the engine; the server's log has the details")
-        .with_source(details)
+    Error::new(ErrorKind::Internal, format!("the query failed inside of the engine{SEE_LOG}")).with_source(details)
 }
 
 /// The same error for a second reader; the source is kept as its text.

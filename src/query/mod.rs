@@ -60,6 +60,7 @@ pub mod fuzzing;
 
 pub use self::{
     engine::{BaseTables, EngineOptions, NamedTable, Prepared, QueryEngine},
+    failure::SEE_LOG,
     limits::QueryLimits,
     matching::SpanFilter,
     request::{

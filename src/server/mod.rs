@@ -50,7 +50,7 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
-    config::Settings,
+    config::{Settings, WalSync},
     error::{Error, ErrorKind, Result},
     metrics::Metrics,
 };
@@ -91,6 +91,7 @@ impl Server {
             }
         };
         slots.fill(routes, &admin);
+        admin.watch(Arc::clone(parts.live()));
         admin.enter(Phase::Ready);
         info!(
             otlp_grpc = %addresses.otlp_grpc,
@@ -101,6 +102,11 @@ impl Server {
             data = %settings.data,
             "ready"
         );
+        if settings.wal.sync == WalSync::Relaxed {
+            warn!(
+                "wal.sync = relaxed: spans are acknowledged before they are on disk, and a crash of the machine loses the last"
+            );
+        }
         let shutdown_timeout = settings.server.shutdown_timeout.get();
         Ok(Self { addresses, shutdown_timeout, admin, connections, parts, asked_to_stop })
     }
@@ -108,6 +114,11 @@ impl Server {
     /// Where the server listens; with port 0 in the settings, the ports that the system chose.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Whether the tables have been asked. A server whose bucket is away when it starts takes spans, and refuses queries.
+    pub fn answers_queries(&self) -> bool {
+        self.parts.live().is_settled()
     }
 
     /// Waits until a request asks the server to stop; what follows is up to the caller.

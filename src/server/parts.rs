@@ -14,6 +14,7 @@ use crate::{
     config::Settings,
     error::Result,
     ingest::{Ingest, IngestParts},
+    live::Live,
     maintain::service::{Maintenance, MaintenanceParts},
     metrics::Metrics,
     receiver,
@@ -94,6 +95,11 @@ impl Parts {
             flight: GrpcRoutes::new(flight::grpc_service(engine)).into_axum_router(),
         };
         Ok((Self { ingest, catalog, maintenance }, routes))
+    }
+
+    /// What queries read.
+    pub(super) fn live(&self) -> &Arc<Live> {
+        self.ingest.live()
     }
 
     /// Flushes what is buffered, syncs and closes.

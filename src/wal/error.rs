@@ -24,7 +24,7 @@ pub enum WalError {
         source: io::Error,
     },
     /// Another process, or another part of this one, has the log open.
-    #[error("folder {} is in use by another process, which holds the lock of its write-ahead log", .dir.display())]
+    #[error("folder {} is in use by another process, a server or a command, which holds its lock", .dir.display())]
     Locked {
         /// The folder of the log.
         dir: PathBuf,

@@ -28,6 +28,8 @@ pub(crate) fn tracehouse(folder: &Path, arguments: &[&str]) -> Command {
 struct Listening {
     otlp_http: SocketAddr,
     tempo: SocketAddr,
+    /// What it printed.
+    greeting: Vec<String>,
 }
 
 /// A server on free ports of `ip`.
@@ -42,12 +44,17 @@ fn serve(folder: &Path, ip: &str, more: &[&str]) -> (Child, Listening) {
     arguments.extend(more);
     let mut child = tracehouse(folder, &arguments).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut address = |name: &str| -> SocketAddr {
-        let url = lines.find_map(|line| line.trim_start().strip_prefix(name).map(|url| url.trim_start().to_owned()));
-        let url = url.expect("the greeting names every listener");
-        url.trim_start_matches("http://").split(['/', ' ']).next().unwrap().parse().unwrap()
+    let greeting: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("Ctrl-C")).collect();
+    let address = |name: &str| -> SocketAddr {
+        let url = greeting.iter().find_map(|line| line.trim_start().strip_prefix(name));
+        let url = url.unwrap_or_else(|| panic!("{name} is not in {greeting:#?}")).trim_start();
+        url.split_once("://").unwrap().1.split(['/', ' ']).next().unwrap().parse().unwrap()
     };
-    let listening = Listening { otlp_http: address("OTLP/HTTP"), tempo: address("Tempo API") };
+    let names = ["OTLP/gRPC", "OTLP/HTTP", "Tempo API", "Tempo gRPC", "Flight SQL"];
+    for address in names.map(address) {
+        TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    }
+    let listening = Listening { otlp_http: address("OTLP/HTTP"), tempo: address("Tempo API"), greeting };
     // What follows must not fill the pipe.
     thread::spawn(move || lines.for_each(drop));
     (child, listening)
@@ -93,7 +100,7 @@ fn a_signal_stops_the_server_in_order() {
 fn a_second_signal_stops_the_server_at_once() {
     let folder = tempfile::tempdir().unwrap();
     // On an address that no other test uses, nobody else is given the ports that become free.
-    let (mut child, Listening { otlp_http, tempo }) =
+    let (mut child, Listening { otlp_http, tempo, .. }) =
         serve(folder.path(), "127.0.0.72", &["--set", "server.shutdown_timeout=1h"]);
     let mut half = TcpStream::connect(otlp_http).unwrap();
     let head = "POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n";
@@ -111,6 +118,64 @@ fn a_second_signal_stops_the_server_at_once() {
     assert!(
         log.ends_with("error: stopped at once by a second signal (SIGTERM); what was acknowledged is in the log\n")
     );
+}
+
+/// The body of what the server answers, whatever its status.
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn a_log_that_is_not_synced_shows_wherever_one_looks() {
+    for (sync, is_relaxed) in [("relaxed", true), ("always", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let setting = format!("wal.sync={sync}");
+        let more = ["--set", &setting, "--log-format", "json"];
+        let (mut child, Listening { tempo, greeting, .. }) = serve(folder.path(), "127.0.0.1", &more);
+        let greeted = greeting.iter().any(|line| line.starts_with("wal.sync = relaxed: spans are acknowledged before"));
+        assert_eq!(greeted, is_relaxed, "{greeting:#?}");
+        let status = get(tempo, "/status");
+        assert!(status.contains(&format!("on disk (wal.sync = {sync})\n")) || is_relaxed, "{status}");
+        assert_eq!(status.contains("loses the last of them (wal.sync = relaxed)\n"), is_relaxed, "{status}");
+        assert!(status.contains("\nqueries: answered\n"), "{status}");
+        let metrics = get(tempo, "/metrics");
+        assert!(metrics.contains(&format!("\ntracehouse_wal_sync_relaxed {}\n", u8::from(is_relaxed))), "{metrics}");
+        signal(&child, "-TERM");
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let log = errors(&mut child);
+        let warned = log.lines().any(|line| line.contains("\"WARN\"") && line.contains("wal.sync = relaxed"));
+        assert_eq!(warned, is_relaxed, "{log}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, _) = serve(folder.path(), "127.0.0.1", &[]);
+    signal(&child, "-TERM");
+    wait(&mut child);
+    for format in ["csv", "json", "arrow", "parquet", "table"] {
+        let statement = "SELECT value FROM generate_series(1, 500000)";
+        let data = ["sql", statement, "--data", "tracehouse-data", "--format", format];
+        let mut child = tracehouse(folder.path(), &data).spawn().unwrap();
+        // Far less than there is, and more than nothing.
+        child.stdout.take().unwrap().read_exact(&mut [0; 4]).unwrap();
+        assert_eq!((wait(&mut child).code(), errors(&mut child).as_str()), (Some(0), ""), "{format}");
+    }
+}
+
+#[test]
+fn a_name_of_this_machine_is_an_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        tracehouse(folder.path(), &["config", "--set", "server.tempo_listen=localhost:3201"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("server.tempo_listen ")).unwrap();
+    assert!(line.contains("\"127.0.0.1:3201\""), "{line}");
 }
 
 #[test]

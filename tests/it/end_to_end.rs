@@ -61,7 +61,7 @@ async fn what_was_acknowledged_is_found_by_every_way_out() {
 
     let locked = run(folder.path(), &["sql", "SELECT 1", "--data", data.to_str().unwrap()]).await;
     let message = String::from_utf8(locked.stderr).unwrap();
-    assert!(!locked.status.success() && message.contains("in use"), "{message}");
+    assert!(!locked.status.success() && message.contains("has the folder"), "{message}");
 
     let explained = rows(folder.path(), &[&["traceql", "{} | rate()", "--explain"], &remote[..]].concat()).await;
     assert!(explained.iter().any(|row| row["plan"].as_str().unwrap().contains("DataSourceExec")), "{explained:?}");

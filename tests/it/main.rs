@@ -19,6 +19,7 @@ mod generated_code;
 mod ingest;
 mod layers;
 mod maintain;
+mod mistakes;
 mod one_span_requests;
 mod otlp_arbitrary;
 mod otlp_json;

@@ -222,7 +222,7 @@ async fn names_and_values_are_those_of_the_range_in_files_and_buffers() {
     compact.args(["compact", "--set", "compaction.fan_in=2", "--set", "compaction.settle_age=0s", "--data"]);
     let compacted = compact.arg(data.path()).output().unwrap();
     let report = String::from_utf8_lossy(&compacted.stdout);
-    assert!(report.contains("3 files") && report.contains("became 1 files"), "{report}");
+    assert!(report.contains("3 files") && report.contains("became 1 file of"), "{report}");
     let server = frame::start(&settings).await;
     check(&server, "one merged file").await;
     server.stop().await.unwrap();

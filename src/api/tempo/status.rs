@@ -9,7 +9,10 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::{TempoState, params::Params, refusal, text};
-use crate::{config::Settings, error::Error};
+use crate::{
+    config::{Settings, WalSync},
+    error::Error,
+};
 
 /// The version of Tempo whose API this is. Grafana up to 12 turns features on by it: streaming search from 2.2.0,
 /// streaming metrics from 2.7.0.
@@ -55,7 +58,7 @@ pub(super) async fn build_info() -> Json<BuildInfo> {
 /// `/status`: all of the following.
 pub(super) async fn all(State(state): State<TempoState>) -> Response {
     let settings = settings_text(&state.config, &Settings::default(), Mode::All);
-    let parts = [version_text(), services_text(), endpoints_text(&state.config), settings];
+    let parts = [version_text(), state_text(&state), services_text(), endpoints_text(&state.config), settings];
     text(StatusCode::OK, parts.join("\n"))
 }
 
@@ -107,6 +110,21 @@ pub(super) async fn flush(State(state): State<TempoState>) -> Response {
 
 fn version_text() -> String {
     format!("{VERSION}, the API of Tempo {TEMPO_API_VERSION}\n")
+}
+
+/// What an operator has to know beyond that the process runs.
+fn state_text(state: &TempoState) -> String {
+    let spans = match state.config.wal.sync {
+        WalSync::Always => "spans: acknowledged when they are on disk (wal.sync = always)",
+        WalSync::Relaxed => {
+            "spans: acknowledged before they are on disk; a crash of the machine loses the last of them (wal.sync = relaxed)"
+        }
+    };
+    let queries = match state.ingest.live().is_settled() {
+        true => "queries: answered".to_owned(),
+        false => format!("queries: refused until the tables in {} can be reached", state.config.data),
+    };
+    format!("{spans}\n{queries}\n")
 }
 
 fn services_text() -> String {

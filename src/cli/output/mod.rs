@@ -4,6 +4,7 @@
 //! memory. The table is for eyes: its columns are as wide as their widest value, so it holds all its rows, and shows a
 //! bounded number of them. A file appears under its name when it is complete; until then it is `NAME.partial`.
 
+mod pipe;
 mod sink;
 mod table;
 
@@ -12,6 +13,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, IsTerminal, Write},
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use anyhow::{Context, bail};
@@ -19,7 +21,7 @@ use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use clap::{Args, ValueEnum};
 use futures::{Stream, StreamExt};
 
-use self::{sink::Sink, table::Table};
+use self::{pipe::Pipe, sink::Sink, table::Table};
 
 /// How an answer is written.
 #[derive(Args, Clone, Debug, Default)]
@@ -91,7 +93,10 @@ impl OutputArgs {
             if format.is_binary() && stdout.is_terminal() {
                 bail!("a terminal cannot show this format; write it to a file with --output FILE, or use a pipe");
             }
-            return self.write_to(format, schema, batches, BufWriter::new(stdout), Sink::for_pipe).await;
+            let (pipe, is_closed) = Pipe::new(stdout);
+            let written = self.write_to(format, schema, batches, BufWriter::new(pipe), Sink::for_pipe).await;
+            // The reader has seen enough, as `head` does. Not every form says so in its error.
+            return if is_closed.load(Ordering::Relaxed) { Ok(()) } else { written };
         };
         let partial = partial_path(path);
         let create = || File::create(&partial).with_context(|| format!("cannot create {}", partial.display()));

@@ -121,7 +121,7 @@ async fn a_backup_beside_a_running_server_is_restored_into_another_folder() {
     let copied = run(folder.path(), &["backup", "--to", &place(&backup)]);
     assert!(text(&copied).contains("single-tenant: 100 spans as of commit 0; 1 files"), "{}", text(&copied));
     let again = text(&run(folder.path(), &["backup", "--to", &place(&backup)]));
-    assert!(again.contains("0 files of 0B copied, 1 were there"), "{again}");
+    assert!(again.contains("0 files of 0 B copied, 1 were there"), "{again}");
     send(&server, 101..111).await;
     server.stop().await;
     let log = text(&run(folder.path(), &["inspect", "log", "--format", "csv"]));

@@ -24,6 +24,8 @@ pub(crate) struct Server {
     pub(crate) otlp_http: String,
     /// Address of the Tempo API.
     pub(crate) tempo: String,
+    /// Address of the Tempo API over gRPC alone.
+    pub(crate) tempo_grpc: String,
     /// Address of Flight SQL.
     pub(crate) flight: String,
 }
@@ -48,8 +50,8 @@ impl Server {
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|cause| cause.to_string())?;
         // From here on the process ends with this value, whatever happens.
-        let [otlp_grpc, otlp_http, tempo, flight] = [const { String::new() }; 4];
-        let mut server = Self { child, otlp_grpc, otlp_http, tempo, flight };
+        let [otlp_grpc, otlp_http, tempo, tempo_grpc, flight] = [const { String::new() }; 5];
+        let mut server = Self { child, otlp_grpc, otlp_http, tempo, tempo_grpc, flight };
         let stdout = server.child.stdout.take().ok_or("no standard output")?;
         let reading = tokio::task::spawn_blocking(move || read_greeting(stdout));
         let read =
@@ -58,6 +60,7 @@ impl Server {
         server.otlp_grpc = address(&greeting, "OTLP/gRPC")?;
         server.otlp_http = address(&greeting, "OTLP/HTTP")?;
         server.tempo = address(&greeting, "Tempo API")?;
+        server.tempo_grpc = address(&greeting, "Tempo gRPC")?;
         server.flight = address(&greeting, "Flight SQL")?;
         Ok(server)
     }
