@@ -19,6 +19,7 @@ mod generated_code;
 mod ingest;
 mod layers;
 mod maintain;
+mod metrics;
 mod mistakes;
 mod one_span_requests;
 mod otlp_arbitrary;

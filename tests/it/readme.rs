@@ -11,9 +11,11 @@ use tracehouse::{
 const DOCUMENTS: &[&str] = &[
     "README.md",
     "sql/README.md",
+    "src/maintain/README.md",
+    "deploy/README.md",
+    "deploy/METRICS.md",
     "examples/notebooks/README.md",
     "tests/clients/README.md",
-    "src/maintain/README.md",
 ];
 
 /// A fenced block of a document.

@@ -44,7 +44,11 @@ fn columns() -> Vec<Field> {
         column("scope", DataType::Utf8, "scope of that attribute"),
         column("key", DataType::Utf8, "key of that attribute"),
         column("files", DataType::Int64, "files that have it"),
-        column("values", DataType::Int64, "its values that are not NULL; of maps and lists, their entries; a reserved word, so mostly written in quotes"),
+        column(
+            "values",
+            DataType::Int64,
+            "its values that are not NULL; of maps and lists, their entries; a reserved word, so mostly written in quotes",
+        ),
         column("bytes", DataType::Int64, "its bytes in the files"),
         column("decoded_bytes", DataType::Int64, "its bytes before compression"),
     ]
