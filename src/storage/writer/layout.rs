@@ -135,6 +135,10 @@ impl Layout<'_> {
                 .set_column_dictionary_enabled(path(id), false)
                 .set_column_encoding(path(id), Encoding::PLAIN);
         }
+        // Random ids and packed starts do not get smaller, and every query on whole traces reads them.
+        for name in [column::SPAN_ID, column::START_TIME] {
+            properties = properties.set_column_compression(path(name), Compression::UNCOMPRESSED);
+        }
         // Flags and counts are the same number nearly everywhere, which as a delta costs less than looking it up in a
         // dictionary for each row.
         let nearly_constant = [

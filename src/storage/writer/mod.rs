@@ -4,7 +4,7 @@
 //! rows     those of one UTC day, in the order of `order`
 //! columns  model::schema's core columns, then the promoted columns that hold a value, by name; `date` is not among them
 //! groups   131,072 rows; pages up to 8,192 rows, which an offset index finds
-//! codec    zstd 1 in merged files of 16,384 rows or more, else lz4
+//! codec    zstd 1 in merged files of 16,384 rows or more, else lz4; none for span_id and starts, which it makes no smaller
 //! ids      plain, without dictionary
 //! blooms   in each row group: trace_id, and promoted texts of which most differ
 //! numbers  start, flags and counts of what was dropped: delta; duration: byte stream split; other columns: dictionary
