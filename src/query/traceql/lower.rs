@@ -292,14 +292,44 @@ fn matches_text(text: Expr, pattern: &Pattern, negated: bool) -> Expr {
         let list = words.into_iter().map(lit).collect();
         return text.in_list(list, negated);
     }
+    if let Some(like) = like_pattern(pattern.text()) {
+        return if negated { text.not_like(lit(like)) } else { text.like(lit(like)) };
+    }
     let op = if negated { Operator::RegexNotMatch } else { Operator::RegexMatch };
     binary_expr(text, op, lit(pattern.anchored()))
 }
 
+/// What means something in a pattern besides itself; bars apart.
+fn is_special(c: char) -> bool {
+    "\\.+*?()[]{}^$".contains(c)
+}
+
 /// The words of a pattern that is nothing but words joined by bars.
 fn plain_words(pattern: &str) -> Option<Vec<&str>> {
-    let special = |c: char| "\\.+*?()[]{}^$".contains(c);
-    (!pattern.contains(special)).then(|| pattern.split('|').collect())
+    (!pattern.contains(is_special)).then(|| pattern.split('|').collect())
+}
+
+/// The pattern of LIKE for text that begins with a word, ends with it or has it somewhere, which is found without a regular
+/// expression.
+fn like_pattern(pattern: &str) -> Option<String> {
+    const ANYTHING: &str = ".*";
+    let behind = pattern.strip_prefix(ANYTHING);
+    let rest = behind.unwrap_or(pattern);
+    let before = rest.strip_suffix(ANYTHING);
+    let word = before.unwrap_or(rest);
+    if word.is_empty() || word.contains(is_special) || word.contains('|') {
+        return None;
+    }
+    let mut like = String::with_capacity(word.len() + 2);
+    like.extend(behind.map(|_| '%'));
+    for c in word.chars() {
+        if matches!(c, '%' | '_') {
+            like.push('\\');
+        }
+        like.push(c);
+    }
+    like.extend(before.map(|_| '%'));
+    Some(like)
 }
 
 // ---- intrinsics -----------------------------------------------------------------------------------------------------
@@ -386,4 +416,27 @@ fn compare_id(intrinsic: Intrinsic, op: ComparisonOp, text: &str) -> Option<Expr
     let Some(bytes) = bytes else { return Some(lit(negated)) };
     let equal = col(id).eq(lit(ScalarValue::FixedSizeBinary(bytes.len() as i32, Some(bytes))));
     Some(if negated { Expr::IsNotTrue(Box::new(equal)) } else { equal })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_of_one_word_needs_no_regular_expression() {
+        for (pattern, like) in [
+            (".*shipments.*", Some("%shipments%")),
+            ("GET /.*", Some("GET /%")),
+            (".*_total", Some("%\\_total")),
+            ("100%", Some("100\\%")),
+            (".*", None),
+            (".*.*", None),
+            (".*a|b.*", None),
+            (".*a+.*", None),
+            (".*a\\.b.*", None),
+            ("(?i).*a.*", None),
+        ] {
+            assert_eq!(like_pattern(pattern).as_deref(), like, "{pattern}");
+        }
+    }
 }
