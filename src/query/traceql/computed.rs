@@ -43,7 +43,7 @@ impl PerSpan for Computed {
     fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef> {
         let rows = &spans.rows;
         if let Value::Field(name) = &self.0
-            && let Some(whole) = rows.whole(name)
+            && let Some(whole) = rows.whole_int(name).or_else(|| rows.whole(name))
         {
             return Ok(whole);
         }

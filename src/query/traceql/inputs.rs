@@ -23,7 +23,7 @@ use super::{
 use crate::{
     functions::AttrFunction,
     model::{
-        attributes::{AttributeScope, VALUE_JSON, VALUE_STR, value_fields},
+        attributes::{AttributeScope, VALUE_INT, VALUE_JSON, VALUE_STR, value_fields},
         schema::column,
     },
     traceql::{
@@ -380,11 +380,15 @@ impl<'a> InputRows<'a> {
         if texts.null_count() > 0 {
             return None;
         }
-        let fields = value_fields();
-        let nothing = |field: &Arc<Field>| new_null_array(field.data_type(), texts.len());
-        let mut columns: Vec<ArrayRef> = fields.iter().map(nothing).collect();
-        columns[VALUE_STR] = Arc::new((*texts).clone());
-        StructArray::try_new(fields, columns, None).ok().map(|values| Arc::new(values) as ArrayRef)
+        one_type(VALUE_STR, Arc::new((*texts).clone()))
+    }
+
+    /// The same of a field that is always an integer, such as a duration that is not shown.
+    pub(in crate::query) fn whole_int(&self, name: &FieldName) -> Option<ArrayRef> {
+        match self.fields.iter().find(|(field, _)| *field == name)? {
+            (_, Source::Int(ints)) if ints.null_count() == 0 => one_type(VALUE_INT, Arc::new((*ints).clone())),
+            _ => None,
+        }
     }
 
     /// The value of a field, for conditions.
@@ -440,6 +444,15 @@ impl<'a> InputRows<'a> {
         }
         scope.get(focus.row)
     }
+}
+
+/// Values that are all of one type.
+fn one_type(value: usize, column: ArrayRef) -> Option<ArrayRef> {
+    let fields = value_fields();
+    let nothing = |field: &Arc<Field>| new_null_array(field.data_type(), column.len());
+    let mut columns: Vec<ArrayRef> = fields.iter().map(nothing).collect();
+    columns[value] = column;
+    StructArray::try_new(fields, columns, None).ok().map(|values| Arc::new(values) as ArrayRef)
 }
 
 fn link_id((links, item): (Lists<'_>, usize), field: &str) -> Option<Dynamic<'static>> {
