@@ -66,6 +66,9 @@ impl Cell {
     }
 }
 
+/// Spans of one group that are added at once.
+const BLOCK_SPANS: usize = 256;
+
 /// The cell that a key hit last.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -109,6 +112,11 @@ impl Part {
             (Function::Histogram(_) | Function::Quantiles(..), Some(numbers)) => Numbers::Ints(numbers.as_primitive()),
             _ => Numbers::None,
         };
+        let is_one_group = columns.is_empty() && matches!(numbers, Numbers::None) && !starts.is_empty();
+        if is_one_group {
+            self.add_to_one_group(leaf, intervals, starts);
+            return Ok(());
+        }
         let width = if matches!(numbers, Numbers::Ints(_)) { 1 + log2::EXPONENT_MAX as usize } else { 1 };
         let keys = self.keys.numbers(columns, batch.num_rows())?;
         self.labels.resize(self.keys.len(), None);
@@ -154,6 +162,27 @@ impl Part {
             }
         }
         Ok(())
+    }
+
+    /// Adds spans that only their starts tell apart: as a rule, all of a block are in one interval.
+    fn add_to_one_group(&mut self, leaf: &Leaf, intervals: Intervals, starts: &[i64]) {
+        const KEY: u32 = 0;
+        if self.labels.is_empty() {
+            self.labels.push(Some(leaf.labels_of(&[], 0)));
+        }
+        for block in starts.chunks(BLOCK_SPANS) {
+            let (first, last) =
+                block.iter().fold((i64::MAX, i64::MIN), |(first, last), start| (first.min(*start), last.max(*start)));
+            let (_, end) = intervals.bounds(intervals.index_of(first));
+            let spans = if last <= end { BLOCK_SPANS } else { 1 };
+            for part in block.chunks(spans) {
+                let [first, last] = if spans == 1 { [part[0]; 2] } else { [first, last] };
+                let cell = self.cell(KEY, 0, intervals.index_of(first) as u32);
+                let cell = &mut self.cells[cell as usize].1;
+                cell.count += part.len() as u64;
+                cell.starts = [cell.starts[0].min(first), cell.starts[1].max(last)];
+            }
+        }
     }
 
     /// The position of a cell, which is made if it is new.
