@@ -34,15 +34,10 @@ pub(crate) enum Spansets {
     Left,
 }
 
-#[derive(Serialize)]
-struct Response<'a> {
-    traces: Vec<Trace<'a>>,
-    metrics: Metrics,
-}
-
+/// A trace but for its spansets, of which the first is written once and shown twice.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Trace<'a> {
+struct Trace {
     #[serde(rename = "traceID")]
     trace_id: String,
     root_service_name: String,
@@ -52,15 +47,11 @@ struct Trace<'a> {
     start_time_unix_nano: i64,
     #[serde(skip_serializing_if = "is_zero")]
     duration_ms: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    span_set: Option<&'a SpanSet>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    span_sets: &'a [SpanSet],
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    service_stats: BTreeMap<String, Counts>,
+    #[serde(serialize_with = "as_counts", skip_serializing_if = "BTreeMap::is_empty")]
+    service_stats: BTreeMap<String, ServiceStats>,
 }
 
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 struct SpanSet {
     spans: Vec<Span>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -69,7 +60,7 @@ struct SpanSet {
     attributes: Vec<KeyValue>,
 }
 
-#[derive(Clone, Serialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Span {
     #[serde(rename = "spanID")]
@@ -141,20 +132,51 @@ pub(crate) fn render(
     stats: SearchStats,
 ) -> serde_json::Result<Vec<u8>> {
     unify(&mut traces);
-    let sets_of = |found: &mut FoundTrace| -> Vec<SpanSet> {
-        let sets = std::mem::take(&mut found.sets);
-        if spansets == Spansets::Shown { sets.into_iter().map(SpanSet::from).collect() } else { Vec::new() }
-    };
-    let sets: Vec<Vec<SpanSet>> = traces.iter_mut().map(sets_of).collect();
-    let response = Response {
-        traces: traces.into_iter().zip(&sets).map(|(found, sets)| Trace::of(found, sets)).collect(),
-        metrics: Metrics::of_one_job(stats.inspected_bytes, stats.files, stats.inspected_spans),
-    };
-    serde_json::to_vec(&response)
+    let mut body = br#"{"traces":["#.to_vec();
+    for (index, mut found) in traces.into_iter().enumerate() {
+        let sets = match spansets {
+            Spansets::Shown => std::mem::take(&mut found.sets),
+            Spansets::Left => Vec::new(),
+        };
+        if index > 0 {
+            body.push(b',');
+        }
+        serde_json::to_writer(&mut body, &Trace::from(found))?;
+        if !sets.is_empty() {
+            // In front of the brace that closes the trace.
+            body.pop();
+            write_sets(&mut body, sets)?;
+            body.push(b'}');
+        }
+    }
+    body.extend_from_slice(br#"],"metrics":"#);
+    let metrics = Metrics::of_one_job(stats.inspected_bytes, stats.files, stats.inspected_spans);
+    serde_json::to_writer(&mut body, &metrics)?;
+    body.push(b'}');
+    Ok(body)
 }
 
-impl<'a> Trace<'a> {
-    fn of(found: FoundTrace, span_sets: &'a [SpanSet]) -> Self {
+/// Writes the fields of the spansets of a trace, behind others.
+fn write_sets(body: &mut Vec<u8>, sets: Vec<FoundSet>) -> serde_json::Result<()> {
+    body.extend_from_slice(br#","spanSet":"#);
+    for (index, set) in sets.into_iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        let start = body.len();
+        serde_json::to_writer(&mut *body, &SpanSet::from(set))?;
+        if index == 0 {
+            let end = body.len();
+            body.extend_from_slice(br#","spanSets":["#);
+            body.extend_from_within(start..end);
+        }
+    }
+    body.push(b']');
+    Ok(())
+}
+
+impl From<FoundTrace> for Trace {
+    fn from(found: FoundTrace) -> Self {
         Self {
             trace_id: found.trace_id.to_string().trim_start_matches('0').to_owned(),
             root_service_name: match (&found.root_name, found.root_service_name) {
@@ -164,9 +186,7 @@ impl<'a> Trace<'a> {
             root_trace_name: found.root_name.unwrap_or_default(),
             start_time_unix_nano: found.start_unix_nano,
             duration_ms: u32::try_from(found.duration_nano / 1_000_000).unwrap_or(u32::MAX),
-            span_set: span_sets.first(),
-            span_sets,
-            service_stats: found.services.into_iter().map(|(service, stats)| (service, Counts::from(stats))).collect(),
+            service_stats: found.services,
         }
     }
 }
@@ -265,6 +285,13 @@ fn unify(traces: &mut [FoundTrace]) {
 
 pub(crate) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn as_counts<S: serde::Serializer>(
+    services: &BTreeMap<String, ServiceStats>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(services.iter().map(|(service, stats)| (service, Counts::from(*stats))))
 }
 
 pub(crate) fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
