@@ -20,6 +20,8 @@ pub struct QueryLimits {
     pub query_spill_bytes_max: u64,
     /// Most memory for the filters of trace ids of files, in bytes.
     pub trace_filter_bytes_max: usize,
+    /// Most memory for the rows of traces in files, in bytes.
+    pub trace_rows_bytes_max: usize,
     /// Longest run of a query: waiting, planning and producing the answer. Time that the client takes to accept a
     /// batch does not count.
     pub timeout: Duration,
@@ -89,6 +91,7 @@ impl From<&QuerySettings> for QueryLimits {
             query_memory_bytes_max,
             query_spill_bytes_max: settings.spill_bytes_max.bytes(),
             trace_filter_bytes_max: settings.trace_filter_bytes_max.as_usize(),
+            trace_rows_bytes_max: settings.trace_rows_bytes_max.as_usize(),
             timeout: settings.timeout.get(),
             client_idle_max: Duration::from_secs(60),
             result_rows_max: settings.result_rows_max as u64,

@@ -32,6 +32,7 @@ mod rules;
 mod session;
 mod spans_table;
 mod system;
+mod trace_rows;
 mod views;
 
 mod functions;

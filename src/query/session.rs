@@ -56,7 +56,7 @@ use crate::{
         table_functions::TableFunctions,
         views::{self, View},
     },
-    storage::{scan, store::Store, trace_filters::TraceFilters},
+    storage::{scan, store::Store, trace_filters::TraceFilters, trace_rows::TraceRows},
 };
 
 /// The catalogue that all tables are in.
@@ -275,10 +275,11 @@ fn session_config(limits: &QueryLimits, threads: usize) -> SessionConfig {
     // The planner's and the operators' idea of what can be NULL differ at times; answers do not depend on it.
     options.execution.skip_physical_aggregate_schema_check = true;
     let filters = Arc::new(TraceFilters::new(limits.trace_filter_bytes_max));
+    let rows = Arc::new(TraceRows::new(limits.trace_rows_bytes_max));
     let spans_max = limits.trace_spans_max.max(1);
     let bounds = Arc::new(TraceBounds { spans_max, partial: PartialAnswers::Refused });
     let config = SessionConfig::from(options).with_target_partitions(threads);
-    scan::session_config(config.with_extension(filters).with_extension(bounds))
+    scan::session_config(config.with_extension(filters).with_extension(rows).with_extension(bounds))
 }
 
 /// A catalogue with these tables in the default schema.

@@ -40,13 +40,18 @@ use crate::{
         ids::TraceId,
         promotion::PromotedAttribute,
         schema::{column, logical_schema},
+        time::TimeRange,
     },
-    query::stats::QueryStats,
+    query::{
+        stats::QueryStats,
+        trace_rows::{ROWS_TRACES_MIN, knows_rows},
+    },
     storage::{
         remote::ReadCounters,
         scan::{self, ScanFile, ScanRequest},
         store::Store,
         trace_filters::TraceFilters,
+        trace_set::set_of,
     },
 };
 
@@ -144,6 +149,13 @@ impl SpansTable {
         promoted
     }
 
+    /// Whether all spans start in a range, as far as is known without reading them.
+    pub(crate) fn is_within(&self, range: TimeRange) -> bool {
+        let holds = |starts: Option<(i64, i64)>| starts.is_some_and(|starts| range.holds(starts));
+        self.files().all(|file| holds(file.start_range_unix_nano()))
+            && self.buffered().all(|batch| batch.num_spans() == 0 || holds(batch.start_time_range()))
+    }
+
     /// How the spans spread over time, file by file and batch by batch, where that is known of all of them; else nothing.
     pub(crate) fn spread(&self) -> Vec<Spread> {
         let files = self.view.snapshot().files().map(|file| {
@@ -189,7 +201,7 @@ impl SpansTable {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
-    fn buffered(&self) -> impl Iterator<Item = &SpanBatch> {
+    pub(super) fn buffered(&self) -> impl Iterator<Item = &SpanBatch> {
         let batches = self.view.buffered().enumerate();
         let chosen = |at: &usize| self.only.as_ref().is_none_or(|only| only.batches.contains(at));
         batches.filter(move |(at, _)| chosen(at)).map(|(_, batch)| batch)
@@ -199,7 +211,7 @@ impl SpansTable {
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
-        files: &[&LiveFile],
+        files: Vec<ScanFile>,
         (limit, is_narrow): (Option<usize>, bool),
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // The scan's table has the partition column behind the columns of this one.
@@ -210,7 +222,7 @@ impl SpansTable {
         self.files_pruned.fetch_add(pruned as u64, Ordering::Relaxed);
         let request = ScanRequest {
             store: Store::url(),
-            files: files.iter().map(|file| scan_file(file)).collect(),
+            files,
             buffered: self.buffered().map(|batch| Arc::new(batch.clone())).collect(),
             projection: Some(projection),
             limit,
@@ -223,10 +235,15 @@ impl SpansTable {
         }
     }
 
+    /// All files of which something is read.
+    pub(super) fn files(&self) -> impl Iterator<Item = &LiveFile> {
+        let chosen = |file: &&LiveFile| self.only.as_ref().is_none_or(|only| only.files.contains(&file.path));
+        self.view.files().map(AsRef::as_ref).filter(chosen)
+    }
+
     /// The files that can hold rows, by the catalogue's statistics.
     fn files_for(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<&LiveFile>> {
-        let chosen = |file: &&LiveFile| self.only.as_ref().is_none_or(|only| only.files.contains(&file.path));
-        let files: Vec<&LiveFile> = self.view.files().map(AsRef::as_ref).filter(chosen).collect();
+        let files: Vec<&LiveFile> = self.files().collect();
         let keep = kept(session, &files, filters)?;
         Ok(files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file).collect())
     }
@@ -308,14 +325,28 @@ impl TableProvider for SpansTable {
             Ok(files) => files,
             Err(error) => return future::ready(Err(error)).boxed(),
         };
+        let set = filters.iter().find_map(set_of);
         let Some(ids) = wanted_traces(filters) else {
-            return future::ready(self.plan_scan(session, projection, &files, (limit, false))).boxed();
+            let files: Vec<ScanFile> = files.into_iter().map(scan_file).collect();
+            let Some(set) = set else {
+                return future::ready(self.plan_scan(session, projection, files, (limit, false))).boxed();
+            };
+            return async move {
+                let files = self.with_rows(session, files, &|number| set.holds(number)).await?;
+                self.plan_scan(session, projection, files, (limit, false))
+            }
+            .boxed();
         };
         async move {
             let before = files.len();
             let files = with_traces(session, self.objects.as_ref(), files, &ids).await?;
             self.files_without_trace.fetch_add((before - files.len()) as u64, Ordering::Relaxed);
-            self.plan_scan(session, projection, &files, (limit, true))
+            let mut files: Vec<ScanFile> = files.into_iter().map(scan_file).collect();
+            if ids.len() >= ROWS_TRACES_MIN || knows_rows(session, &files) {
+                let ids: HashSet<u128> = ids.iter().map(|id| u128::from_be_bytes(*id.as_bytes())).collect();
+                files = self.with_rows(session, files, &|number| ids.contains(&number)).await?;
+            }
+            self.plan_scan(session, projection, files, (limit, true))
         }
         .boxed()
     }
@@ -334,6 +365,7 @@ pub(crate) fn scan_file(file: &LiveFile) -> ScanFile {
         date: file.date.map_or(0, days_since_epoch),
         rows: file.rows().and_then(|rows| usize::try_from(rows).ok()),
         start_time_range: file.start_range_unix_nano(),
+        selected: None,
     }
 }
 

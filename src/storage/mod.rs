@@ -18,7 +18,7 @@
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
-//! starts ([`start_set`]).
+//! starts ([`start_set`]). Where the spans of traces lie in files is kept in memory ([`trace_rows`]).
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
@@ -40,11 +40,13 @@ pub mod map_values;
 pub mod scan;
 pub(crate) mod start_set;
 pub mod trace_filters;
+pub(crate) mod trace_rows;
 pub(crate) mod trace_set;
 
 mod buffer_source;
 mod coded_text;
 mod condition;
+mod kept;
 mod parquet_source;
 mod readers;
 mod trace_filter;

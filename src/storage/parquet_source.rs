@@ -52,13 +52,21 @@ pub(crate) struct SpanFileSource {
     predicates: Vec<Arc<dyn PhysicalExpr>>,
     /// The readers for when text is read as codes.
     coded_readers: Arc<IndexedReaders>,
+    reading: Reading,
+}
+
+/// How files are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
     /// Whether each file is read by one thread.
-    is_narrow: bool,
+    pub(crate) is_narrow: bool,
+    /// Whether the rows that are read are those of the traces that predicates name, so that ids need not be looked at.
+    pub(crate) has_traces: bool,
 }
 
 impl SpanFileSource {
-    pub(crate) fn new(parquet: ParquetSource, coded_readers: Arc<IndexedReaders>, is_narrow: bool) -> Self {
-        Self { parquet, predicates: Vec::new(), coded_readers, is_narrow }
+    pub(crate) fn new(parquet: ParquetSource, coded_readers: Arc<IndexedReaders>, reading: Reading) -> Self {
+        Self { parquet, predicates: Vec::new(), coded_readers, reading }
     }
 
     fn with_parquet(&self, source: &dyn FileSource) -> Result<Arc<dyn FileSource>> {
@@ -129,6 +137,17 @@ enum Share {
 /// as comparisons, decoding twice costs more than it saves.
 fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
     share(predicate) == Share::Few
+}
+
+/// Whether a predicate is a list of traces.
+fn names_traces(predicate: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_trace = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.downcast_ref::<Column>().is_some_and(|column| column.name() == column::TRACE_ID)
+    };
+    if let Some(list) = predicate.downcast_ref::<InListExpr>() {
+        return !list.negated() && is_trace(list.expr());
+    }
+    predicate.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.name() == IN_TRACES)
 }
 
 fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
@@ -223,7 +242,8 @@ impl FileSource for SpanFileSource {
         let kept = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.len()]);
         let mut source = self.clone();
         for filter in filters {
-            if !is_volatile(&filter) && !source.predicates.contains(&filter) {
+            let is_done = self.reading.has_traces && names_traces(&filter);
+            if !is_done && !is_volatile(&filter) && !source.predicates.contains(&filter) {
                 source.predicates.push(filter);
             }
         }
@@ -245,7 +265,7 @@ impl FileSource for SpanFileSource {
     }
 
     fn supports_repartitioning(&self) -> bool {
-        !self.is_narrow && self.parquet.supports_repartitioning()
+        !self.reading.is_narrow && self.parquet.supports_repartitioning()
     }
 
     fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {

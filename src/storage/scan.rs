@@ -24,7 +24,7 @@ use datafusion::{
         tree_node::TreeNodeRecursion,
     },
     datasource::{
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource, parquet::ParquetRowSelection},
         source::{DataSource, DataSourceExec, OpenArgs},
         table_schema::TableSchema,
     },
@@ -44,6 +44,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 use datafusion_datasource::PartitionedFile;
+use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::{
     model::{
@@ -54,7 +55,7 @@ use crate::{
         adapter::AttributeAdapterFactory,
         buffer_source::BufferSource,
         demand::{KeyDemand, ScanDemand},
-        parquet_source::SpanFileSource,
+        parquet_source::{Reading, SpanFileSource},
         readers::{IndexedReaders, TextForm},
     },
 };
@@ -89,6 +90,8 @@ pub struct ScanFile {
     pub rows: Option<usize>,
     /// Smallest and largest start time in Unix nanoseconds, where they are known.
     pub start_time_range: Option<(i64, i64)>,
+    /// The only rows that are read, where they are known.
+    pub selected: Option<RowSelection>,
 }
 
 impl ScanFile {
@@ -201,7 +204,9 @@ fn file_source(
         .with_parquet_file_reader_factory(readers(TextForm::Plain));
     let files = FileGroup::new(request.files.iter().map(partitioned_file).collect());
     let groups = files.split_files(session.config().target_partitions());
-    let source = SpanFileSource::new(parquet, readers(TextForm::Coded), request.is_narrow);
+    let reading =
+        Reading { is_narrow: request.is_narrow, has_traces: request.files.iter().all(|file| file.selected.is_some()) };
+    let source = SpanFileSource::new(parquet, readers(TextForm::Coded), reading);
     let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(source))
         .with_file_groups(groups)
         .with_projection_indices(Some(projection))?
@@ -214,6 +219,10 @@ fn file_source(
 fn partitioned_file(file: &ScanFile) -> PartitionedFile {
     let partitioned = PartitionedFile::new_from_meta(file.object_meta())
         .with_partition_values(vec![ScalarValue::Date32(Some(file.date))]);
+    let partitioned = match &file.selected {
+        Some(rows) => partitioned.with_extension(ParquetRowSelection::new(rows.clone())),
+        None => partitioned,
+    };
     let Some((min, max)) = file.start_time_range else { return partitioned };
     let mut statistics = Statistics::new_unknown(TABLE.file_schema());
     statistics.num_rows = file.rows.map_or(Precision::Absent, Precision::Exact);

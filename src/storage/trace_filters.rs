@@ -3,18 +3,20 @@
 //! With every file's filter in memory a look-up among thousands of files reads nothing but the few files that it needs. What
 //! does not fit the budget is read again, the least recently used first. A filter that cannot be read rules nothing out.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{ops::Range, sync::Arc};
 
 use futures::{StreamExt as _, stream};
 use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
 use parking_lot::Mutex;
 use tracing::debug;
 
-use crate::{model::ids::TraceId, storage::trace_filter::TraceFilter};
+use crate::{
+    model::ids::TraceId,
+    storage::{
+        kept::{InMemory, Kept},
+        trace_filter::TraceFilter,
+    },
+};
 
 /// The key of a file's tag that says where its filter is: first byte and length, such as `73512+4096`.
 pub const TRACES_TAG: &str = "tracehouse.traces";
@@ -50,16 +52,7 @@ pub struct FilterPlace {
 #[derive(Debug)]
 pub struct TraceFilters {
     bytes_max: usize,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    filters: HashMap<Path, (u64, Arc<TraceFilter>)>,
-    /// Files by when their filter was used last.
-    by_use: BTreeMap<u64, Path>,
-    uses: u64,
-    bytes: usize,
+    kept: Mutex<Kept<TraceFilter>>,
 }
 
 impl TraceFilters {
@@ -95,7 +88,7 @@ impl TraceFilters {
 
     /// Memory that the filters hold, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.kept.lock().bytes
+        self.kept.lock().bytes()
     }
 
     async fn get(&self, store: &Arc<dyn ObjectStore>, place: &FilterPlace) -> Option<Arc<TraceFilter>> {
@@ -116,31 +109,9 @@ impl TraceFilters {
     }
 }
 
-impl Kept {
-    fn used(&mut self, file: &Path) -> Option<Arc<TraceFilter>> {
-        let (last_use, filter) = self.filters.get_mut(file)?;
-        self.by_use.remove(last_use);
-        self.uses += 1;
-        *last_use = self.uses;
-        self.by_use.insert(self.uses, file.clone());
-        Some(Arc::clone(filter))
-    }
-
-    fn insert(&mut self, file: &Path, filter: &Arc<TraceFilter>, bytes_max: usize) {
-        // Another query can have read it meanwhile.
-        if filter.memory_bytes() > bytes_max || self.used(file).is_some() {
-            return;
-        }
-        self.uses += 1;
-        self.bytes += filter.memory_bytes();
-        self.filters.insert(file.clone(), (self.uses, Arc::clone(filter)));
-        self.by_use.insert(self.uses, file.clone());
-        while self.bytes > bytes_max {
-            let Some((_, oldest)) = self.by_use.pop_first() else { return };
-            if let Some((_, filter)) = self.filters.remove(&oldest) {
-                self.bytes -= filter.memory_bytes();
-            }
-        }
+impl InMemory for TraceFilter {
+    fn memory_bytes(&self) -> usize {
+        self.memory_bytes()
     }
 }
 
@@ -179,13 +150,6 @@ mod tests {
 
         let small = TraceFilters::new(all / 3);
         assert_eq!(small.can_hold(&store, files.clone(), &[id(1)]).await, vec![true; 10], "nothing can be read");
-        let mut kept = Kept::default();
-        for place in files.iter().flatten() {
-            let filter = filters.get(&store, place).await.unwrap();
-            kept.insert(&place.file, &filter, all / 3);
-            assert!(kept.bytes <= all / 3 && kept.filters.len() == kept.by_use.len());
-        }
-        assert_eq!(kept.filters.len(), 3);
     }
 
     #[test]

@@ -162,6 +162,12 @@ impl TraceSet {
     }
 }
 
+/// The traces that a condition made by [`TraceSet::filter`] is about.
+pub(crate) fn set_of(filter: &Expr) -> Option<Arc<TraceSet>> {
+    let Expr::ScalarFunction(call) = filter else { return None };
+    Some(Arc::clone(&call.func.inner().downcast_ref::<InTraces>()?.set))
+}
+
 /// Adds the spans of a batch to the counts of traces; with `only`, of those alone.
 pub(crate) fn count(ids: &FixedSizeBinaryArray, only: Option<&TraceSet>, counts: &mut ByTrace<u32>) {
     let mut start = 0;

@@ -16,7 +16,7 @@ use datafusion::{
 };
 
 use super::{
-    Candidates, answer,
+    Candidates, Starts, answer,
     finder::Finder,
     rounds::{RanPlans, Rounds},
     witnessing,
@@ -41,7 +41,7 @@ impl Rounds {
         let witnesses = witnesses(&program);
         let mut plans: Vec<(&str, LogicalPlan)> = Vec::new();
         if !witnesses.is_empty() {
-            let plan = witnessing(&witnesses, &base, search.reach(), TimeRange::ALL)?;
+            let plan = witnessing(&witnesses, &base, search.reach(), TimeRange::ALL, Starts::Read)?;
             plans.push(("spans that witness a match", plan));
         }
         let found = Candidates::Known { set: Arc::new(TraceSet::default()), named: None, is_few: true };

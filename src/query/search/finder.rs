@@ -4,7 +4,10 @@
 //! Both are plans without joins or groups, whose rows are folded into a map here, partition by partition: spans of a trace
 //! come one after the other, so a map is asked once per trace and not once per span.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    any::Any,
+    sync::{Arc, PoisonError},
+};
 
 use datafusion::{
     arrow::{
@@ -23,11 +26,12 @@ use datafusion::{
 };
 use futures::StreamExt;
 
-use super::{Candidates, rounds::RanPlans, starts_in, witnessing};
+use super::{Candidates, Starts, rounds::RanPlans, starts_of, witnessing};
 use crate::{
     model::{ids::TraceId, schema::column, time::TimeRange},
     query::{
         session::scan_base,
+        spans_table::SpansTable,
         spansets::{Program, Witness, witnesses},
     },
     storage::trace_set::{ByTrace, TraceSet, count, runs},
@@ -67,7 +71,7 @@ impl Reach {
 /// What was seen of a trace.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// Start of the first witness.
+    /// Start of the first witness, where starts were read.
     first: i64,
     /// A bit per witness.
     witnesses: u64,
@@ -99,13 +103,13 @@ impl Witnessed {
             batch.column_by_name(name).ok_or_else(|| internal_datafusion_err!("witnesses come without column {name}"))
         };
         let ids = column(column::TRACE_ID)?.as_fixed_size_binary();
-        let starts = column(column::START_TIME)?.as_primitive::<Int64Type>().values();
+        let starts = batch.column_by_name(column::START_TIME).map(|starts| starts.as_primitive::<Int64Type>().values());
         let has: Vec<&BooleanArray> = batch.columns().iter().filter_map(|column| column.as_boolean_opt()).collect();
         let mut row = 0;
         for (number, end) in runs(ids) {
             let mut seen = Seen { first: i64::MAX, witnesses: u64::from(has.is_empty()) };
             for row in row..end {
-                seen.first = seen.first.min(starts[row]);
+                seen.first = starts.map_or(i64::MAX, |starts| seen.first.min(starts[row]));
                 for (bit, has) in has.iter().enumerate() {
                     seen.witnesses |= u64::from(has.is_valid(row) && has.value(row)) << bit;
                 }
@@ -145,10 +149,10 @@ impl Finder {
         &self,
         witnesses: &[Witness],
         reach: Reach,
-        window: TimeRange,
+        (window, starts): (TimeRange, Starts),
         found: &mut Witnessed,
     ) -> DfResult<()> {
-        let plan = witnessing(witnesses, &self.base, reach, window)?;
+        let plan = witnessing(witnesses, &self.base, reach, window, starts)?;
         let parts = self
             .fold(&plan, |part: &mut Witnessed, batch| {
                 part.take(batch)?;
@@ -162,8 +166,11 @@ impl Finder {
     /// Counts the spans of traces that start within a range; with `only`, of those alone. Also gives how many spans there
     /// are of all traces.
     async fn counted(&self, within: TimeRange, only: Option<Arc<TraceSet>>) -> DfResult<(TraceSet, u64)> {
+        if let Some((counts, all)) = self.counted_in_files(within, only.as_deref()).await? {
+            return Ok((TraceSet::counted(counts), all));
+        }
         let mut spans = scan_base(&self.base)?;
-        if let Some(bounds) = conjunction(starts_in(within)) {
+        if let Some(bounds) = conjunction(starts_of(&self.base, within)) {
             spans = spans.filter(bounds)?;
         }
         let plan = spans.project([col(column::TRACE_ID)])?.build()?;
@@ -185,6 +192,18 @@ impl Finder {
         Ok((TraceSet::counted(whole), all))
     }
 
+    /// The same where rows need not be read for it.
+    async fn counted_in_files(
+        &self,
+        within: TimeRange,
+        only: Option<&TraceSet>,
+    ) -> DfResult<Option<(ByTrace<u32>, u64)>> {
+        match (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+            Some(table) => table.counted(&self.session, within, only).await,
+            None => Ok(None),
+        }
+    }
+
     /// How to evaluate every trace with spans in the reach.
     pub(crate) async fn every(&self, reach: Reach) -> DfResult<Candidates> {
         let (set, _) = self.counted(reach.wide(), None).await?;
@@ -195,8 +214,14 @@ impl Finder {
     pub(crate) async fn these(&self, ids: Vec<TraceId>, reach: Reach) -> DfResult<Candidates> {
         let set = Arc::new(TraceSet::of(ids.iter().copied()));
         if ids.len() <= HELD_TRACES_MAX {
-            let named = (ids.len() <= IDS_IN_PLAN_MAX).then_some(ids);
-            return Ok(Candidates::Known { set, named, is_few: true });
+            // A few are in a few files, and the others are not looked at.
+            if ids.len() <= IDS_IN_PLAN_MAX {
+                return Ok(Candidates::Known { set, named: Some(ids), is_few: true });
+            }
+            // Traces whose spans are counted need not be held.
+            let counted = self.counted_in_files(reach.wide(), Some(&set)).await?;
+            let set = counted.map_or(set, |(counts, _)| Arc::new(TraceSet::counted(counts)));
+            return Ok(Candidates::Known { set, named: None, is_few: true });
         }
         let (set, all) = self.counted(reach.wide(), Some(set)).await?;
         // Where most spans are wanted, telling them apart before decoding costs more than it saves.
@@ -211,7 +236,7 @@ impl Finder {
             return self.every(reach).await;
         }
         let mut found = Witnessed::default();
-        self.witnessed(&witnesses, reach, TimeRange::ALL, &mut found).await?;
+        self.witnessed(&witnesses, reach, (TimeRange::ALL, Starts::Left), &mut found).await?;
         let (ids, _) = found.latest(witnesses.len(), None);
         self.these(ids.into_iter().map(|(_, id)| id).collect(), reach).await
     }

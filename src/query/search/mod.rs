@@ -33,7 +33,7 @@ pub(crate) mod finder;
 pub(crate) mod rounds;
 pub(in crate::query) mod schema;
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -57,6 +57,7 @@ use crate::{
     query::{
         request::{DurationBounds, TraceCursor},
         session::scan_base,
+        spans_table::SpansTable,
         spansets::{Output, Program, Witness, trace_eval, witnesses},
     },
     storage::trace_set::TraceSet,
@@ -145,6 +146,14 @@ pub(crate) fn starts_in(range: TimeRange) -> Vec<Expr> {
     bounds
 }
 
+/// The same for spans of a table: nothing where all of them start in the range, so that no start is looked at.
+pub(crate) fn starts_of(base: &Arc<dyn TableProvider>, range: TimeRange) -> Vec<Expr> {
+    match (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+        Some(table) if table.is_within(range) => Vec::new(),
+        _ => starts_in(range),
+    }
+}
+
 /// The condition of each witness, and the spans that fulfil one of them and start in the window.
 fn any_witness(
     witnesses: &[Witness],
@@ -153,10 +162,11 @@ fn any_witness(
     window: TimeRange,
 ) -> Result<(Vec<Expr>, LogicalPlanBuilder)> {
     let within = |range: TimeRange| {
-        starts_in(TimeRange {
+        let both = TimeRange {
             start_unix_nano: range.start_unix_nano.max(window.start_unix_nano),
             end_unix_nano: range.end_unix_nano.min(window.end_unix_nano),
-        })
+        };
+        starts_of(base, both)
     };
     let all_in_range = witnesses.iter().all(|witness| witness.in_range);
     // Where the bounds of all are one, they are stated once, apart, so that files are ruled out by them.
@@ -173,15 +183,27 @@ fn any_witness(
     Ok((conditions, spans))
 }
 
-/// The spans that witness a match: trace id, start and, if there are several witnesses, which of them the span is.
+/// Whether it matters when witnesses start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Starts {
+    /// The latest traces are wanted.
+    Read,
+    /// All are.
+    Left,
+}
+
+/// The spans that witness a match: trace id, start if it is asked for and, if there are several witnesses, which of them the
+/// span is.
 fn witnessing(
     witnesses: &[Witness],
     base: &Arc<dyn TableProvider>,
     reach: Reach,
     window: TimeRange,
+    starts: Starts,
 ) -> Result<LogicalPlan> {
     let (conditions, spans) = any_witness(witnesses, base, reach, window)?;
-    let mut columns = vec![col(column::TRACE_ID), col(column::START_TIME)];
+    let mut columns = vec![col(column::TRACE_ID)];
+    columns.extend((starts == Starts::Read).then(|| col(column::START_TIME)));
     if conditions.len() > 1 {
         let conditions = conditions.into_iter().take(finder::WITNESSES_MAX).enumerate();
         columns.extend(conditions.map(|(index, condition)| condition.is_true().alias(format!("has_{index}"))));
@@ -224,7 +246,7 @@ pub(crate) fn evaluated(
     within: TimeRange,
     candidates: Candidates,
 ) -> Result<LogicalPlan> {
-    let mut conditions = starts_in(within);
+    let mut conditions = starts_of(base, within);
     match &candidates {
         Candidates::Known { named: Some(ids), .. } => {
             let id =

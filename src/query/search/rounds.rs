@@ -26,7 +26,7 @@ use datafusion::{
 };
 
 use super::{
-    Candidates, Search, answer, answer_schema,
+    Candidates, Search, Starts, answer, answer_schema,
     finder::{Finder, Witnessed},
 };
 use crate::{
@@ -104,7 +104,8 @@ impl Running {
             };
             if from < read_from {
                 let window = TimeRange::new(from, read_from);
-                self.finder.witnessed(&witnesses, reach, window, &mut witnessed).await?;
+                let starts = if most.is_some() { Starts::Read } else { Starts::Left };
+                self.finder.witnessed(&witnesses, reach, (window, starts), &mut witnessed).await?;
                 read_from = from;
             }
             let (latest, cut) = witnessed.latest(witnesses.len(), most);

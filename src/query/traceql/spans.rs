@@ -19,7 +19,7 @@ use crate::{
         time::TimeRange,
     },
     query::{
-        search::{self, Candidates, finder::Reach, starts_in},
+        search::{self, Candidates, finder::Reach, starts_of},
         session::scan_base,
         spansets::{Output, Program, SpanColumn, SpanColumnValue},
     },
@@ -185,7 +185,7 @@ impl SpanSource {
 /// The rows that fulfil all conditions, each by itself: fields of events in two of them may speak of two events.
 fn rows_of(conditions: &[&Condition], range: TimeRange, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlanBuilder> {
     let rows = scan_base(base)?;
-    match lower::filters(conditions).into_iter().chain(starts_in(range)).reduce(Expr::and) {
+    match lower::filters(conditions).into_iter().chain(starts_of(base, range)).reduce(Expr::and) {
         Some(filter) => rows.filter(filter),
         None => Ok(rows),
     }

@@ -21,7 +21,14 @@ async fn table(store: &Arc<dyn ObjectStore>, files: &[WrittenFile], name: &str) 
         store.put(&path, file.bytes.clone().into()).await.unwrap();
         let start_time_range = Some((file.ranges[0].min, file.ranges[0].max));
         let size_bytes = file.bytes.len() as u64;
-        scanned.push(ScanFile { path, size_bytes, date: file.date, rows: Some(file.rows), start_time_range });
+        scanned.push(ScanFile {
+            path,
+            size_bytes,
+            date: file.date,
+            rows: Some(file.rows),
+            start_time_range,
+            selected: None,
+        });
     }
     StoredTable { files: scanned, buffered: Vec::new() }
 }

@@ -29,7 +29,7 @@ const EXTENT: i64 = 1_000_000;
 /// Spans of an answer, more than any trace here has.
 const SHOWN: usize = 100;
 
-fn read(world: &str) -> Vec<Span> {
+pub(super) fn read(world: &str) -> Vec<Span> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/traceql/evaluated/{world}.json"));
     let spans: Vec<Json> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     spans.iter().map(span).collect()

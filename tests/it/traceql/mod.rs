@@ -16,6 +16,7 @@
 mod corpus;
 pub(crate) mod evaluated;
 mod hostile;
+mod many;
 mod random;
 pub(crate) mod reference;
 mod round_trip;

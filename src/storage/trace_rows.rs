@@ -1,0 +1,245 @@
+//! Which rows of a file belong to which trace: read once, kept under a budget, so that a query that has found its traces
+//! decodes the other columns of their rows and looks at no ids.
+//!
+//! ```text
+//!  trace_id of a file   a a a b b c c c c a ..      pages of plain values
+//!  its runs             (a, 3) (b, 5) (c, 9) (a, 10)    each trace with the row behind it
+//!  rows of {a, c}       0..3, 5..10
+//! ```
+//!
+//! In a file the spans of a trace lie together, so there are few runs. Rows that are named are those of the traces, exactly;
+//! what queries ask of spans besides that stays in their plans. A file whose ids are stored in another way than ours has no
+//! runs, and is read with a predicate on its ids.
+
+use std::{ops::Range, sync::Arc};
+
+use datafusion::{
+    common::{Result, runtime::SpawnedTask},
+    error::DataFusionError,
+    execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
+};
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use parking_lot::Mutex;
+use parquet::{
+    arrow::arrow_reader::RowSelection,
+    basic::{Encoding, Type},
+    column::page::{Page, PageReader},
+    errors::ParquetError,
+    file::{metadata::ColumnChunkMetaData, serialized_reader::SerializedPageReader},
+};
+
+use crate::{
+    model::{ids::TraceId, schema::column},
+    storage::{
+        dictionary::Chunk,
+        footer::read_metadata,
+        kept::{InMemory, Kept},
+        scan::ScanFile,
+        trace_set::{ByTrace, TraceSet},
+    },
+};
+
+/// Largest column of ids that is read at once, in bytes of the file.
+const CHUNK_BYTES_MAX: u64 = 64 << 20;
+
+/// A run of rows of one trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    id: [u8; TraceId::LEN],
+    /// The row behind it.
+    end: u32,
+}
+
+/// The runs of a file, in the order of its rows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runs(Vec<Run>);
+
+impl InMemory for Runs {
+    fn memory_bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Run>()
+    }
+}
+
+impl Runs {
+    /// How many rows there are.
+    pub(crate) fn rows(&self) -> u32 {
+        self.0.last().map_or(0, |run| run.end)
+    }
+
+    /// Adds ids, one after the other; `None` if there are more rows than can be counted.
+    fn add(&mut self, ids: &[u8]) -> Option<()> {
+        for id in ids.chunks_exact(TraceId::LEN) {
+            match self.0.last_mut() {
+                Some(run) if run.id == id => run.end = run.end.checked_add(1)?,
+                last => {
+                    let end = last.map_or(0, |run| run.end).checked_add(1)?;
+                    self.0.push(Run { id: id.try_into().ok()?, end });
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Adds the ids of a column chunk; `None` if they are not stored as plain values.
+    fn add_chunk(
+        &mut self,
+        chunk: &ColumnChunkMetaData,
+        rows: usize,
+        bytes: Chunk,
+    ) -> Result<Option<()>, ParquetError> {
+        let descriptor = chunk.column_descr();
+        let is_plain = descriptor.physical_type() == Type::FIXED_LEN_BYTE_ARRAY
+            && usize::try_from(descriptor.type_length()) == Ok(TraceId::LEN)
+            && (descriptor.max_def_level(), descriptor.max_rep_level()) == (0, 0);
+        if !is_plain {
+            return Ok(None);
+        }
+        let mut pages = SerializedPageReader::new(Arc::new(bytes), chunk, rows, None)?;
+        while let Some(page) = pages.get_next_page()? {
+            // A column that is always there has no levels in front of its values.
+            let added = match &page {
+                Page::DataPage { buf, encoding: Encoding::PLAIN, .. }
+                | Page::DataPageV2 { buf, encoding: Encoding::PLAIN, .. } => self.add(buf),
+                _ => None,
+            };
+            if added.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Adds the rows of traces to counts of them; with `only`, of those alone.
+    pub(crate) fn count(&self, only: Option<&TraceSet>, counts: &mut ByTrace<u32>) {
+        for (number, rows) in self.iter().filter(|(number, _)| only.is_none_or(|only| only.holds(*number))) {
+            let spans = counts.entry(number).or_insert(0);
+            *spans = spans.saturating_add(rows.end - rows.start);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u128, Range<u32>)> {
+        let mut start = 0;
+        self.0.iter().map(move |run| (u128::from_be_bytes(run.id), std::mem::replace(&mut start, run.end)..run.end))
+    }
+
+    /// The rows of traces that are wanted.
+    pub(crate) fn rows_of(&self, is_wanted: impl Fn(u128) -> bool) -> RowSelection {
+        let wanted = self.iter().filter(|(number, _)| is_wanted(*number));
+        let wanted = wanted.map(|(_, rows)| rows.start as usize..rows.end as usize);
+        RowSelection::from_consecutive_ranges(wanted, self.rows() as usize)
+    }
+}
+
+/// The runs of files, for scans: an extension of the session.
+#[derive(Debug)]
+pub(crate) struct TraceRows {
+    bytes_max: usize,
+    kept: Mutex<Kept<Runs>>,
+}
+
+impl TraceRows {
+    /// Nothing yet, and later at most this many bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, kept: Mutex::default() }
+    }
+
+    /// Whether the runs of a file are in memory.
+    pub(crate) fn knows(&self, file: &ScanFile) -> bool {
+        self.kept.lock().used(&file.path).is_some()
+    }
+
+    /// The runs of a file, read by way of `objects`; `None` if it does not tell.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn runs(
+        &self,
+        runtime: &RuntimeEnv,
+        store: &ObjectStoreUrl,
+        objects: &Arc<dyn ObjectStore>,
+        file: &ScanFile,
+    ) -> Result<Option<Arc<Runs>>> {
+        let known = self.kept.lock().used(&file.path);
+        match known {
+            Some(runs) => Ok(Some(runs)),
+            None => self.read(runtime, store, objects, file).await,
+        }
+    }
+
+    async fn read(
+        &self,
+        runtime: &RuntimeEnv,
+        store: &ObjectStoreUrl,
+        objects: &Arc<dyn ObjectStore>,
+        file: &ScanFile,
+    ) -> Result<Option<Arc<Runs>>> {
+        let metadata = read_metadata(runtime, store, file).await?;
+        let columns = metadata.file_metadata().schema_descr().columns();
+        let Some(leaf) = columns.iter().position(|leaf| leaf.path().parts() == [column::TRACE_ID]) else {
+            return Ok(None);
+        };
+        let mut ranges = Vec::with_capacity(metadata.num_row_groups());
+        for group in metadata.row_groups() {
+            let (start, length) = group.column(leaf).byte_range();
+            if length > CHUNK_BYTES_MAX {
+                return Ok(None);
+            }
+            ranges.push(start..start.saturating_add(length));
+        }
+        let mut chunks = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            chunks.push(Chunk { start: range.start, bytes: objects.get_range(&file.path, range).await? });
+        }
+        let decoding = SpawnedTask::spawn(async move {
+            let mut runs = Runs::default();
+            for (group, chunk) in metadata.row_groups().iter().zip(chunks) {
+                let rows = usize::try_from(group.num_rows())?;
+                if runs.add_chunk(group.column(leaf), rows, chunk)?.is_none() {
+                    return Ok(None);
+                }
+            }
+            runs.0.shrink_to_fit();
+            let rows = metadata.file_metadata().num_rows();
+            Ok::<_, ParquetError>((i64::from(runs.rows()) == rows).then(|| Arc::new(runs)))
+        });
+        let runs = decoding.join().await.map_err(|lost| DataFusionError::ExecutionJoin(Box::new(lost)))??;
+        if let Some(runs) = &runs {
+            self.kept.lock().insert(&file.path, runs, self.bytes_max);
+        }
+        Ok(runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_rows_of_traces_are_those_that_have_their_ids(
+            ids in vec(0..6_u128, 0..60),
+            wanted in vec(0..8_u128, 0..4),
+            cut in 0..60_usize,
+        ) {
+            let wanted: HashSet<u128> = wanted.into_iter().collect();
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+            let (first, second) = bytes.split_at(cut.min(ids.len()) * TraceId::LEN);
+            let mut runs = Runs::default();
+            runs.add(first).unwrap();
+            runs.add(second).unwrap();
+            prop_assert_eq!(runs.rows() as usize, ids.len());
+            let mut row = 0;
+            let mut selected = vec![false; ids.len()];
+            for selector in runs.rows_of(|number| wanted.contains(&number)).iter() {
+                selected[row..row + selector.row_count].fill(!selector.skip);
+                row += selector.row_count;
+            }
+            let expected: Vec<bool> = ids.iter().map(|id| wanted.contains(id)).collect();
+            prop_assert_eq!(selected, expected);
+        }
+    }
+}
