@@ -55,6 +55,7 @@ mod run;
 mod stats;
 mod stream;
 mod wire;
+mod yielding;
 
 #[doc(hidden)]
 pub mod fuzzing;

@@ -22,6 +22,7 @@ use datafusion::{
         ApplyOrder, OptimizerConfig, OptimizerRule, extract_leaf_expressions::PushDownLeafProjections,
         push_down_filter::PushDownFilter, simplify_expressions::SimplifyExpressions,
     },
+    physical_optimizer::{PhysicalOptimizerRule, ensure_coop::EnsureCooperative},
 };
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
         grouped_text::GroupedText,
         ids::{GroupedIds, JoinedIds},
         planning::Bounded,
+        yielding::YieldsWhereRowsMultiply,
     },
 };
 
@@ -54,6 +56,20 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             // Conditions on groups have moved below them by now.
             all.push(Arc::new(GroupedIds));
             all.push(Arc::new(GroupedText));
+        }
+    }
+    all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()
+}
+
+/// The rules of DataFusion for operators with ours in their places.
+pub(crate) fn physical_with_ours(
+    rules: &[Arc<dyn PhysicalOptimizerRule + Send + Sync>],
+) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut all: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 1);
+    for rule in rules {
+        all.push(Arc::clone(rule));
+        if rule.name() == EnsureCooperative::new().name() {
+            all.push(Arc::new(YieldsWhereRowsMultiply));
         }
     }
     all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()

@@ -138,8 +138,7 @@ impl SessionTemplate {
         functions::add_json(&mut state).map_err(|error| failure::internal(&error))?;
         let rules = rules::with_ours(state.optimizers());
         let analyzing = state.analyzer().rules.iter().map(|rule| Arc::new(Bounded(Arc::clone(rule))) as _).collect();
-        let physical =
-            state.physical_optimizers().iter().map(|rule| Arc::new(Bounded(Arc::clone(rule))) as _).collect();
+        let physical = rules::physical_with_ours(state.physical_optimizers());
         let state = SessionStateBuilder::new_from_existing(state)
             .with_optimizer_rules(rules)
             .with_analyzer_rules(analyzing)

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use tracehouse::{
     error::ErrorKind,
     model::{ids::TraceId, tenant::TenantId},
-    query::{LimitOverrides, QueryKind, QueryLimits, QueryRequest, SqlQuery, TraceByIdQuery},
+    query::{LimitOverrides, QueryEngine, QueryKind, QueryLimits, QueryRequest, SqlQuery, TraceByIdQuery},
 };
 
 use crate::query::data::{engine, shown, small_engine, spans, sql, tables};
@@ -210,6 +210,56 @@ async fn a_sort_larger_than_its_memory_spills_and_says_so() {
     assert!(stats.spilled_bytes > 0, "{stats:?}");
     assert!(stats.peak_memory_bytes <= 24 << 20, "{stats:?}");
     assert_eq!(engine.memory_used_bytes(), 0);
+}
+
+/// Statements that make hundreds of millions of pairs of rows, and find or keep few of them.
+fn endless() -> [String; 5] {
+    let rows = |name: &str| format!("(SELECT value AS {name} FROM generate_series(1, 30000)) AS of_{name}");
+    let (a, b, c) = (rows("a"), rows("b"), rows("c"));
+    [
+        format!("SELECT count(*) FROM {a}, {b}, {c}"),
+        format!("SELECT max(a + b) FROM {a}, {b}"),
+        format!("SELECT count(*) FROM {a} JOIN {b} ON a + b < 0"),
+        format!("SELECT count(*) FROM {a} JOIN {b} ON a % 2 = b % 2 AND a + b < 0"),
+        format!("SELECT sum(b) FROM {a} JOIN {b} ON a % 2 = b % 2"),
+    ]
+}
+
+/// Waits until no operator is at work: it holds its memory as long as it is.
+async fn has_come_to_rest(engine: &QueryEngine, what: &str) {
+    for _ in 0..500 {
+        if engine.memory_used_bytes() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} goes on");
+}
+
+#[tokio::test]
+async fn joins_stop_when_their_time_is_over() {
+    let spill = tempfile::tempdir().unwrap();
+    let limits = QueryLimits { timeout: Duration::from_millis(300), ..QueryLimits::default() };
+    let engine = engine(tables(vec![spans()]), limits, spill.path());
+    for endless in endless() {
+        let refused = async { engine.execute(sql(&endless)).await?.collect().await }.await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::DeadlineExceeded, "{endless}: {refused}");
+        has_come_to_rest(&engine, &endless).await;
+    }
+}
+
+#[tokio::test]
+async fn others_are_answered_beside_endless_joins_which_stop_when_nobody_waits() {
+    let spill = tempfile::tempdir().unwrap();
+    let limits = QueryLimits { timeout: Duration::from_secs(600), ..QueryLimits::default() };
+    let engine = engine(tables(vec![spans()]), limits, spill.path());
+    let mut running = Vec::new();
+    for endless in endless() {
+        running.push(engine.execute(sql(&endless)).await.unwrap());
+    }
+    assert!(shown(&engine, "SELECT count(*) FROM spans").await.contains("count"));
+    drop(running);
+    has_come_to_rest(&engine, "a query without a reader").await;
 }
 
 #[tokio::test]
