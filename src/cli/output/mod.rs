@@ -7,6 +7,7 @@
 mod pipe;
 mod sink;
 mod table;
+mod traces;
 
 use std::{
     ffi::OsString,

@@ -9,6 +9,8 @@ use arrow::{
     util::{display::FormatOptions, pretty::pretty_format_batches_with_options},
 };
 
+use super::traces;
+
 /// Rows that will be shown, up to a limit.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -46,7 +48,8 @@ impl Table {
         if batches.is_empty() {
             batches.push(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
-        let table = pretty_format_batches_with_options(&batches, &options)?;
+        let batches = batches.iter().map(|batch| traces::for_eyes(batch).unwrap_or_else(|| Ok(batch.clone())));
+        let table = pretty_format_batches_with_options(&batches.collect::<Result<Vec<_>, _>>()?, &options)?;
         let rows = self.rows;
         let footer = match (self.cut, rows) {
             (true, _) => {
