@@ -33,6 +33,7 @@ mod promotion;
 mod pruning;
 mod query;
 mod readme;
+mod readme_commands;
 mod receiver_grpc;
 mod receiver_http;
 mod receiver_support;

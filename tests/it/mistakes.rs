@@ -101,6 +101,31 @@ async fn a_demo_whose_spans_are_rejected_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_the_details_of_a_failure_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("d");
+    let mut server = Server::start_with(&data, &["log.level=error"], None).await.unwrap();
+    let endpoint = format!("http://{}", server.otlp_grpc);
+    run(folder.path(), &["demo", "--backfill", "1m", "--spans", "100", "--quiet", "--endpoint", &endpoint]);
+    server.stop().await;
+    let mut folders = vec![data.join("tenants")];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "parquet") {
+                let bytes = vec![7; std::fs::metadata(&path).unwrap().len() as usize];
+                std::fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+    let text = refusal(folder.path(), &["sql", "SELECT sum(duration_nano) FROM spans", "--data", "d"]);
+    assert!(text.starts_with("error: a file of the table cannot be read\n  caused by: "), "{text}");
+    assert!(!text.contains("server"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_is_refused_before_it_runs_is_accounted_for() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start_with(folder.path(), &["log.level=error"], None).await.unwrap();

@@ -100,6 +100,27 @@ pub(crate) fn shown_commands() -> Vec<(String, Vec<String>)> {
     shells.flat_map(|block| commands(block).into_iter().map(|command| (block.place.clone(), command))).collect()
 }
 
+/// Every command of a shell block that begins with `start`, whole, with the place of its block.
+pub(crate) fn shown_shell_commands(start: &str) -> Vec<(String, String)> {
+    let mut commands = Vec::new();
+    for block in blocks().iter().filter(|block| is_shell(block)) {
+        let mut command = String::new();
+        for line in block.text.lines() {
+            command.push_str(line);
+            // A quoted body goes over several lines.
+            if command.matches('\'').count() % 2 == 0 && !command.ends_with('\\') {
+                if command.starts_with(start) {
+                    commands.push((block.place.clone(), std::mem::take(&mut command)));
+                }
+                command.clear();
+            } else {
+                command.push('\n');
+            }
+        }
+    }
+    commands
+}
+
 #[test]
 fn shown_commands_exist_with_their_arguments() {
     let mut faults = Vec::new();
