@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -77,6 +77,9 @@ async fn ask_folder(settings: &Settings, query: QueryKind, output: &OutputArgs) 
 fn told_here(error: Error) -> anyhow::Error {
     match error.message().strip_suffix(SEE_LOG).map(str::to_owned) {
         None => error.into(),
-        Some(message) => anyhow::Error::new(error).context(message),
+        Some(message) => match std::error::Error::source(&error).map(ToString::to_string) {
+            Some(details) => anyhow!(details).context(message),
+            None => anyhow!(message),
+        },
     }
 }
