@@ -108,7 +108,7 @@ pub(crate) fn shown_shell_commands(start: &str) -> Vec<(String, String)> {
         for line in block.text.lines() {
             command.push_str(line);
             // A quoted body goes over several lines.
-            if command.matches('\'').count() % 2 == 0 && !command.ends_with('\\') {
+            if command.matches('\'').count().is_multiple_of(2) && !command.ends_with('\\') {
                 if command.starts_with(start) {
                     commands.push((block.place.clone(), std::mem::take(&mut command)));
                 }
