@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The scan makes the keys, and reads text as the dictionaries and codes that files hold for it
-//! ([`crate::storage::parquet_source`]), so that no text is written out but that of the groups. For that a key is a column of
+//! (`storage::parquet_source`), so that no text is written out but that of the groups. For that a key is a column of
 //! the lowest projection: as a part of the aggregate it would stay above what is computed beside it, such as a bucket of time.
 //! Text that is computed or comes out of a map has no dictionary, so it stays as it is.
 //!
