@@ -121,8 +121,9 @@ impl Large {
             }
         };
         assert!(tokio::time::timeout(GONE, ended).await.is_ok(), "the query runs on after its client is gone");
-        let taken = self.taken();
-        assert_eq!(self.standstill().await, taken);
+        // A task that was reading when the query ended takes that batch to its end.
+        let still = tokio::time::timeout(GONE, self.standstill()).await;
+        assert!(still.is_ok(), "rows are taken after the query has ended");
     }
 }
 
