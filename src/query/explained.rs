@@ -3,10 +3,7 @@
 //! The plan shows a scan of the files that planning has left, and sums over all of them. Which files were ruled out before,
 //! and how many of the others went with one look at their footer, is not in it.
 
-use std::{
-    any::Any,
-    sync::{Arc, PoisonError},
-};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::array::{RecordBatch, StringArray},
@@ -17,16 +14,14 @@ use datafusion::{
 use crate::query::{
     search::{explained_schema, rounds::RanPlans},
     spans_table::SpansTable,
-    stats::{QueryStats, add_plan_metrics},
+    stats::{QueryStats, add_ran_plans},
 };
 
 /// The row, after the plans have run.
 pub(crate) fn files(ran: &RanPlans, base: &dyn TableProvider) -> DfResult<RecordBatch> {
     let mut stats = QueryStats::default();
-    for plan in ran.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        add_plan_metrics(&mut stats, plan.as_ref());
-    }
-    if let Some(spans) = (base as &dyn Any).downcast_ref::<SpansTable>() {
+    add_ran_plans(&mut stats, ran);
+    if let Some(spans) = SpansTable::of(base) {
         spans.add_to(&mut stats);
     }
     let columns = ["Files".to_owned(), line(&stats)].map(|text| Arc::new(StringArray::from(vec![text])) as _);

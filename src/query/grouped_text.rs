@@ -14,7 +14,7 @@
 //! Both sides of an inner join have keys of their own. Rows that an outer join makes up have no key, which is not the key of
 //! texts that are NULL, so the side that it makes them up for has none.
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::datatypes::DataType,
@@ -191,7 +191,7 @@ fn base_of(plan: &LogicalPlan) -> Option<Base> {
     match plan {
         LogicalPlan::TableScan(scan) if scan.table_name.table() == BASE_TABLE => {
             let provider = source_as_provider(&scan.source).ok()?;
-            let spans = (provider.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+            let spans = SpansTable::of(provider.as_ref());
             Some(Base { promoted: spans.map(SpansTable::promoted) })
         }
         LogicalPlan::Filter(filter) => base_of(&filter.input),

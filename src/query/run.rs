@@ -1,7 +1,6 @@
 //! One run of a planned query: from the plan to the last batch, and the line in the log about it.
 
 use std::{
-    any::Any,
     panic::AssertUnwindSafe,
     sync::{Arc, PoisonError},
 };
@@ -29,7 +28,7 @@ use crate::{
         search::rounds::{RanPlans, Rounds},
         spans_table::SpansTable,
         spansets::TraceBounds,
-        stats::{QueryStats, SharedStats, add_plan_metrics},
+        stats::{QueryStats, SharedStats, add_ran_plans},
         stream::Producer,
         system::ProcessFacts,
         tags, trace, wire,
@@ -158,10 +157,8 @@ impl Run {
         let (started, figures) = (account.started, stats.clone());
         let at_end = |stats: &SharedStats| {
             stats.update(|stats| {
-                for plan in plans.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                    add_plan_metrics(stats, plan.as_ref());
-                }
-                if let Some(spans) = (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+                add_ran_plans(stats, &plans);
+                if let Some(spans) = SpansTable::of(base.as_ref()) {
                     spans.add_to(stats);
                 }
                 if let Some(bounds) = &bounds {
@@ -174,9 +171,7 @@ impl Run {
         };
         let scanned = || {
             let mut so_far = QueryStats::default();
-            for plan in plans.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                add_plan_metrics(&mut so_far, plan.as_ref());
-            }
+            add_ran_plans(&mut so_far, &plans);
             so_far
         };
         let batches = async move { plan.batches(ran, figures) }.flatten_stream();

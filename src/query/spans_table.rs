@@ -109,6 +109,11 @@ impl SpansTable {
         &self.view
     }
 
+    /// The base table of a query, if it is stored or buffered spans; tests and fuzzers have others.
+    pub(crate) fn of(base: &dyn TableProvider) -> Option<&Self> {
+        (base as &dyn Any).downcast_ref()
+    }
+
     /// Adds the files that scans kept and ruled out, and what was read without a scan or of a bucket.
     pub(crate) fn add_to(&self, stats: &mut QueryStats) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -143,8 +143,14 @@ impl SharedStats {
     }
 }
 
-/// Adds up what the operators of a plan counted.
-pub(crate) fn add_plan_metrics(stats: &mut QueryStats, plan: &dyn ExecutionPlan) {
+/// Adds up what the operators of all plans that ran have counted so far.
+pub(crate) fn add_ran_plans(stats: &mut QueryStats, ran: &Mutex<Vec<Arc<dyn ExecutionPlan>>>) {
+    for plan in ran.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        add_plan_metrics(stats, plan.as_ref());
+    }
+}
+
+fn add_plan_metrics(stats: &mut QueryStats, plan: &dyn ExecutionPlan) {
     if let Some(metrics) = plan.metrics() {
         let is_leaf = plan.children().is_empty();
         if is_leaf {

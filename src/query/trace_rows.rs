@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use datafusion::{
-    arrow::array::AsArray, catalog::Session, common::Result, error::DataFusionError, object_store::ObjectStore,
+    arrow::array::AsArray, catalog::Session, common::Result, error::DataFusionError,
+    execution::runtime_env::RuntimeEnv, object_store::ObjectStore,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parquet::arrow::arrow_reader::RowSelection;
@@ -14,7 +15,7 @@ use crate::{
     storage::{
         scan::ScanFile,
         store::Store,
-        trace_rows::TraceRows,
+        trace_rows::{Runs, TraceRows},
         trace_set::{ByTrace, TraceSet, count},
     },
 };
@@ -28,12 +29,29 @@ pub(super) fn knows_rows(session: &dyn Session, files: &[ScanFile]) -> bool {
     known.is_some_and(|known| files.iter().all(|file| known.knows(file)))
 }
 
+/// What is known of the rows of files, and the way to them.
+struct Rows<'a> {
+    known: Arc<TraceRows>,
+    runtime: &'a RuntimeEnv,
+    objects: Arc<dyn ObjectStore>,
+}
+
+impl Rows<'_> {
+    async fn of(&self, file: &ScanFile) -> Result<Option<Arc<Runs>>> {
+        self.known.runs(self.runtime, &Store::url(), &self.objects, file).await
+    }
+}
+
 impl SpansTable {
-    fn rows_store(&self, session: &dyn Session) -> Result<Arc<dyn ObjectStore>> {
-        match self.objects() {
-            Some(objects) => Ok(Arc::clone(objects)),
-            None => session.runtime_env().object_store(Store::url()),
-        }
+    /// `None` if nothing is to be kept of rows.
+    fn rows<'a>(&self, session: &'a dyn Session) -> Result<Option<Rows<'a>>> {
+        let Some(known) = session.config().get_extension::<TraceRows>() else { return Ok(None) };
+        let runtime = session.runtime_env().as_ref();
+        let objects = match self.objects() {
+            Some(objects) => Arc::clone(objects),
+            None => runtime.object_store(Store::url())?,
+        };
+        Ok(Some(Rows { known, runtime, objects }))
     }
 
     /// The same files with the rows that belong to the traces which are wanted, if all of them tell; without those that have
@@ -44,17 +62,13 @@ impl SpansTable {
         files: Vec<ScanFile>,
         is_wanted: &(dyn Fn(u128) -> bool + Sync),
     ) -> Result<Vec<ScanFile>> {
-        let Some(known) = session.config().get_extension::<TraceRows>() else { return Ok(files) };
-        let (runtime, store, objects) = (session.runtime_env(), Store::url(), self.rows_store(session)?);
-        let rows = |file: ScanFile| {
-            let (known, objects, store) = (&known, &objects, &store);
-            async move {
-                let runs = known.runs(runtime, store, objects, &file).await?;
-                Ok::<_, DataFusionError>(ScanFile { selected: runs.map(|runs| runs.rows_of(is_wanted)), ..file })
-            }
+        let Some(rows) = &self.rows(session)? else { return Ok(files) };
+        let select = |file: ScanFile| async move {
+            let runs = rows.of(&file).await?;
+            Ok::<_, DataFusionError>(ScanFile { selected: runs.map(|runs| runs.rows_of(is_wanted)), ..file })
         };
         let mut with_rows: Vec<ScanFile> =
-            stream::iter(files).map(rows).buffered(FOOTER_READS_MAX).try_collect().await?;
+            stream::iter(files).map(select).buffered(FOOTER_READS_MAX).try_collect().await?;
         if with_rows.iter().any(|file| file.selected.is_none()) {
             with_rows.iter_mut().for_each(|file| file.selected = None);
         }
@@ -70,7 +84,7 @@ impl SpansTable {
         within: TimeRange,
         only: Option<&TraceSet>,
     ) -> Result<Option<(ByTrace<u32>, u64)>> {
-        let Some(known) = session.config().get_extension::<TraceRows>() else { return Ok(None) };
+        let Some(rows) = &self.rows(session)? else { return Ok(None) };
         let (mut counts, mut all, mut files) = (ByTrace::default(), 0, Vec::new());
         for file in self.files() {
             match file.start_range_unix_nano() {
@@ -89,12 +103,8 @@ impl SpansTable {
                 _ => {}
             }
         }
-        let (runtime, store, objects) = (session.runtime_env(), Store::url(), self.rows_store(session)?);
-        let runs = |file: ScanFile| {
-            let (known, objects, store) = (&known, &objects, &store);
-            async move { known.runs(runtime, store, objects, &file).await }
-        };
-        let mut read = stream::iter(files).map(runs).buffer_unordered(FOOTER_READS_MAX);
+        let mut read =
+            stream::iter(files).map(|file| async move { rows.of(&file).await }).buffer_unordered(FOOTER_READS_MAX);
         while let Some(runs) = read.try_next().await? {
             let Some(runs) = runs else { return Ok(None) };
             all += u64::from(runs.rows());

@@ -1,7 +1,6 @@
 //! Running a metrics query: its leaves one after the other, then what is computed from them.
 
 use std::{
-    any::Any,
     collections::HashSet,
     sync::{Arc, PoisonError},
 };
@@ -207,7 +206,7 @@ impl MetricsRun {
     }
 
     fn counted(&self) -> Counted {
-        let table = (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+        let table = SpansTable::of(self.base.as_ref());
         Counted::of(&table.map(SpansTable::promoted).unwrap_or_default())
     }
 

@@ -4,10 +4,7 @@
 //! Both are plans without joins or groups, whose rows are folded into a map here, partition by partition: spans of a trace
 //! come one after the other, so a map is asked once per trace and not once per span.
 
-use std::{
-    any::Any,
-    sync::{Arc, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
 use datafusion::{
     arrow::{
@@ -198,7 +195,7 @@ impl Finder {
         within: TimeRange,
         only: Option<&TraceSet>,
     ) -> DfResult<Option<(ByTrace<u32>, u64)>> {
-        match (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+        match SpansTable::of(self.base.as_ref()) {
             Some(table) => table.counted(&self.session, within, only).await,
             None => Ok(None),
         }

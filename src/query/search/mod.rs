@@ -33,7 +33,7 @@ pub(crate) mod finder;
 pub(crate) mod rounds;
 pub(in crate::query) mod schema;
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::{
@@ -148,7 +148,7 @@ pub(crate) fn starts_in(range: TimeRange) -> Vec<Expr> {
 
 /// The same for spans of a table: nothing where all of them start in the range, so that no start is looked at.
 pub(crate) fn starts_of(base: &Arc<dyn TableProvider>, range: TimeRange) -> Vec<Expr> {
-    match (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+    match SpansTable::of(base.as_ref()) {
         Some(table) if table.is_within(range) => Vec::new(),
         _ => starts_in(range),
     }

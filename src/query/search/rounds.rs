@@ -6,7 +6,6 @@
 //! evaluated are not evaluated again.
 
 use std::{
-    any::Any,
     cmp::Reverse,
     collections::HashSet,
     sync::{Arc, Mutex},
@@ -72,7 +71,7 @@ impl Rounds {
     /// Runs rounds until the answer is final.
     pub(crate) async fn run(self, ran: RanPlans) -> DfResult<RecordBatch> {
         let Self { search, base, session } = self;
-        let table = (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+        let table = SpansTable::of(base.as_ref());
         let spread = table.map(SpansTable::spread).unwrap_or_default();
         let running = Running { search, finder: Finder { base, session, ran } };
         running.run(&spread).await

@@ -26,7 +26,7 @@ mod scanned;
 mod settings;
 mod tenants;
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::{
@@ -107,7 +107,7 @@ pub(crate) fn moment() -> DataType {
 impl SystemContext {
     /// The state of the data that the query sees. A base table of another kind, as tests have, lies in no files.
     fn view(&self) -> Option<&ReadView> {
-        (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>().map(SpansTable::view)
+        SpansTable::of(self.base.as_ref()).map(SpansTable::view)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `system.tenants`: how much the tenant of the session has. Other tenants are not shown.
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray},
@@ -15,7 +15,7 @@ pub(super) const TABLE: SystemTable = SystemTable {
     name: "tenants",
     columns,
     rows: |context, _, schema| {
-        let spans = (context.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>();
+        let spans = SpansTable::of(context.base.as_ref());
         let size = spans.map(SpansTable::size).unwrap_or_default();
         let count = |count: u64| Arc::new(Int64Array::from(vec![i64::try_from(count).unwrap_or(i64::MAX)]));
         let moment = |nano: Option<i64>| Arc::new(TimestampNanosecondArray::from(vec![nano]).with_timezone("UTC"));

@@ -10,7 +10,6 @@
 //! ```
 
 use std::{
-    any::Any,
     collections::{BTreeSet, HashSet},
     sync::Arc,
 };
@@ -66,7 +65,7 @@ pub(crate) async fn known(
     base: &Arc<dyn TableProvider>,
     session: &SessionState,
 ) -> Result<Option<Known>> {
-    let Some(spans) = (base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() else { return Ok(None) };
+    let Some(spans) = SpansTable::of(base.as_ref()) else { return Ok(None) };
     match kind {
         QueryKind::TagNames(query) if query.filter.is_none() => known_names(query, spans, session).await.map(Some),
         QueryKind::TagValues(query) if query.filter.is_none() => known_values(query, spans, session).await.map(Some),
@@ -197,7 +196,7 @@ async fn known_values(query: &TagValuesQuery, spans: &SpansTable, session: &Sess
     let scopes = scopes_left(&query.field, &left);
     let rest = only(spans, left.into_iter());
     let plan = if scopes.is_empty() { None } else { Some(values::plan(query, &scopes, &rest)?) };
-    if let Some(rest) = (rest.as_ref() as &dyn Any).downcast_ref::<SpansTable>() {
+    if let Some(rest) = SpansTable::of(rest.as_ref()) {
         rest.add_reads_of(spans);
     }
     let shape = values::Shape { listed, ..values::Shape::new(query) };

@@ -3,7 +3,7 @@
 //! A file's list is in its footer, which is cached; a batch in memory makes its own. Files outside of a condition on `date`
 //! are not looked at. A scope with too many keys lists its promoted ones only ([`crate::model::keys`]).
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::{
@@ -84,7 +84,7 @@ impl KeyLists {
     }
 
     async fn holders(&self, session: &dyn Session, filters: &[Expr]) -> Result<Vec<Holder>> {
-        let Some(spans) = (self.base.as_ref() as &dyn Any).downcast_ref::<SpansTable>() else { return Ok(Vec::new()) };
+        let Some(spans) = SpansTable::of(self.base.as_ref()) else { return Ok(Vec::new()) };
         let view = spans.view();
         let days = DayFilter::try_new(session, filters, &self.schema)?;
         let files = view.files().filter_map(|file| {
