@@ -5,6 +5,7 @@
 //! ([`crate::storage::scan`]).
 
 use std::{
+    any::Any,
     collections::HashSet,
     sync::{
         Arc,
