@@ -28,12 +28,13 @@
 //! asks events and links with, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
-//! bytes, so that statistics and bloom filters apply. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
+//! bytes, so that statistics and bloom filters apply. [`CodedText`] takes text as the codes that files have for it. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
 //! ids and text that rows are grouped by; these cannot be called in SQL either. [`percentile`] replaces aggregates of
 //! DataFusion by the same ones, fed in larger pieces.
 
 mod assemble;
 mod attribute;
+mod coded_text;
 mod documentation;
 mod entries;
 mod id_comparisons;
@@ -47,6 +48,7 @@ mod sketch;
 mod subscript;
 #[cfg(test)]
 mod tests;
+mod text_at_hand;
 mod text_key;
 mod text_set;
 mod times;
@@ -65,6 +67,7 @@ pub(crate) use self::json::json_at;
 pub use self::{
     assemble::AttrAssemble,
     attribute::{AttrFunction, AttrGet, AttrWhole},
+    coded_text::{CodedText, coded_text_type},
     id_comparisons::IdComparisons,
     id_number::IdNumber,
     ids::IdFunction,

@@ -43,7 +43,7 @@ use datafusion::{
 use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use crate::{
-    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, ItemHas, TextKey},
+    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, CodedText, ItemHas, TextKey},
     model::{
         attributes::{AttributeScope, AttributeType},
         keys::{AttributeKeys, TypeSet},
@@ -125,6 +125,7 @@ impl AttributeAdapter {
                     && (binary.left().is::<Literal>() || binary.right().is::<Literal>())
             };
             let leaves_codes = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref()).is_some()
+                || ScalarFunctionExpr::try_downcast_func::<CodedText>(node.as_ref()).is_some()
                 || node.downcast_ref::<BinaryExpr>().is_some_and(compares)
                 || node.is::<IsNotNullExpr>()
                 || node.is::<IsNullExpr>();

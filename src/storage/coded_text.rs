@@ -18,12 +18,7 @@ use parquet::{
     file::metadata::{FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder},
 };
 
-use crate::storage::dictionary;
-
-/// What the scan makes of text that a file has as codes.
-pub(crate) fn coded_text_type() -> DataType {
-    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
-}
+use crate::{functions::coded_text_type, storage::dictionary};
 
 /// The type that the values of a column have, in codes or not.
 pub(crate) fn value_type(data_type: &DataType) -> &DataType {

@@ -37,7 +37,7 @@ use datafusion::{
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
 use crate::{
-    functions::{AttrGet, TextKey},
+    functions::{AttrGet, CodedText, TextKey},
     model::schema::column,
     storage::{condition::Condition, readers::IndexedReaders, start_set::STARTS_AT, trace_set::IN_TRACES},
 };
@@ -76,10 +76,10 @@ impl SpanFileSource {
         Ok(Arc::new(Self { parquet: parquet.clone(), ..self.clone() }))
     }
 
-    /// Whether text is read as codes: it is made keys of, or compared while rows are chosen, and not shown besides.
+    /// Whether text is read as codes: they are asked for, or it is compared while rows are chosen, and not shown besides.
     fn reads_codes(&self) -> bool {
         let Some(projection) = self.parquet.projection() else { return false };
-        if projection.iter().any(|column| makes_text_keys(&column.expr)) {
+        if projection.iter().any(|column| takes_codes(&column.expr)) {
             return true;
         }
         if !self.predicates.iter().any(is_selective) {
@@ -103,13 +103,14 @@ impl SpanFileSource {
     }
 }
 
-/// Whether an output column is a key for grouping by text.
-fn makes_text_keys(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    let is_key = |node: &Arc<dyn PhysicalExpr>| {
-        let function = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref());
-        function.and_then(|call| call.fun().inner().downcast_ref::<TextKey>()).is_some_and(TextKey::makes_keys)
+/// Whether an output column is made of codes of text: it is coded text, or a key for grouping by text.
+fn takes_codes(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_taken = |node: &Arc<dyn PhysicalExpr>| {
+        let key = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref());
+        key.and_then(|call| call.fun().inner().downcast_ref::<TextKey>()).is_some_and(TextKey::makes_keys)
+            || ScalarFunctionExpr::try_downcast_func::<CodedText>(node.as_ref()).is_some()
     };
-    expr.exists(|node| Ok(is_key(node))).unwrap_or(false)
+    expr.exists(|node| Ok(is_taken(node))).unwrap_or(false)
 }
 
 /// The columns whose text a predicate compares with a literal.

@@ -10,6 +10,8 @@ use arrow::{
 use datafusion::common::{Result, exec_err, hash_utils::RandomState};
 use parking_lot::{RwLock, RwLockReadGuard};
 
+use crate::functions::text_at_hand::AtHand;
+
 /// Stands for a text without a number.
 pub(super) const SPELLED: u16 = u16::MAX;
 
@@ -96,42 +98,22 @@ impl TextCodes {
     }
 }
 
-/// Texts of a batch whose numbers are at hand. Most rows have one of a few.
-const AT_HAND: usize = 256;
-
 fn of_texts(position: &RwLock<Position>, texts: &StringArray, texts_max: usize, mut number: impl FnMut(usize, u16)) {
-    let mut at_hand: [Option<(&str, u16)>; AT_HAND] = [None; AT_HAND];
+    let mut at_hand = AtHand::default();
     let mut known = position.read();
     let mut of_row = |row: usize| {
         let text = texts.value(row);
-        let place = &mut at_hand[place_of(text.as_bytes())];
-        let found = match place {
-            Some((same, number)) if *same == text => *number,
-            _ => match known.numbers.get(text) {
-                Some(number) => *number,
-                None if known.is_full => SPELLED,
-                None => RwLockReadGuard::unlocked(&mut known, || position.write().number(text, texts_max)),
-            },
-        };
-        *place = Some((text, found));
+        let found = at_hand.get(text, || match known.numbers.get(text) {
+            Some(number) => *number,
+            None if known.is_full => SPELLED,
+            None => RwLockReadGuard::unlocked(&mut known, || position.write().number(text, texts_max)),
+        });
         number(row, found);
     };
     match texts.nulls().filter(|nulls| nulls.null_count() > 0) {
         None => (0..texts.len()).for_each(&mut of_row),
         Some(nulls) => nulls.valid_indices().for_each(&mut of_row),
     }
-}
-
-/// Where the number of a text is at hand: told from its length, its first and its last bytes.
-fn place_of(text: &[u8]) -> usize {
-    let word = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let short = || text.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
-    let ends = match text.len() {
-        0..8 => short(),
-        _ => word(text.first_chunk()) ^ word(text.last_chunk()).rotate_left(23),
-    };
-    let mixed = (ends ^ text.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed >> 56) as usize % AT_HAND
 }
 
 fn of_dictionary(position: &RwLock<Position>, values: &ArrayRef) -> Result<Arc<[u16]>> {

@@ -4,8 +4,8 @@ use std::hash::Hash;
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, StringArray},
-        datatypes::{DataType, Float64Type, Int64Type},
+        array::{Array, ArrayRef, AsArray, DictionaryArray, PrimitiveArray, StringArray},
+        datatypes::{ArrowPrimitiveType, DataType, Float64Type, Int32Type, Int64Type},
     },
     common::{HashMap, Result as DfResult, internal_err},
 };
@@ -21,6 +21,24 @@ pub(super) struct Codes {
     bools: [u32; 2],
     given: u32,
     bytes: usize,
+    dictionary: Dictionary,
+}
+
+/// The dictionary that texts came with last.
+#[derive(Debug, Default)]
+struct Dictionary {
+    texts: Option<StringArray>,
+    /// What its codes are here; 0 for texts that no row has had.
+    here: Vec<u32>,
+}
+
+impl Dictionary {
+    fn is_of(&self, texts: &StringArray) -> bool {
+        // Batches of a row group share the bytes of its dictionary, and not the array around them.
+        let place =
+            |texts: &StringArray| (texts.values().as_ptr(), texts.offsets().inner().inner().as_ptr(), texts.len());
+        self.texts.as_ref().is_some_and(|known| place(known) == place(texts))
+    }
 }
 
 /// Bytes that a value takes besides those of its text, about.
@@ -33,24 +51,81 @@ fn code_of<K: Hash + Eq>(codes: &mut HashMap<K, u32>, value: K, given: &mut u32)
     })
 }
 
+fn for_each_valid(values: &dyn Array, each: impl FnMut(usize)) {
+    match values.nulls().filter(|nulls| nulls.null_count() > 0) {
+        None => (0..values.len()).for_each(each),
+        Some(nulls) => nulls.valid_indices().for_each(each),
+    }
+}
+
+/// Numbers that came up last, with their codes. Most rows have one of a few.
+const AT_HAND: usize = 256;
+
+/// The codes of numbers, which are told apart by `bits`.
+fn of_numbers<T: ArrowPrimitiveType>(
+    numbers: &PrimitiveArray<T>,
+    bits: impl Fn(T::Native) -> u64,
+    mut code: impl FnMut(T::Native) -> u32,
+) -> Vec<u32> {
+    let mut at_hand = [(0, 0); AT_HAND];
+    let values = numbers.values();
+    let mut codes = vec![0; values.len()];
+    for_each_valid(numbers, |row| {
+        let known = bits(values[row]);
+        let place = &mut at_hand[(known.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize % AT_HAND];
+        // No value has the code 0.
+        if place.1 == 0 || place.0 != known {
+            *place = (known, code(values[row]));
+        }
+        codes[row] = place.1;
+    });
+    codes
+}
+
 impl Codes {
-    /// The code of each row of a column of text, integers, floats or booleans.
+    /// The code of each row of a column of text, coded or not, integers, floats or booleans.
     pub(super) fn of(&mut self, values: &ArrayRef) -> DfResult<Vec<u32>> {
         Ok(match values.data_type() {
+            DataType::Dictionary(..) => match values.as_dictionary_opt::<Int32Type>() {
+                Some(texts) => self.of_coded(texts)?,
+                None => return internal_err!("values of type {} are not counted", values.data_type()),
+            },
             DataType::Utf8 => self.of_texts(values.as_string()),
             DataType::Int64 => {
-                let ints = values.as_primitive::<Int64Type>().iter();
-                ints.map(|int| int.map_or(0, |int| self.of_int(int))).collect()
+                of_numbers(values.as_primitive::<Int64Type>(), i64::cast_unsigned, |int| self.of_int(int))
             }
             DataType::Float64 => {
-                let floats = values.as_primitive::<Float64Type>().iter();
-                floats.map(|float| float.map_or(0, |float| self.of_float(float))).collect()
+                of_numbers(values.as_primitive::<Float64Type>(), f64::to_bits, |float| self.of_float(float))
             }
             DataType::Boolean => {
                 values.as_boolean().iter().map(|value| value.map_or(0, |value| self.of_bool(value))).collect()
             }
             other => return internal_err!("values of type {other} are not counted"),
         })
+    }
+
+    fn of_coded(&mut self, coded: &DictionaryArray<Int32Type>) -> DfResult<Vec<u32>> {
+        let Some(texts) = coded.values().as_string_opt::<i32>() else {
+            return internal_err!("values of type {} are not counted", coded.data_type());
+        };
+        let mut dictionary = std::mem::take(&mut self.dictionary);
+        if !dictionary.is_of(texts) {
+            dictionary.here.clear();
+            dictionary.here.resize(texts.len(), 0);
+            dictionary.texts = Some(texts.clone());
+        }
+        let keys = coded.keys().values();
+        let mut codes = vec![0; keys.len()];
+        for_each_valid(coded.keys(), |row| {
+            // Codes of rows that are not NULL are those of texts.
+            let key = keys[row] as usize;
+            if dictionary.here[key] == 0 {
+                dictionary.here[key] = self.of_text(texts.value(key));
+            }
+            codes[row] = dictionary.here[key];
+        });
+        self.dictionary = dictionary;
+        Ok(codes)
     }
 
     fn of_texts(&mut self, texts: &StringArray) -> Vec<u32> {
@@ -132,7 +207,7 @@ impl Codes {
 
     /// Bytes that this takes, about.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.given as usize * ENTRY_BYTES
+        self.bytes + self.given as usize * ENTRY_BYTES + self.dictionary.here.len() * size_of::<u32>()
     }
 }
 
@@ -147,6 +222,15 @@ mod tests {
         let codes = here.of(&texts(vec![Some("a"), Some("a"), None, Some(""), Some("b"), Some("a")])).unwrap();
         assert_eq!(codes, [1, 1, 0, 2, 3, 1]);
         assert_eq!(here.of(&texts(vec![Some(""), Some("b")])).unwrap(), [2, 3]);
+        let coded = |codes: Vec<Option<i32>>, values: Vec<&str>| {
+            let values: ArrayRef = std::sync::Arc::new(StringArray::from(values));
+            let coded = DictionaryArray::<Int32Type>::try_new(codes.into(), values).unwrap();
+            std::sync::Arc::new(coded) as ArrayRef
+        };
+        let again = coded(vec![Some(1), None, Some(2), Some(1)], vec!["x", "b", "a"]);
+        assert_eq!(here.of(&again).unwrap(), [3, 0, 1, 3], "by the text, not by the code that it comes with");
+        assert_eq!(here.of(&again.slice(2, 2)).unwrap(), [1, 3], "of the same dictionary");
+        assert_eq!(here.of(&coded(vec![Some(0)], vec!["a", "b", "x"])).unwrap(), [1], "of another one");
         let mut other = Codes::default();
         assert_eq!([other.of_text("b"), other.of_int(7), other.of_float(7.0), other.of_bool(true)], [1, 2, 3, 4]);
         assert_eq!(here.take_over(&other), [0, 3, 4, 5, 6]);

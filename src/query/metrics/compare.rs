@@ -69,7 +69,7 @@ pub(crate) struct Counted {
 #[derive(Clone, Debug)]
 enum CountedColumn {
     /// The values of one attribute, under this name; empty text counts only where it is an attribute's.
-    Values { name: String, value: Expr, is_attribute: bool },
+    Values { name: String, value: Expr, is_attribute: bool, is_text: bool },
     /// All attributes of a scope, but for those with values of their own: keys and types of these.
     Rest { scope: AttributeScope, map: Expr, listed: HashSet<(String, AttributeType)> },
 }
@@ -81,6 +81,7 @@ impl Counted {
             name: (*name).to_owned(),
             value: col(*column),
             is_attribute: false,
+            is_text: true,
         });
         let mut columns: Vec<CountedColumn> = texts.collect();
         for scope in SCOPES {
@@ -95,7 +96,13 @@ impl Counted {
                 }
                 let value = get.call(vec![col(map), lit(key)]);
                 rest.extend([lit(key), lit(AttrRest::type_name(attribute.value_type))]);
-                columns.push(CountedColumn::Values { name: shown_name(scope, key), value, is_attribute: true });
+                let is_text = attribute.value_type == AttributeType::Str;
+                columns.push(CountedColumn::Values {
+                    name: shown_name(scope, key),
+                    value,
+                    is_attribute: true,
+                    is_text,
+                });
             }
             let map = ScalarUDF::from(AttrRest::default()).call(rest);
             columns.push(CountedColumn::Rest { scope, map, listed });
@@ -106,8 +113,12 @@ impl Counted {
     /// Expressions on the base table by column names of their own.
     fn asked(&self) -> impl Iterator<Item = (String, SpanValue)> {
         self.columns.iter().enumerate().map(|(index, column)| {
-            let (CountedColumn::Values { value: expr, .. } | CountedColumn::Rest { map: expr, .. }) = column;
-            (counted_name(index), SpanValue::Expr(expr.clone()))
+            let value = match column {
+                CountedColumn::Values { value, is_text: true, .. } => SpanValue::Text(value.clone()),
+                CountedColumn::Values { value, .. } => SpanValue::Expr(value.clone()),
+                CountedColumn::Rest { map, .. } => SpanValue::Expr(map.clone()),
+            };
+            (counted_name(index), value)
         })
     }
 }
@@ -199,7 +210,61 @@ pub(crate) struct Tally {
     memory: MemoryReservation,
 }
 
+/// The moments of the rows of a batch, of which most batches have a few.
+#[derive(Debug)]
+struct Moments {
+    by_row: Vec<u32>,
+    /// The different ones.
+    distinct: Vec<u32>,
+    /// By row: which of these it is.
+    places: Vec<u32>,
+}
+
+impl Moments {
+    fn of(by_row: Vec<u32>) -> Self {
+        let (mut distinct, mut places) = (Vec::new(), Vec::with_capacity(by_row.len()));
+        let mut known: HashMap<u32, u32> = HashMap::new();
+        let mut last = None;
+        for moment in &by_row {
+            let place = match last {
+                Some((same, place)) if same == *moment => place,
+                _ => *known.entry(*moment).or_insert_with(|| {
+                    distinct.push(*moment);
+                    distinct.len() as u32 - 1
+                }),
+            };
+            last = Some((*moment, place));
+            places.push(place);
+        }
+        Self { by_row, distinct, places }
+    }
+}
+
 impl Values {
+    /// Counts the rows of a batch by the codes of their values, but for those that are NULL or `empty`. Gives the bytes that
+    /// this takes more.
+    fn add_batch(&mut self, codes: &[u32], empty: u32, moments: &Moments) -> usize {
+        let is_counted = |code: u32| code != 0 && code != empty;
+        let width = moments.distinct.len();
+        if self.codes.len() * width > codes.len() {
+            let counted = codes.iter().copied().zip(moments.by_row.iter().copied());
+            return self.add(counted.filter(|(code, _)| is_counted(*code)));
+        }
+        // Few values and moments: each of them has a cell, so that rows are counted without looking for theirs.
+        let mut cells = vec![0_u32; self.codes.len() * width];
+        for (code, place) in codes.iter().zip(&moments.places) {
+            cells[*code as usize * width + *place as usize] += 1;
+        }
+        self.counts.resize_with(self.codes.len(), Counts::default);
+        let mut bytes = 0;
+        for (code, cells) in cells.chunks_exact(width.max(1)).enumerate().filter(|(code, _)| is_counted(*code as u32)) {
+            for (spans, moment) in cells.iter().zip(&moments.distinct).filter(|(spans, _)| **spans > 0) {
+                bytes += self.counts[code].add(*moment, u64::from(*spans));
+            }
+        }
+        bytes
+    }
+
     /// Counts rows by the codes of their values. Gives the bytes that this takes more.
     fn add(&mut self, codes: impl IntoIterator<Item = (u32, u32)>) -> usize {
         self.counts.resize_with(self.codes.len(), Counts::default);
@@ -267,11 +332,8 @@ impl Tally {
         let starts = column(column::START_TIME)?.as_primitive::<Int64Type>().values();
         let selected: &BooleanArray = column(SELECTED)?.as_boolean();
         let side = |row: usize| u32::from(selected.is_valid(row) && selected.value(row));
-        let moments: Vec<u32> = starts
-            .iter()
-            .enumerate()
-            .map(|(row, start)| self.intervals.index_of(*start) as u32 * 2 + side(row))
-            .collect();
+        let of_row = |(row, start): (usize, &i64)| self.intervals.index_of(*start) as u32 * 2 + side(row);
+        let moments = Moments::of(starts.iter().enumerate().map(of_row).collect());
         for (index, of_column) in Arc::clone(&self.counted).columns.iter().enumerate() {
             let values = column(&counted_name(index))?;
             match of_column {
@@ -281,7 +343,7 @@ impl Tally {
                 CountedColumn::Rest { scope, listed, .. } => {
                     let maps = values.as_map_opt();
                     let maps = maps.ok_or_else(|| internal_datafusion_err!("{scope} attributes are no map"))?;
-                    self.add_maps(*scope, maps, listed, &moments)?;
+                    self.add_maps(*scope, maps, listed, &moments.by_row)?;
                 }
             }
         }
@@ -289,7 +351,7 @@ impl Tally {
         self.memory.try_resize(self.bytes + codes)
     }
 
-    fn add_values(&mut self, name: &str, column: &ArrayRef, is_attribute: bool, moments: &[u32]) -> DfResult<()> {
+    fn add_values(&mut self, name: &str, column: &ArrayRef, is_attribute: bool, moments: &Moments) -> DfResult<()> {
         if column.null_count() == column.len() {
             return Ok(());
         }
@@ -297,8 +359,7 @@ impl Tally {
         let codes = values.codes.of(column)?;
         // Columns of text that are no attributes are empty where a span says nothing.
         let empty = if is_attribute { 0 } else { values.codes.of_text("") };
-        let counted = codes.into_iter().zip(moments).filter(|(code, _)| *code != 0 && *code != empty);
-        self.bytes += values.add(counted.map(|(code, moment)| (code, *moment)));
+        self.bytes += values.add_batch(&codes, empty, moments);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray},
-        datatypes::{DataType, Float64Type, Int64Type},
+        datatypes::{DataType, Float64Type, Int32Type, Int64Type},
     },
     common::ScalarValue,
     functions::core::expr_fn::{coalesce, get_field},
@@ -41,13 +41,17 @@ impl LabelColumns {
         let name = |suffix: &str| format!("label_{position}{suffix}");
         let key = field.to_string();
         if let Some(text) = text_column(field) {
-            return Self { key, asked: vec![(name(""), SpanValue::Expr(text))], keys: vec![col(name(""))] };
+            return Self { key, asked: vec![(name(""), SpanValue::Text(text))], keys: vec![col(name(""))] };
         }
         if let Some(attribute) = own_attribute(field) {
             let types =
                 [AttrFunction::Str, AttrFunction::Int, AttrFunction::Float, AttrFunction::Bool, AttrFunction::Nested];
             let names: Vec<String> = types.iter().map(|get| name(&format!("_{}", get.name()))).collect();
-            let asked = names.iter().cloned().zip(types.map(|get| SpanValue::Expr(attribute_expr(get, attribute))));
+            let value = |get| match get {
+                AttrFunction::Str => SpanValue::Text(attribute_expr(get, attribute)),
+                _ => SpanValue::Expr(attribute_expr(get, attribute)),
+            };
+            let asked = names.iter().cloned().zip(types.map(value));
             return Self { key, asked: asked.collect(), keys: names.iter().map(col).collect() };
         }
         let fields = value_fields();
@@ -67,6 +71,11 @@ pub(crate) fn value_of(columns: &[ArrayRef], row: usize) -> Option<LabelValue> {
     let column = &columns[at];
     match column.data_type() {
         // What is stored as an empty value is there and has none.
+        DataType::Dictionary(..) => {
+            let coded = column.as_dictionary_opt::<Int32Type>()?;
+            let text = coded.values().as_string_opt::<i32>()?.value(coded.key(row)?);
+            Some(LabelValue::Text(text.to_owned()))
+        }
         DataType::Utf8 if at > 0 && column.as_string::<i32>().value(row) == "null" => None,
         DataType::Utf8 => Some(LabelValue::Text(column.as_string::<i32>().value(row).to_owned())),
         DataType::Int64 => Some(LabelValue::Int(column.as_primitive::<Int64Type>().value(row))),

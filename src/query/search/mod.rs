@@ -58,7 +58,7 @@ use crate::{
         request::{DurationBounds, TraceCursor},
         session::scan_base,
         spans_table::SpansTable,
-        spansets::{Output, Program, Witness, trace_eval, witnesses},
+        spansets::{Output, Program, TextForm, Witness, trace_eval, witnesses},
     },
     storage::trace_set::TraceSet,
     traceql::plan::Spansets,
@@ -117,6 +117,14 @@ pub(crate) enum Candidates {
 }
 
 impl Candidates {
+    /// How text is read where these traces are looked at: as codes, unless a plan sorts spans, which may be spilled.
+    pub(in crate::query) fn text_form(candidates: Option<&Self>) -> TextForm {
+        match candidates {
+            Some(Self::Known { .. }) => TextForm::Coded,
+            Some(Self::All | Self::Plan(_)) | None => TextForm::Plain,
+        }
+    }
+
     /// The same traces for a plan that spills where memory is short.
     pub(crate) fn spilling(&self) -> Result<Self> {
         let Self::Known { set, .. } = self else { return Ok(self.clone()) };
@@ -260,7 +268,7 @@ pub(crate) fn evaluated(
     if let Some(condition) = conjunction(conditions) {
         spans = spans.filter(condition)?;
     }
-    let mut whole = spans.project(program.columns())?;
+    let mut whole = spans.project(program.columns(Candidates::text_form(Some(&candidates))))?;
     let mut known = None;
     if let Candidates::Known { set, .. } = &candidates {
         known = Some(Arc::clone(set));

@@ -1,6 +1,6 @@
 //! What comes out of whole traces: rows per trace, or rows per span.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use datafusion::{
     arrow::{
@@ -18,6 +18,7 @@ use datafusion::{
 use super::{
     program::{Place, Program, Source, SpanColumn, SpanColumnValue, passing_column},
     stages::{Owned, Spanset, Trace},
+    texts::Texts,
     trace::{Columns, TraceSpans},
 };
 use crate::{
@@ -117,6 +118,57 @@ struct Services {
     names: StringBuilder,
     spans: Int64Builder,
     errors: Int64Builder,
+    /// By place of a name: how many traces there were when it came up last, and where its counts are among those of the
+    /// trace.
+    places: Vec<(usize, usize)>,
+}
+
+/// The spans and errors of a service in a trace.
+type ServiceCounts<'a> = (Option<&'a str>, i64, i64);
+
+impl Services {
+    fn add(&mut self, columns: &Columns<'_>, rows: &[u32]) {
+        let mut counts = self.counts_of(columns, rows);
+        counts.sort_unstable_by_key(|(name, ..)| *name);
+        // A name can have several places.
+        counts.dedup_by(|again, first| {
+            let is_same = again.0 == first.0;
+            if is_same {
+                (first.1, first.2) = (first.1 + again.1, first.2 + again.2);
+            }
+            is_same
+        });
+        self.counts.push(counts.len());
+        for (name, spans, errors) in counts {
+            self.names.append_option(name);
+            self.spans.append_value(spans);
+            self.errors.append_value(errors);
+        }
+    }
+
+    fn counts_of<'a>(&mut self, columns: &Columns<'a>, rows: &[u32]) -> Vec<ServiceCounts<'a>> {
+        let (mut counts, mut nameless) = (Vec::<ServiceCounts<'a>>::new(), None);
+        let trace = self.counts.len() + 1;
+        self.places.resize(columns.services.map_or(0, Texts::places), (0, 0));
+        for row in rows.iter().map(|row| *row as usize) {
+            let named = columns.services.filter(|services| !services.is_null(row));
+            let at = match named.map(|services| &mut self.places[services.place(row)]) {
+                Some((last, at)) if *last == trace => *at,
+                Some(place) => {
+                    *place = (trace, counts.len());
+                    counts.push((columns.service(row), 0, 0));
+                    place.1
+                }
+                None => *nameless.get_or_insert_with(|| {
+                    counts.push((None, 0, 0));
+                    counts.len() - 1
+                }),
+            };
+            counts[at].1 += 1;
+            counts[at].2 += i64::from(columns.is_error(row));
+        }
+        counts
+    }
 }
 
 fn list(fields: &Fields, columns: Vec<ArrayRef>, lengths: Vec<usize>) -> Result<ArrayRef> {
@@ -188,18 +240,7 @@ impl<'a> TraceRows<'a> {
         for spanset in spansets {
             self.add_spanset(columns, trace, spanset)?;
         }
-        let mut services: BTreeMap<Option<&str>, (i64, i64)> = BTreeMap::new();
-        for row in trace.rows() {
-            let counts = services.entry(columns.service(*row as usize)).or_default();
-            counts.0 += 1;
-            counts.1 += i64::from(columns.is_error(*row as usize));
-        }
-        self.services.counts.push(services.len());
-        for (name, (spans, errors)) in services {
-            self.services.names.append_option(name);
-            self.services.spans.append_value(spans);
-            self.services.errors.append_value(errors);
-        }
+        self.services.add(columns, trace.rows());
         Ok(())
     }
 

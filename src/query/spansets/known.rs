@@ -10,8 +10,9 @@ use std::{ops::Range, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{AsArray, FixedSizeBinaryArray, RecordBatch, UInt32Array},
-        compute::{concat_batches, take_record_batch},
+        array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, UInt32Array},
+        compute::{cast, concat_batches, take_record_batch},
+        error::ArrowError,
     },
     common::{DataFusionError, Result, internal_err},
     execution::memory_pool::MemoryReservation,
@@ -176,6 +177,7 @@ impl Gathering {
                 take_record_batch(batch, &UInt32Array::from_iter_values(rows))?
             }
         };
+        let compact = without_unused_texts(&compact)?;
         // The pieces, and their columns joined to one.
         let row_bytes = 2 * compact.get_array_memory_size() / rows.max(1) + SPAN_BYTES;
         let mut waiting = self.waiting.lock();
@@ -247,6 +249,18 @@ impl Taken {
         let Some(schema) = self.parts.first().map(RecordBatch::schema) else { return Ok(None) };
         Ok(Some((concat_batches(&schema, &self.parts)?, self.traces)))
     }
+}
+
+/// The rows with dictionaries of their own texts alone, where they have fewer than the dictionary that they came with.
+fn without_unused_texts(batch: &RecordBatch) -> Result<RecordBatch> {
+    let compact = |column: &ArrayRef| match column.as_any_dictionary_opt() {
+        Some(coded) if coded.values().len() > coded.len() => {
+            cast(&cast(column, coded.values().data_type())?, column.data_type())
+        }
+        _ => Ok(Arc::clone(column)),
+    };
+    let columns = batch.columns().iter().map(compact).collect::<Result<_, ArrowError>>()?;
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
 fn too_large(spans_max: usize) -> DataFusionError {

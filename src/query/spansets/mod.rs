@@ -28,6 +28,7 @@ mod gather;
 mod exec;
 mod known;
 
+mod texts;
 mod trace;
 mod tree;
 
@@ -51,7 +52,7 @@ pub(crate) use self::{
     exec::TRACES_CUT,
     gather::{TraceBounds, cut_text},
     node::{TracePlanner, trace_eval},
-    program::{Output, Program, SpanColumn, SpanColumnValue},
+    program::{Output, Program, SpanColumn, SpanColumnValue, TextForm},
 };
 use crate::{
     model::{ids::TraceId, schema::column, time::TimeRange},
@@ -79,6 +80,9 @@ pub(crate) fn tree_of(id: TraceId, base: &Arc<dyn TableProvider>) -> Result<Logi
     columns.extend(TREE_COLUMNS.into_iter().zip(places).map(place));
     let program = Program::new(&Spansets::all(), TimeRange::ALL, Output::Spans(columns))?;
     let id = ScalarValue::FixedSizeBinary(TraceId::LEN as i32, Some(id.as_bytes().to_vec()));
-    let spans = scan_base(base)?.filter(col(column::TRACE_ID).eq(lit(id)))?.project(program.columns())?.build()?;
+    let spans = scan_base(base)?
+        .filter(col(column::TRACE_ID).eq(lit(id)))?
+        .project(program.columns(TextForm::Plain))?
+        .build()?;
     trace_eval(program, spans, None)
 }

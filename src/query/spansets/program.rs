@@ -24,7 +24,7 @@ use datafusion::{
 };
 
 use crate::{
-    functions::{AttrFunction, scalar_function},
+    functions::{AttrFunction, CodedText, scalar_function},
     model::{
         attributes::value_fields,
         schema::{column, logical_schema},
@@ -42,6 +42,18 @@ use crate::{
 
 /// Column of the service's name.
 pub(super) const SERVICE: &str = "service";
+
+/// Columns of text that the operator takes in either form.
+const TEXTS: [&str; 4] = [column::KIND, column::NAME, column::STATUS_CODE, SERVICE];
+
+/// How the operator's own columns of text come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TextForm {
+    /// As text.
+    Plain,
+    /// As dictionaries and codes.
+    Coded,
+}
 
 /// What the operator computes.
 #[derive(Clone, Debug)]
@@ -250,8 +262,13 @@ impl Program {
     }
 
     /// The expressions on the base table that give the operator's input, each under its column's name.
-    pub(crate) fn columns(&self) -> impl Iterator<Item = Expr> {
-        self.columns.iter().map(|(_, expr)| expr.clone())
+    pub(crate) fn columns(&self, texts: TextForm) -> impl Iterator<Item = Expr> {
+        self.columns.iter().map(move |(name, expr)| match texts {
+            TextForm::Coded if TEXTS.contains(&name.as_str()) => {
+                CodedText::of(expr.clone().unalias()).alias(name.as_str())
+            }
+            _ => expr.clone(),
+        })
     }
 
     /// The columns of the input that are needed for these columns of what comes out.

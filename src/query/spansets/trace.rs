@@ -4,7 +4,7 @@ use std::{cell::OnceCell, ops::Range, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, RecordBatch, StringArray},
+        array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, RecordBatch},
         datatypes::Int64Type,
         row::{RowConverter, Rows, SortField},
     },
@@ -15,6 +15,7 @@ use super::{
     program::{self, Place, Program, condition_column, input_column, own, parent_scopes, value_column},
     stages::{Owned, Trace},
     structure,
+    texts::Texts,
     tree::{Identity, NONE, NestedSet, Tree},
 };
 use crate::{
@@ -38,13 +39,17 @@ pub(super) struct Columns<'a> {
     pub(super) batch: &'a RecordBatch,
     trace_ids: &'a FixedSizeBinaryArray,
     span_ids: &'a FixedSizeBinaryArray,
-    kinds: &'a StringArray,
+    kinds: Texts<'a>,
+    /// The number of each kind, by place.
+    kind_numbers: Vec<u8>,
     parent_ids: &'a FixedSizeBinaryArray,
     pub(super) starts: &'a [i64],
     pub(super) durations: &'a [i64],
-    pub(super) names: &'a StringArray,
-    statuses: &'a StringArray,
-    pub(super) services: Option<&'a StringArray>,
+    pub(super) names: Texts<'a>,
+    statuses: Texts<'a>,
+    /// Whether a status is that of an error, by place.
+    errors: Vec<bool>,
+    pub(super) services: Option<Texts<'a>>,
     conditions: Vec<Option<&'a BooleanArray>>,
     values: Vec<Option<Values<'a>>>,
     late: InputRows<'a>,
@@ -65,7 +70,10 @@ impl<'a> Columns<'a> {
     /// `inputs` are the columns that late fields are computed from; see [`late_inputs`].
     pub(super) fn try_new(program: &'a Program, batch: &'a RecordBatch, inputs: &'a [ArrayRef]) -> Result<Self> {
         let ids = |name| column_of(batch, name, |column| column.as_fixed_size_binary_opt());
-        let texts = |name| column_of(batch, name, |column| column.as_string_opt::<i32>());
+        let texts = |name| match batch.column_by_name(name).and_then(|column| Texts::of(column.as_ref())) {
+            Some(texts) => Ok(texts),
+            None => exec_err!("spans come without column {name}, or in another type"),
+        };
         let ints = |name| column_of(batch, name, |column| column.as_primitive_opt::<Int64Type>());
         let span_ids = ids(column::SPAN_ID)?;
         if span_ids.value_length() as usize != SpanId::LEN {
@@ -82,17 +90,21 @@ impl<'a> Columns<'a> {
             };
             (!late).then(values).transpose()
         });
+        let (kinds, statuses) = (texts(column::KIND)?, texts(column::STATUS_CODE)?);
+        let kind_number = |kind: &str| KINDS.iter().position(|known| *known == kind).unwrap_or_default() as u8;
         Ok(Self {
             batch,
             trace_ids: ids(column::TRACE_ID)?,
             span_ids,
-            kinds: texts(column::KIND)?,
+            kinds,
+            kind_numbers: kinds.by_place(kind_number),
             parent_ids: ids(column::PARENT_SPAN_ID)?,
             starts: ints(column::START_TIME)?.values(),
             durations: ints(column::DURATION)?.values(),
             names: texts(column::NAME)?,
-            statuses: texts(column::STATUS_CODE)?,
-            services: batch.column_by_name(program::SERVICE).and_then(|column| column.as_string_opt()),
+            statuses,
+            errors: statuses.by_place(|status| status == "error"),
+            services: batch.column_by_name(program::SERVICE).and_then(|column| Texts::of(column.as_ref())),
             conditions: conditions.collect::<Result<_>>()?,
             values: values.collect::<Result<_>>()?,
             late: program.inputs.rows(inputs)?,
@@ -109,11 +121,11 @@ impl<'a> Columns<'a> {
     }
 
     pub(super) fn is_error(&self, row: usize) -> bool {
-        self.statuses.value(row) == "error"
+        self.errors[self.statuses.place(row)]
     }
 
     pub(super) fn service(&self, row: usize) -> Option<&'a str> {
-        self.services.filter(|services| services.is_valid(row)).map(|services| services.value(row))
+        self.services.filter(|services| !services.is_null(row)).map(|services| services.value(row))
     }
 
     fn is_root(&self, row: usize) -> bool {
@@ -121,8 +133,7 @@ impl<'a> Columns<'a> {
     }
 
     fn identity(&self, row: usize) -> Identity {
-        let kind = self.kinds.value(row);
-        let kind = KINDS.iter().position(|known| *known == kind).unwrap_or_default() as u8;
+        let kind = self.kind_numbers[self.kinds.place(row)];
         let parent_id = (!self.is_root(row)).then(|| id_of(self.parent_ids.value(row)));
         Identity { id: id_of(self.span_ids.value(row)), kind, parent_id }
     }

@@ -14,6 +14,7 @@ use datafusion::{
 
 use super::{computed, lower, shown};
 use crate::{
+    functions::CodedText,
     model::{
         schema::{column, logical_schema},
         time::TimeRange,
@@ -21,7 +22,7 @@ use crate::{
     query::{
         search::{self, Candidates, finder::Reach, starts_of},
         session::scan_base,
-        spansets::{Output, Program, SpanColumn, SpanColumnValue},
+        spansets::{Output, Program, SpanColumn, SpanColumnValue, TextForm},
     },
     traceql::{
         TraceQlError,
@@ -57,6 +58,8 @@ pub(crate) struct SpanRequest {
 pub(crate) enum SpanValue {
     /// An expression on the base table.
     Expr(Expr),
+    /// An expression on the base table that gives text, which may come as a dictionary and codes.
+    Text(Expr),
     /// A field of TraceQL, as the struct that attribute values are: status and kind as words, durations as text as Go
     /// writes them, NULL where the span has none.
     Field(FieldName),
@@ -70,16 +73,17 @@ impl SpanValue {
     /// Whether only the whole trace tells it.
     fn reads_trace(&self) -> bool {
         match self {
-            SpanValue::Expr(_) => false,
+            SpanValue::Expr(_) | SpanValue::Text(_) => false,
             SpanValue::Field(name) | SpanValue::Number(name) => name.is_of_trace(),
             SpanValue::Holds(condition) => condition.reads_trace(),
         }
     }
 
     /// The expression of one that the span itself tells.
-    fn of_span(&self) -> Expr {
+    fn of_span(&self, texts: TextForm) -> Expr {
         match self {
-            SpanValue::Expr(expr) => expr.clone(),
+            SpanValue::Text(text) if texts == TextForm::Coded => CodedText::of(text.clone()),
+            SpanValue::Expr(expr) | SpanValue::Text(expr) => expr.clone(),
             SpanValue::Field(name) => shown::value(name),
             SpanValue::Number(name) => computed::call(&Value::Field(name.clone())),
             SpanValue::Holds(condition) => lower::filter(condition).is_true(),
@@ -92,7 +96,7 @@ impl SpanValue {
             SpanValue::Field(name) => Some(SpanColumnValue::Late(name.clone())),
             SpanValue::Number(name) => Some(SpanColumnValue::LateNumber(name.clone())),
             SpanValue::Holds(condition) => Some(SpanColumnValue::Holds(condition.clone())),
-            SpanValue::Expr(_) => None,
+            SpanValue::Expr(_) | SpanValue::Text(_) => None,
         })?
     }
 }
@@ -152,6 +156,7 @@ impl SpanSource {
             let field = Field::new(name, expr.get_type(&schema)?, true);
             Ok(SpanColumn { name: name.to_owned(), value: SpanColumnValue::Expr(expr, field) })
         };
+        let texts = Candidates::text_form(request.candidates.as_ref());
         let mut columns = Vec::with_capacity(OWN_COLUMNS.len() + request.columns.len());
         for name in OWN_COLUMNS {
             columns.push(computed(name, col(name))?);
@@ -159,7 +164,7 @@ impl SpanSource {
         for (name, value) in &request.columns {
             columns.push(match value.of_trace() {
                 Some(value) => SpanColumn { name: name.clone(), value },
-                None => computed(name, value.of_span())?,
+                None => computed(name, value.of_span(texts))?,
             });
         }
         let reach = Reach { range: request.range, extent_nano: request.extent_nano };
@@ -193,6 +198,6 @@ fn rows_of(conditions: &[&Condition], range: TimeRange, base: &Arc<dyn TableProv
 
 fn filtered(conditions: &[&Condition], request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
     let mut columns: Vec<Expr> = OWN_COLUMNS.into_iter().map(col).collect();
-    columns.extend(request.columns.iter().map(|(name, value)| value.of_span().alias(name)));
+    columns.extend(request.columns.iter().map(|(name, value)| value.of_span(TextForm::Coded).alias(name)));
     rows_of(conditions, request.range, base)?.project(columns)?.build()
 }
