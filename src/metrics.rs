@@ -88,6 +88,7 @@ pub struct Metrics {
     retention_files: IntCounterVec,
     retention_bytes: IntCounterVec,
     retention_rewritten: IntCounterVec,
+    unreadable_files: IntCounterVec,
     /// Live files of all tables.
     pub catalog_files: IntGauge,
     /// Bytes of the live files.
@@ -243,6 +244,12 @@ impl Metrics {
                 "Files that retention wrote anew without their expired spans",
                 &["limit"],
             )?,
+            unreadable_files: counters(
+                r,
+                "tracehouse_unreadable_files_total",
+                "Damaged or unreadable files that a rewrite left as they are; tried again every 10 minutes, and counted again",
+                &["by"],
+            )?,
             catalog_files: gauge(r, "tracehouse_catalog_files", "Live files of all tables")?,
             catalog_bytes: gauge(r, "tracehouse_catalog_bytes", "Size of the live files of all tables")?,
             catalog_commits: counter(r, "tracehouse_catalog_commits_total", "Commits to tables")?,
@@ -331,6 +338,16 @@ impl Metrics {
         self.retention_files.with_label_values(&[limit]).inc_by(files as u64);
         self.retention_bytes.with_label_values(&[limit]).inc_by(bytes);
         self.retention_rewritten.with_label_values(&[limit]).inc_by(rewritten as u64);
+    }
+
+    /// Counts a file that `by` (`compaction`, `deletion`, `retention`) could not rewrite.
+    pub fn count_unreadable_file(&self, by: &'static str) {
+        self.unreadable_files.with_label_values(&[by]).inc();
+    }
+
+    /// The same so far.
+    pub fn unreadable_files(&self, by: &'static str) -> u64 {
+        self.unreadable_files.with_label_values(&[by]).get()
     }
 
     /// Counts a request to a bucket. `operation` and `outcome` are names from the source code.

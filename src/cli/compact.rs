@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use anyhow::bail;
 use clap::Args;
 use indicatif::HumanBytes;
 
@@ -20,6 +21,7 @@ pub(super) fn run(args: &CompactArgs) -> anyhow::Result<()> {
             args.folder.own("a server merges its small files by itself ([compaction] of the settings)").await?;
         let reports = folder.compact().await;
         let closed = folder.close().await;
+        let mut refused = Vec::new();
         for (tenant, compacted, swept) in reports? {
             let (before, after) = (HumanBytes(compacted.bytes_before), HumanBytes(compacted.bytes_after));
             writeln!(
@@ -33,6 +35,10 @@ pub(super) fn run(args: &CompactArgs) -> anyhow::Result<()> {
                 files(swept.files),
                 files(swept.waiting_files),
             )?;
+            refused.extend(compacted.refused);
+        }
+        if !refused.is_empty() {
+            bail!("{} could not be merged, and the others were:\n{}", files(refused.len()), refused.join("\n"));
         }
         Ok(closed?)
     })

@@ -7,14 +7,11 @@
 //!                          that set is given up, the others are committed
 //! ```
 //!
+//! A file that is damaged fails its merge before anything is written. It stays as it is, and its neighbours are merged without it.
 //! A crash before the commit leaves outputs in no table, which a sweep deletes; after it, inputs in no table, likewise.
 //! Outputs that took so long that a sweep could take them for garbage are not committed.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arrow::datatypes::FieldRef;
 use parking_lot::Mutex;
@@ -24,8 +21,10 @@ use tracing::{info, warn};
 
 pub use super::pick::Lane;
 use super::{
+    aside::SetAside,
     merge::{Keep, MergeInput, MergeTarget, Merged, check_input, merge},
     pick::{MergeSet, PickContext, PickPolicy, pick},
+    tell_unreadable,
 };
 use crate::{
     catalog::{Catalog, CatalogError, Commit, LiveFile, NewFile, Operation, Table, columns_of},
@@ -38,14 +37,11 @@ use crate::{
     storage::{promoter, store::Store},
 };
 
-/// How long files whose merge failed are left alone, in milliseconds.
-const FAILED_PAUSE_MILLI: i64 = 10 * 60 * 1000;
-
 /// How often an unclear commit is given to the table again.
 const UNCLEAR_ATTEMPTS_MAX: u32 = 5;
 
 /// What one or several merges did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompactReport {
     /// Merges that were committed.
     pub merges: usize,
@@ -63,11 +59,18 @@ pub struct CompactReport {
     pub commits: usize,
     /// Merges that were given up because another writer replaced their files first.
     pub conflicts: usize,
-    /// Merges that failed; their files are left alone for a while.
+    /// Merges that failed.
     pub failures: usize,
+    /// What is wrong with files that are damaged or cannot be merged. They stay as they are, and the others are merged.
+    pub refused: Vec<String>,
 }
 
 impl CompactReport {
+    /// Whether another look can find merges: files are new, or some no longer stand in the way of their neighbours.
+    pub(super) fn may_have_more(&self) -> bool {
+        self.commits > 0 || !self.refused.is_empty()
+    }
+
     /// Adds the figures of another report.
     pub fn add(&mut self, other: Self) {
         self.merges += other.merges;
@@ -79,6 +82,7 @@ impl CompactReport {
         self.commits += other.commits;
         self.conflicts += other.conflicts;
         self.failures += other.failures;
+        self.refused.extend(other.refused);
     }
 }
 
@@ -91,8 +95,7 @@ pub struct Compactor {
     settings: CompactionSettings,
     promotion: PromotionSettings,
     salt: u64,
-    /// Until when files are left alone, in Unix milliseconds.
-    failed: Mutex<HashMap<Arc<str>, i64>>,
+    aside: SetAside,
     /// Files that are being merged, so that the lanes do not take each other's.
     busy: Mutex<HashSet<Arc<str>>>,
 }
@@ -130,8 +133,8 @@ impl Compactor {
         promotion: &PromotionSettings,
     ) -> Self {
         let (settings, promotion) = (settings.clone(), promotion.clone());
-        let (failed, busy) = (Mutex::default(), Mutex::default());
-        Self { catalog, clock, metrics, settings, promotion, salt: rand::random(), failed, busy }
+        let (aside, busy) = (SetAside::default(), Mutex::default());
+        Self { catalog, clock, metrics, settings, promotion, salt: rand::random(), aside, busy }
     }
 
     /// Merges whatever is due in a table, in both lanes, until nothing is.
@@ -142,8 +145,9 @@ impl Compactor {
             for lane in [Lane::Small, Lane::Large] {
                 round.add(self.compact_lane(tenant, lane).await?);
             }
+            let may_have_more = round.may_have_more();
             report.add(round);
-            if round.commits == 0 {
+            if !may_have_more {
                 return Ok(report);
             }
         }
@@ -174,9 +178,7 @@ impl Compactor {
                     warn!(%tenant, %error, source = ?std::error::Error::source(&error), "merge failed");
                     self.metrics.compaction_failures.inc();
                     report.failures += 1;
-                    let culprits = self.culprits(&set).await;
-                    let until = now_unix_milli + FAILED_PAUSE_MILLI;
-                    self.failed.lock().extend(culprits.into_iter().map(|file| (Arc::clone(&file.path), until)));
+                    report.refused.extend(self.set_aside(&set, &error).await);
                 }
             }
         }
@@ -193,9 +195,10 @@ impl Compactor {
 
     /// The next merges, whose files the other lane leaves alone while the second value lives.
     fn pick(&self, table: &Table, context: PickContext) -> (Vec<MergeSet>, Busy<'_>) {
-        let (mut failed, mut busy) = (self.failed.lock(), self.busy.lock());
-        failed.retain(|_, until| *until > context.now_unix_milli);
-        let skip = |file: &LiveFile| failed.contains_key(&file.path) || busy.contains(&file.path);
+        let now_unix_nano = context.now_unix_milli.saturating_mul(1_000_000);
+        let mut busy = self.busy.lock();
+        let skip =
+            |file: &LiveFile| self.aside.reason(&file.path, now_unix_nano).is_some() || busy.contains(&file.path);
         let sets = pick(&table.snapshot(), context, skip);
         let files: Vec<Arc<str>> = sets.iter().flat_map(|set| &set.files).map(|file| Arc::clone(&file.path)).collect();
         busy.extend(files.iter().map(Arc::clone));
@@ -215,15 +218,24 @@ impl Compactor {
         MergeTarget { file_bytes: self.settings.file_bytes_max.bytes(), promotion }
     }
 
-    /// The files of a failed merge that cannot be merged even alone; all of them if every one can.
-    async fn culprits<'a>(&self, set: &'a MergeSet) -> Vec<&'a Arc<LiveFile>> {
-        let mut culprits = Vec::new();
+    /// Leaves the files of a failed merge alone that cannot be merged even by themselves, or all of them if every one can.
+    /// Returns what is wrong with those that can never be merged as they are.
+    async fn set_aside(&self, set: &MergeSet, cause: &Error) -> Vec<String> {
+        let now_unix_nano = self.clock.now_unix_nano();
+        let (mut culprits, mut refused) = (0, Vec::new());
         for file in &set.files {
-            if check_input(self.catalog.store(), file).await.is_err() {
-                culprits.push(file);
+            let Err(error) = check_input(self.catalog.store(), file).await else { continue };
+            self.aside.add(&file.path, now_unix_nano, error.to_string());
+            culprits += 1;
+            if error.kind() == ErrorKind::Corrupt {
+                tell_unreadable(&self.metrics, "compaction", file, &error);
+                refused.push(error.to_string());
             }
         }
-        if culprits.is_empty() { set.files.iter().collect() } else { culprits }
+        if culprits == 0 {
+            set.files.iter().for_each(|file| self.aside.add(&file.path, now_unix_nano, cause.to_string()));
+        }
+        refused
     }
 
     /// Fails if outputs are so old that a sweep may be about to delete them.

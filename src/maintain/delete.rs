@@ -13,7 +13,8 @@
 //! From the tombstone on, what matches and arrives here is kept out ([`tombstones`](super::tombstones)), so the deletion
 //! holds when it is acknowledged. Another server learns of it with its next round of maintenance; what it has accepted until
 //! then it flushes and enforces. Enforcing again costs little where nothing is new: files that a flush or a compaction
-//! made meanwhile, here or elsewhere, are looked at once. The bytes of replaced files leave the disk with the sweep, after the grace, and those in the
+//! made meanwhile, here or elsewhere, are looked at once. A damaged file stays as it is, and whoever deletes is told that
+//! matching spans may be left in it; the deletion is enforced on it again now and then, for as long as it is there. The bytes of replaced files leave the disk with the sweep, after the grace, and those in the
 //! log when it is cut.
 
 use std::{
@@ -28,8 +29,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
+    aside::SetAside,
     compact::{commit_settled, on_blocking_thread, put},
-    merge::{Keep, MergeInput, MergeTarget},
+    merge::{Keep, MergeInput, MergeTarget, is_damaged},
+    tell_unreadable,
     tombstone::Tombstone,
     tombstones::Tombstones,
 };
@@ -38,14 +41,15 @@ use crate::{
     clock::Clock,
     config::{PromotionSettings, Settings},
     crashpoint,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
+    metrics::Metrics,
     model::{tenant::TenantId, time::TimeRange},
     query::{QueryEngine, SpanFilter},
     storage::promoter,
 };
 
 /// What a deletion did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeleteReport {
     /// Spans that are in no live file any more.
     pub spans: u64,
@@ -53,6 +57,8 @@ pub struct DeleteReport {
     pub files: usize,
     /// Files that were looked at.
     pub files_checked: usize,
+    /// What is wrong with files that are damaged or cannot be read. What matches in them is still there.
+    pub refused: Vec<String>,
 }
 
 impl DeleteReport {
@@ -60,6 +66,7 @@ impl DeleteReport {
         self.spans += other.spans;
         self.files += other.files;
         self.files_checked += other.files_checked;
+        self.refused.extend(other.refused);
     }
 }
 
@@ -69,7 +76,9 @@ pub struct Deleter {
     catalog: Arc<Catalog>,
     engine: Arc<QueryEngine>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     rewriting: Rewriting,
+    aside: SetAside,
     tombstones: Arc<Tombstones>,
     tombstone_age_max_nano: i64,
     /// Files that were looked at, by tombstone.
@@ -79,12 +88,20 @@ pub struct Deleter {
 
 impl Deleter {
     /// A deleter from the tables of `catalog`; `engine` decides which spans match.
-    pub fn new(catalog: Arc<Catalog>, engine: Arc<QueryEngine>, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
+    pub fn new(
+        catalog: Arc<Catalog>,
+        engine: Arc<QueryEngine>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        settings: &Settings,
+    ) -> Self {
         let tombstones = Arc::new(Tombstones::new(catalog.store().clone(), Arc::clone(&engine)));
         Self {
             catalog,
             engine,
             clock,
+            metrics,
+            aside: SetAside::default(),
             tombstones,
             rewriting: Rewriting::new(settings),
             tombstone_age_max_nano: settings.deletion.tombstone_age_max.as_nanos(),
@@ -98,7 +115,7 @@ impl Deleter {
     ///
     /// # Errors
     /// A filter that is none leaves nothing behind. After any other error the deletion may be half done, and the
-    /// maintenance goes on with it.
+    /// maintenance goes on with it. A file that is damaged is such an error; the others are free of what matches then.
     pub async fn delete(
         &self,
         tenant: &TenantId,
@@ -118,7 +135,14 @@ impl Deleter {
         crashpoint::hit("delete.after_tombstone");
         flush.await?;
         let report = self.enforce(tenant).await?;
-        info!(%tenant, filter, spans = report.spans, files = report.files, "deleted");
+        info!(%tenant, filter, spans = report.spans, files = report.files, refused = report.refused.len(), "deleted");
+        if let Some(first) = report.refused.first() {
+            let (spans, files) = (report.spans, report.refused.len());
+            let message = format!(
+                "{spans} spans deleted, and matching ones can be left in files that cannot be rewritten ({files}), such as: {first}"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
         Ok(report)
     }
 
@@ -140,15 +164,30 @@ impl Deleter {
         loop {
             let snapshot = table.refresh().await?;
             let mut conflicts = 0;
+            report.refused.clear();
             for file in snapshot.files() {
                 let due = of_tenant.all().iter().map(AsRef::as_ref);
                 let due: Vec<&Tombstone> = due.filter(|tombstone| self.is_due(tombstone, file)).collect();
                 if due.is_empty() {
                     continue;
                 }
-                match self.enforce_on(&table, file, &due).await? {
-                    Some(done) => report.add(done),
-                    None => conflicts += 1,
+                let now_unix_nano = self.clock.now_unix_nano();
+                if let Some(reason) = self.aside.reason(&file.path, now_unix_nano) {
+                    report.refused.push(reason);
+                    continue;
+                }
+                match self.enforce_on(&table, file, &due).await {
+                    Ok(Some(done)) => report.add(done),
+                    Ok(None) => conflicts += 1,
+                    Err(error) => {
+                        // A store that is away is asked again in the next round, for all files.
+                        if !is_damaged(self.catalog.store(), file, &error).await {
+                            return Err(error);
+                        }
+                        tell_unreadable(&self.metrics, "deletion", file, &error);
+                        self.aside.add(&file.path, now_unix_nano, error.to_string());
+                        report.refused.push(error.to_string());
+                    }
                 }
             }
             let mut checked = self.checked.lock();
@@ -160,6 +199,10 @@ impl Deleter {
             if conflicts == 0 {
                 break;
             }
+        }
+        if !report.refused.is_empty() {
+            // What waits for a damaged file to be mended is not over.
+            return Ok(report);
         }
         let now = self.clock.now_unix_nano();
         let age = |tombstone: &Tombstone| now.saturating_sub(tombstone.created_unix_nano);

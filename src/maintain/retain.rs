@@ -2,7 +2,8 @@
 //!
 //! - *By age*: a file goes when its last span has expired. One that covers a longer time is rewritten without the expired
 //!   spans when half of that time is over, so that a byte is rewritten about once more in its life, and a span stays after
-//!   its time for at most half of what its file covers, which is a day at most.
+//!   its time for at most half of what its file covers, which is a day at most. A damaged file is not rewritten; it goes when
+//!   all of it has expired.
 //! - *By size*: while the live files of a tenant, or of all together, have more bytes than allowed, the file goes whose
 //!   last span is the oldest.
 //!
@@ -18,10 +19,12 @@ use serde::Serialize;
 use tracing::info;
 
 use super::{
+    aside::SetAside,
     compact::commit_settled,
     delete::{Rewriting, rewrite},
     inspect::moment,
-    merge::Keep,
+    merge::{Keep, is_damaged},
+    tell_unreadable,
 };
 use crate::{
     catalog::{Catalog, CatalogError, Commit, LiveFile, Operation, Table},
@@ -102,12 +105,20 @@ pub struct Retainer {
     metrics: Arc<Metrics>,
     retention: RetentionSettings,
     rewriting: Rewriting,
+    aside: SetAside,
 }
 
 impl Retainer {
     /// A retainer of the tables of `catalog`.
     pub fn new(catalog: Arc<Catalog>, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, settings: &Settings) -> Self {
-        Self { catalog, clock, metrics, retention: settings.retention.clone(), rewriting: Rewriting::new(settings) }
+        Self {
+            catalog,
+            clock,
+            metrics,
+            retention: settings.retention.clone(),
+            rewriting: Rewriting::new(settings),
+            aside: SetAside::default(),
+        }
     }
 
     /// Removes what is too old or too much in the table of one tenant.
@@ -192,9 +203,18 @@ impl Retainer {
         let mut report = remove(table, &whole).await?;
         for file in halves {
             let how = (&self.rewriting, self.clock.now_unix_nano());
+            if self.aside.reason(&file.path, how.1).is_some() {
+                continue;
+            }
             // One that was replaced meanwhile has its turn in the next round.
-            let rewritten = rewrite(&self.catalog, table, &file, Keep::StartingFrom(expired_unix_nano), how).await?;
-            report.files_rewritten += usize::from(rewritten.is_some());
+            match rewrite(&self.catalog, table, &file, Keep::StartingFrom(expired_unix_nano), how).await {
+                Ok(rewritten) => report.files_rewritten += usize::from(rewritten.is_some()),
+                Err(error) if is_damaged(self.catalog.store(), &file, &error).await => {
+                    tell_unreadable(&self.metrics, "retention", &file, &error);
+                    self.aside.add(&file.path, how.1, error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(report)
     }

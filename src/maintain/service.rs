@@ -69,7 +69,8 @@ impl Maintenance {
         let shared = || (Arc::clone(catalog), Arc::clone(clock), Arc::clone(metrics));
         let rounds = |pause, what| Rounds { catalog: Arc::clone(catalog), pause, stopped: stopped.clone(), what };
         let nothing = || async { Ok(()) };
-        let deleter = Arc::new(Deleter::new(Arc::clone(catalog), Arc::clone(engine), Arc::clone(clock), settings));
+        let (tables, time, counts) = shared();
+        let deleter = Arc::new(Deleter::new(tables, Arc::clone(engine), time, counts, settings));
         if settings.compaction.enabled {
             let (tables, clock, metrics) = shared();
             let compactor = Arc::new(Compactor::new(tables, clock, metrics, &settings.compaction, &settings.promotion));
@@ -133,7 +134,7 @@ async fn compact(compactor: &Compactor, catalog: &Catalog, tenant: &TenantId, la
         // The large lane goes by what this one has seen.
         catalog.table(tenant).await?.refresh().await?;
     }
-    while compactor.compact_lane(tenant, lane).await?.commits > 0 {}
+    while compactor.compact_lane(tenant, lane).await?.may_have_more() {}
     Ok(())
 }
 

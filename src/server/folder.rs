@@ -97,6 +97,6 @@ impl OwnedFolder {
 
     fn deleter(&self) -> Deleter {
         let (catalog, engine, clock) = (Arc::clone(&self.catalog), Arc::clone(&self.engine), Arc::clone(&self.clock));
-        Deleter::new(catalog, engine, clock, &self.settings)
+        Deleter::new(catalog, engine, clock, Arc::clone(&self.metrics), &self.settings)
     }
 }

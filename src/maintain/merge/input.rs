@@ -7,6 +7,7 @@ use arrow::{
     compute::concat_batches,
     datatypes::{DataType, SchemaRef},
 };
+use bytes::Bytes;
 use futures::TryStreamExt;
 use parquet::{
     arrow::{
@@ -22,7 +23,7 @@ use crate::{
     error::Result,
     maintain::{
         failed_to_read,
-        merge::{reader::StoredFile, runs::Keep},
+        merge::{checked::read_checked, reader::StoredFile, runs::Keep},
     },
     model::schema::column,
     storage::store::Store,
@@ -42,10 +43,26 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Reads the footer of a file of `store`.
+    /// Reads the footer of a file of `store`, and nothing else.
     pub(crate) async fn open(store: &Store, file: Arc<LiveFile>, keep: Keep) -> Result<Self> {
+        Self::read_footer(store, file, keep, None).await
+    }
+
+    /// Makes sure that a file of `store` is what was written, and reads its footer. Of `room_bytes` of memory it takes what its bytes
+    /// need, if they fit.
+    pub(super) async fn open_checked(
+        store: &Store,
+        file: Arc<LiveFile>,
+        keep: Keep,
+        room_bytes: &mut u64,
+    ) -> Result<Self> {
+        let held = read_checked(store, &file, room_bytes).await?;
+        Self::read_footer(store, file, keep, held).await
+    }
+
+    async fn read_footer(store: &Store, file: Arc<LiveFile>, keep: Keep, held: Option<Bytes>) -> Result<Self> {
         let (path, size_bytes) = (file.location.clone(), file.size_bytes);
-        let mut reader = StoredFile { objects: store.objects(), path, size_bytes };
+        let mut reader = StoredFile { objects: store.objects(), path, size_bytes, held };
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata = ArrowReaderMetadata::load_async(&mut reader, options)
             .await

@@ -1,6 +1,7 @@
 //! Several files of one day to one, or to a few of a given size: streaming, with bounded memory.
 //!
 //! ```text
+//!  0. check   read all bytes of all inputs once, against their checksums                            (checked)
 //!  1. plan    read trace ids and starts of all inputs -> runs of rows, sorted as the output is        (runs)
 //!  2. per row group of the output:
 //!       read  exactly its rows, by row selection; inputs are nearly sorted, so few pages are read twice  (input)
@@ -12,6 +13,7 @@
 //! In memory are a few words per run of rows, the decoded rows of one row group, and the encoded output. The same code
 //! rewrites a file without some of its rows: a merge of one input that does not [`Keep`] all.
 
+mod checked;
 mod group;
 pub(crate) mod input;
 mod reader;
@@ -23,6 +25,7 @@ use futures::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    checked::HELD_BYTES_MAX,
     group::{Group, merged_schema},
     input::{Input, KEY_COLUMNS},
     runs::{GroupLimits, Runs},
@@ -83,8 +86,10 @@ pub(crate) async fn merge(
     stopped: &CancellationToken,
 ) -> Result<Merged> {
     let mut opened = Vec::with_capacity(inputs.len());
+    let mut room_bytes = HELD_BYTES_MAX;
     for input in inputs {
-        opened.push(Input::open(store, Arc::clone(&input.file), input.keep.clone()).await?);
+        let (file, keep) = (Arc::clone(&input.file), input.keep.clone());
+        opened.push(Input::open_checked(store, file, keep, &mut room_bytes).await?);
     }
     let schema = merged_schema(&opened)?;
     let runs = plan(&opened).await?;
@@ -112,10 +117,16 @@ pub(crate) async fn merge(
     Ok(merged)
 }
 
-/// Fails if the footer of a file cannot be read, or says that it cannot be merged.
+/// Fails if a file is not what was written, or its footer cannot be read or says that it cannot be merged.
 pub(crate) async fn check_input(store: &Store, file: &Arc<LiveFile>) -> Result<()> {
-    let input = Input::open(store, Arc::clone(file), Keep::All).await?;
+    let input = Input::open_checked(store, Arc::clone(file), Keep::All, &mut HELD_BYTES_MAX.clone()).await?;
     merged_schema(&[input]).map(|_| ())
+}
+
+/// Whether it is the file's own fault that it could not be read, and not the store's.
+pub(crate) async fn is_damaged(store: &Store, file: &Arc<LiveFile>, error: &Error) -> bool {
+    let is_corrupt = |error: &Error| error.kind() == ErrorKind::Corrupt;
+    is_corrupt(error) || check_input(store, file).await.is_err_and(|error| is_corrupt(&error))
 }
 
 async fn plan(inputs: &[Input]) -> Result<Runs> {

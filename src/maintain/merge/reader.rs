@@ -20,6 +20,17 @@ pub(crate) struct StoredFile {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) path: Path,
     pub(crate) size_bytes: u64,
+    /// All of its bytes, if they are in memory.
+    pub(crate) held: Option<Bytes>,
+}
+
+impl StoredFile {
+    /// A range of the bytes in memory; `None` if there are none, or fewer.
+    fn held(&self, range: &Range<u64>) -> Option<Bytes> {
+        let bytes = self.held.as_ref()?;
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
+    }
 }
 
 fn failed(error: object_store::Error) -> ParquetError {
@@ -28,11 +39,23 @@ fn failed(error: object_store::Error) -> ParquetError {
 
 impl AsyncFileReader for StoredFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
-        async move { self.objects.get_range(&self.path, range).await.map_err(failed) }.boxed()
+        async move {
+            match self.held(&range) {
+                Some(bytes) => Ok(bytes),
+                None => self.objects.get_range(&self.path, range).await.map_err(failed),
+            }
+        }
+        .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        async move { self.objects.get_ranges(&self.path, &ranges).await.map_err(failed) }.boxed()
+        async move {
+            match ranges.iter().map(|range| self.held(range)).collect::<Option<Vec<_>>>() {
+                Some(parts) => Ok(parts),
+                None => self.objects.get_ranges(&self.path, &ranges).await.map_err(failed),
+            }
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(

@@ -40,6 +40,11 @@ async fn assert_whole(house: &House) {
     assert_eq!(verifier.verify(&TenantId::single()).await.unwrap().problems, vec![]);
 }
 
+fn deleter(house: &House) -> Deleter {
+    let (engine, metrics) = (Arc::clone(&house.engine), Arc::clone(&house.metrics));
+    Deleter::new(Arc::clone(&house.catalog), engine, house.shared_clock(), metrics, &Settings::default())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_written_and_compacted_is_backed_up_and_restored_whole() {
     let house = House::open().await;
@@ -80,9 +85,7 @@ async fn a_table_that_is_written_and_compacted_is_backed_up_and_restored_whole()
     assert_eq!((again.files, again.files_there), (0, house.files().await), "what is there is not copied again");
 
     let filter = SpanFilter::TraceId(trace_id(3).to_string());
-    let deleter =
-        Deleter::new(Arc::clone(&house.catalog), Arc::clone(&house.engine), house.shared_clock(), &Settings::default());
-    deleter.delete(&TenantId::single(), filter, TimeRange::ALL, async { Ok(()) }).await.unwrap();
+    deleter(&house).delete(&TenantId::single(), filter, TimeRange::ALL, async { Ok(()) }).await.unwrap();
     copy_tables(&house.catalog, &backup).await.unwrap();
 
     let folder = tempfile::tempdir().unwrap();
@@ -96,13 +99,7 @@ async fn a_table_that_is_written_and_compacted_is_backed_up_and_restored_whole()
 
     // The restored table is a table: it grows, merges, and keeps what was deleted deleted.
     restored.store(random(&mut seed, 50, 10, NOW)).await;
-    let deleter = Deleter::new(
-        Arc::clone(&restored.catalog),
-        Arc::clone(&restored.engine),
-        restored.shared_clock(),
-        &Settings::default(),
-    );
-    deleter.enforce(&TenantId::single()).await.unwrap();
+    deleter(&restored).enforce(&TenantId::single()).await.unwrap();
     compact_all(&restored.catalog, &restored.shared_clock()).await;
     assert_eq!(restored.count(&format!("SELECT count(*) FROM spans WHERE trace_id = '{}'", trace_id(3))).await, 0);
     assert_whole(&restored).await;

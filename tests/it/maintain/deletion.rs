@@ -27,7 +27,8 @@ const BEFORE_NOW: TimeRange = TimeRange { start_unix_nano: i64::MIN, end_unix_na
 fn deleter(house: &House) -> Deleter {
     let mut settings = Settings::default();
     settings.deletion.tombstone_age_max = HumanDuration::hours(24);
-    Deleter::new(Arc::clone(&house.catalog), Arc::clone(&house.engine), house.shared_clock(), &settings)
+    let (engine, metrics) = (Arc::clone(&house.engine), Arc::clone(&house.metrics));
+    Deleter::new(Arc::clone(&house.catalog), engine, house.shared_clock(), metrics, &settings)
 }
 
 async fn delete(house: &House, deleter: &Deleter, filter: SpanFilter, range: TimeRange) -> DeleteReport {

@@ -4,6 +4,7 @@ mod asked_for;
 mod bytes_per_span;
 mod compaction;
 mod copies;
+mod damage;
 mod deletion;
 mod duties;
 pub(crate) mod house;
