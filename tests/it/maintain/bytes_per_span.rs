@@ -1,20 +1,12 @@
 //! What a span costs on the disk, on the spans of the demo.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use prost::Message as _;
-use tracehouse::{
-    demo::{Workload, WorkloadSettings},
-    model::{batch::SpanBatch, promotion, time::TimeRange},
-    otlp::{
-        decode::decode_protobuf,
-        rules::{Limits, Rules},
-    },
-};
+use tracehouse::model::batch::SpanBatch;
 
 use super::{
     compact_all,
-    house::{House, NOW},
+    house::{House, demo},
 };
 
 /// Enough for what a file and a column cost by themselves to be little beside the spans.
@@ -23,21 +15,10 @@ const SPANS: u64 = 32_000;
 /// Most bytes of a span in merged files, in all of a file: ids, indexes and filters with the columns.
 const MERGED_BYTES_MAX: u64 = 50;
 
-/// The spans of the demo, as the receivers decode them.
-fn batches() -> Vec<SpanBatch> {
-    let start = NOW as u64 - 900 * 1_000_000_000;
-    let settings = WorkloadSettings::period(1, start, Duration::from_secs(20), SPANS);
-    let rules = Rules { limits: Limits::default(), time_window: TimeRange::ALL };
-    let decode = |request: opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest| {
-        decode_protobuf(&request.encode_to_vec(), &promotion::standard(), &rules).unwrap().batch
-    };
-    Workload::new(settings).map(decode).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_span_of_the_demo_takes_less_than_fifty_bytes_once_merged() {
     let house = House::open().await;
-    let batches = batches();
+    let batches = demo(SPANS);
     let spans: usize = batches.iter().map(SpanBatch::num_spans).sum();
     assert_eq!(spans as u64, SPANS);
     // Several flushes, so that attributes get columns by themselves.

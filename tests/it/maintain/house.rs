@@ -1,13 +1,15 @@
 //! A data folder with ingest, tables, a query engine and a clock that is moved by hand.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use arrow::util::pretty::pretty_format_batches;
+use prost::Message as _;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tracehouse::{
     catalog::{Catalog, CatalogSettings, Table},
     clock::{Clock, ManualClock},
     config::{HumanDuration, Settings},
+    demo::{Workload, WorkloadSettings},
     ingest::{Ingest, IngestParts, WriteRequest},
     metrics::Metrics,
     model::{
@@ -16,6 +18,11 @@ use tracehouse::{
         ids::{SpanId, TraceId},
         promotion,
         tenant::TenantId,
+        time::TimeRange,
+    },
+    otlp::{
+        decode::decode_protobuf,
+        rules::{Limits, Rules},
     },
     query::{QueryEngine, QueryRequest},
     storage::store::Store,
@@ -138,6 +145,17 @@ pub(crate) fn trace_id(number: u64) -> TraceId {
     let mut bytes = [0; 16];
     bytes[8..].copy_from_slice(&number.to_be_bytes());
     TraceId::from_bytes(bytes)
+}
+
+/// Spans of the demo, from a quarter of an hour before [`NOW`] on, as the receivers decode them.
+pub(crate) fn demo(spans: u64) -> Vec<SpanBatch> {
+    let start = NOW as u64 - 900 * 1_000_000_000;
+    let settings = WorkloadSettings::period(1, start, Duration::from_secs(20), spans);
+    let rules = Rules { limits: Limits::default(), time_window: TimeRange::ALL };
+    let decode = |request: opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest| {
+        decode_protobuf(&request.encode_to_vec(), &promotion::standard(), &rules).unwrap().batch
+    };
+    Workload::new(settings).map(decode).collect()
 }
 
 /// Spans of one service, in the order given.

@@ -2,17 +2,21 @@
 
 use std::{path::Path, sync::Arc};
 
+use arrow::array::AsArray as _;
 use futures::future::join_all;
-use object_store::{ObjectStoreExt as _, path::Path as ObjectPath};
+use object_store::{ObjectStore, ObjectStoreExt as _, path::Path as ObjectPath};
 use tracehouse::{
+    clock::{Clock, ManualClock},
     config::{ByteSize, Settings},
+    ingest::WriteRequest,
     metrics::Metrics,
-    model::tenant::TenantId,
-    query::{QueryEngine, QueryRequest, QueryStats},
+    model::{batch::SpanBatch, ids::TraceId, tenant::TenantId},
+    query::{QueryEngine, QueryKind, QueryRequest, QueryStats, SqlQuery, TraceByIdQuery, TraceQlQuery},
     storage::store::Store,
 };
 
 use super::{House, faulty::FaultyBucket, settings};
+use crate::maintain::house::demo;
 
 fn with_cache(folder: &Path, disk: ByteSize) -> Settings {
     let mut settings = settings(folder);
@@ -71,6 +75,74 @@ async fn a_query_asks_the_bucket_once_and_again_only_for_what_is_new() {
     assert_eq!((rows, bucket.take_reads()), (1, again.store_requests), "{again:?}");
     assert!(again.cache_disk_blocks > 0 && again.cache_missed_blocks == again.store_requests, "{again:?}");
     assert_eq!(again.cache_disk_blocks + again.cache_missed_blocks, 3, "{again:?}");
+}
+
+/// The questions of users of traces, and most requests of each when nothing has been read before: three per file.
+fn questions(trace: TraceId) -> [(QueryKind, u64); 5] {
+    let by_id = TraceByIdQuery { trace_id: trace, hint: None, filter: None };
+    let search = |text: &str| QueryKind::TraceQl(TraceQlQuery::new(text));
+    [
+        (QueryKind::TraceById(by_id), 9),
+        (search(r#"{ resource.service.name = "order-service" && status = error }"#), 9),
+        (search(r#"{ span.http.response.status_code >= 500 }"#), 9),
+        (search("{ kind = server } >> { status = error }"), 9),
+        (
+            QueryKind::Sql(SqlQuery {
+                text: "SELECT service_name, count(*) FROM spans GROUP BY 1".to_owned(),
+                params: vec![],
+            }),
+            9,
+        ),
+    ]
+}
+
+/// Rows of an answer, and how many requests for parts of files it sent.
+async fn cost(engine: &QueryEngine, bucket: &FaultyBucket, kind: &QueryKind) -> (usize, u64) {
+    bucket.take_reads();
+    let stream = engine.execute(QueryRequest::new(TenantId::single(), kind.clone())).await.unwrap();
+    let (batches, stats) = stream.collect().await.unwrap();
+    let sent = bucket.take_reads();
+    assert_eq!(stats.store_requests, sent, "the statistics say what was sent");
+    (batches.iter().map(|batch| batch.num_rows()).sum(), sent)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_warm_trace_or_search_sends_nothing_to_the_bucket_and_a_cold_one_few_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = FaultyBucket::new(1);
+    let caches = with_cache(folder.path(), ByteSize::from_bytes(0));
+    let house = House::open(&caches, Arc::<FaultyBucket>::clone(&bucket) as _).await.unwrap();
+    // Files of several blocks: what a question needs is not all in the block of the footer.
+    let batches = demo(18_000);
+    let ids = batches[0].spans().column_by_name("trace_id").unwrap().as_fixed_size_binary();
+    let trace = TraceId::from_bytes(ids.value(0).try_into().unwrap());
+    for part in batches.chunks(batches.len().div_ceil(3)) {
+        let received_unix_nano = house.clock.now_unix_nano();
+        let batch = SpanBatch::concat(part).unwrap();
+        let request = WriteRequest { batch, digest: rand::random(), received_unix_nano };
+        house.ingest.write(&house.tenant, request).await.unwrap();
+        house.ingest.flush().await.unwrap();
+    }
+    let files: Vec<u64> = house.view().await.files().map(|file| file.size_bytes).collect();
+    assert!(files.len() == 3 && files.iter().all(|bytes| *bytes > 160 * 1024), "{files:?}");
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let clock = || Arc::<ManualClock>::clone(&house.clock) as Arc<dyn Clock>;
+    let options = |store: &Store| crate::engines::options(house.ingest.live(), store, clock(), folder.path());
+    for (kind, cold_max) in questions(trace) {
+        // Nothing is known: neither blocks nor footers.
+        let objects = || Arc::<FaultyBucket>::clone(&bucket) as Arc<dyn ObjectStore>;
+        let store = Store::remote(objects(), &caches, &metrics).await.unwrap();
+        let engine = QueryEngine::try_new(options(&store)).unwrap();
+        let (rows, cold) = cost(&engine, &bucket, &kind).await;
+        assert!(rows > 0 && (1..=cold_max).contains(&cold), "{kind:?}: {rows} rows, {cold} requests");
+        assert_eq!(cost(&engine, &bucket, &kind).await, (rows, 0), "{kind:?}, warm");
+        // What the caches are for: the same without them, footers known.
+        let store = Store::remote(objects(), &settings(folder.path()), &metrics).await.unwrap();
+        let engine = QueryEngine::try_new(options(&store)).unwrap();
+        cost(&engine, &bucket, &kind).await;
+        let (same, again) = cost(&engine, &bucket, &kind).await;
+        assert!(same == rows && again > 0, "{kind:?}: {again} requests without caches");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
