@@ -4,7 +4,8 @@
 //!   get(path, range)
 //!     |-- waits for its upload?      staged::Staged     file on this machine
 //!     |-- range of a data file?      blocks::BlockCache memory -> disk -> one request per run of missing blocks
-//!     '-- anything else              bucket::Reads      counted, bounded, a slow one sent twice
+//!     |                              with no cache, one per run of near ranges; either way bounded, a slow one sent twice
+//!     '-- anything else              the service's client, counted
 //!   put, list, delete                the service's client, counted
 //! ```
 //!
@@ -33,7 +34,8 @@ use chrono::DateTime;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use object_store::{
     CopyOptions, Error as ObjectError, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result, coalesce_ranges, path::Path,
 };
 
 use self::{blocks::BlockCache, bucket::BucketAccess, staged::Staged};
@@ -76,12 +78,25 @@ impl RemoteObjects {
     }
 
     async fn read_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Option<blocks::Read>> {
-        match &self.blocks {
-            Some(blocks) if is_data_file(location) => {
-                blocks.read(&self.bucket, location, ranges, &self.counters).await.map(Some)
-            }
-            _ => Ok(None),
+        if !is_data_file(location) {
+            return Ok(None);
         }
+        match &self.blocks {
+            Some(blocks) => blocks.read(&self.bucket, location, ranges, &self.counters).await.map(Some),
+            None => self.read_each_time(location, ranges).await.map(Some),
+        }
+    }
+
+    /// Reads ranges without keeping them, neighbours in one request.
+    async fn read_each_time(&self, location: &Path, ranges: &[Range<u64>]) -> Result<blocks::Read> {
+        let object_bytes = &AtomicU64::new(0);
+        let fetch = |range| async move {
+            let part = self.bucket.read(location, range, &self.counters).await?;
+            object_bytes.store(part.object_bytes, Ordering::Relaxed);
+            Ok::<_, ObjectError>(part.bytes)
+        };
+        let ranges = coalesce_ranges(ranges, fetch, OBJECT_STORE_COALESCE_DEFAULT).await?;
+        Ok(blocks::Read { ranges, object_bytes: object_bytes.load(Ordering::Relaxed) })
     }
 }
 
