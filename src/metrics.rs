@@ -130,6 +130,16 @@ impl Metrics {
             IntGaugeVec::new(Opts::new("tracehouse_build_info", "The version that runs; always 1"), &["version"])?,
         )?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let unreadable_files = counters(
+            r,
+            "tracehouse_unreadable_files_total",
+            "Damaged or unreadable files that a rewrite left as they are; tried again every 10 minutes, and counted again",
+            &["by"],
+        )?;
+        // An alert on growth needs the zero before the first one.
+        for by in ["compaction", "deletion", "retention"] {
+            unreadable_files.with_label_values(&[by]);
+        }
         let protocol = "protocol";
         Ok(Self {
             ingest_requests: counters(
@@ -244,12 +254,7 @@ impl Metrics {
                 "Files that retention wrote anew without their expired spans",
                 &["limit"],
             )?,
-            unreadable_files: counters(
-                r,
-                "tracehouse_unreadable_files_total",
-                "Damaged or unreadable files that a rewrite left as they are; tried again every 10 minutes, and counted again",
-                &["by"],
-            )?,
+            unreadable_files,
             catalog_files: gauge(r, "tracehouse_catalog_files", "Live files of all tables")?,
             catalog_bytes: gauge(r, "tracehouse_catalog_bytes", "Size of the live files of all tables")?,
             catalog_commits: counter(r, "tracehouse_catalog_commits_total", "Commits to tables")?,
