@@ -7,7 +7,10 @@
 use std::{ops::Range, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, MapArray, StructArray, UInt32Array},
+    array::{
+        Array, ArrayRef, AsArray, FixedSizeBinaryArray, ListArray, MapArray, StringArray, StringBuilder, StructArray,
+        UInt32Array,
+    },
     buffer::{Buffer, NullBuffer, OffsetBuffer},
     compute::{interleave, take},
     datatypes::DataType,
@@ -16,6 +19,34 @@ use arrow::{
 
 /// Where a row is: the number of an array or batch, and the row in it.
 pub(crate) type Place = (usize, usize);
+
+/// The texts of `arrays` at `places`, in that order. An array that is not there is NULL in all of its rows.
+///
+/// As `interleave`, but in one walk over the places and not three, and most of them are NULL where an attribute is rare.
+pub(crate) fn gather_texts(arrays: &[Option<&StringArray>], places: &[Place]) -> StringArray {
+    let (rows, bytes) = arrays
+        .iter()
+        .flatten()
+        .fold((0, 0), |(rows, bytes), texts| (rows + texts.len(), bytes + texts.value_data().len()));
+    // The share of the places among all rows, should they be fewer.
+    let bytes = if places.len() < rows { bytes / rows * places.len() } else { bytes };
+    let mut gathered = StringBuilder::with_capacity(places.len(), bytes);
+    let mut missing = 0;
+    for (array, row) in places {
+        match arrays[*array] {
+            Some(texts) if texts.is_valid(*row) => {
+                if missing > 0 {
+                    gathered.append_nulls(missing);
+                    missing = 0;
+                }
+                gathered.append_value(texts.value(*row));
+            }
+            _ => missing += 1,
+        }
+    }
+    gathered.append_nulls(missing);
+    gathered.finish()
+}
 
 /// The values of `arrays` at `places`, in that order. As `interleave`, but fast for ids. There is at least one array.
 pub(crate) fn gather_of_many(arrays: &[&dyn Array], places: &[Place]) -> Result<ArrayRef, ArrowError> {

@@ -13,7 +13,7 @@ use crate::{
     model::{
         attributes::AttributeType,
         batch::SpanBatch,
-        gather::{Place, gather, gather_of_many},
+        gather::{Place, gather, gather_of_many, gather_texts},
         promotion::{PromotedAttribute, promoted_attribute},
         schema::{CORE_COLUMNS, column},
     },
@@ -74,6 +74,11 @@ impl<'a> Gather<'a> {
         let (Some(source), Some(first)) = (&source, first) else {
             return Err(ArrowError::SchemaError(format!("no span batch has a column {name}")));
         };
+        if first.data_type() == &DataType::Utf8 && !source.is_shared {
+            let arrays: Vec<_> =
+                source.arrays.iter().map(|array| array.map(|array| array.as_string::<i32>())).collect();
+            return Ok(Arc::new(gather_texts(&arrays, source.rows)));
+        }
         let gathered = |arrays: &[&dyn Array], rows: &[Place]| match source.is_shared {
             true => spread(arrays, rows),
             false => gather_of_many(arrays, rows),
