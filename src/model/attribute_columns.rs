@@ -81,6 +81,7 @@ pub(crate) struct AttributeColumns {
     /// At the attribute's place in the promotion.
     columns: Vec<Option<SparseColumn>>,
     residual: MapBuilder,
+    capacity: usize,
     /// Of the set at hand, per promoted key: one more than the place of its last occurrence, 0 if there is none.
     last_seen: Vec<usize>,
     /// The promoted keys of the set at hand.
@@ -90,13 +91,15 @@ pub(crate) struct AttributeColumns {
 }
 
 impl AttributeColumns {
-    pub(crate) fn new(scope: AttributeScope, promotion: &Arc<Promotion>) -> Self {
+    /// No rows, and room for as many in each column that comes to be.
+    pub(crate) fn with_capacity(scope: AttributeScope, promotion: &Arc<Promotion>, rows: usize) -> Self {
         let count = promotion.attributes().len();
         Self {
             scope,
             promotion: Arc::clone(promotion),
             columns: (0..count).map(|_| None).collect(),
-            residual: MapBuilder::default(),
+            residual: MapBuilder::with_capacity(rows),
+            capacity: rows,
             last_seen: vec![0; count],
             promoted_scratch: Vec::new(),
             residual_scratch: Vec::new(),
@@ -122,7 +125,9 @@ impl AttributeColumns {
             let value_type = self.promotion.attributes()[position].value_type;
             let value = &attributes[place].value;
             if value.is_of(value_type) {
-                self.columns[position].get_or_insert_with(|| SparseColumn::of_type(value_type)).push(row, value);
+                self.columns[position]
+                    .get_or_insert_with(|| SparseColumn::new(value_type, self.capacity))
+                    .push(row, value);
             } else {
                 self.residual_scratch.push(place);
             }
@@ -154,13 +159,13 @@ pub(crate) struct MapBuilder {
     values: [Option<SparseColumn>; 5],
 }
 
-impl Default for MapBuilder {
-    fn default() -> Self {
-        Self { offsets: vec![0], keys: StringBuilder::with_capacity(0, 0), entries: 0, values: [const { None }; 5] }
-    }
-}
-
 impl MapBuilder {
+    /// No rows, and room for as many; entries make their own.
+    pub(crate) fn with_capacity(rows: usize) -> Self {
+        let keys = StringBuilder::with_capacity(0, 0);
+        Self { offsets: first_offset(rows), keys, entries: 0, values: [const { None }; 5] }
+    }
+
     fn rows(&self) -> usize {
         self.offsets.len() - 1
     }
@@ -188,18 +193,19 @@ impl MapBuilder {
 
     fn push_entry(&mut self, attribute: &Attribute<'_>) {
         self.keys.append_value(attribute.key);
-        let (field, column): (usize, fn() -> SparseColumn) = match &attribute.value {
+        let (field, value_type) = match &attribute.value {
             Value::Empty => {
                 self.entries += 1;
                 return;
             }
-            Value::Str(_) => (VALUE_STR, || SparseColumn::of_type(AttributeType::Str)),
-            Value::Int(_) => (VALUE_INT, || SparseColumn::of_type(AttributeType::Int)),
-            Value::Float(_) => (VALUE_FLOAT, || SparseColumn::of_type(AttributeType::Float)),
-            Value::Bool(_) => (VALUE_BOOL, || SparseColumn::of_type(AttributeType::Bool)),
-            Value::Json(_) => (VALUE_JSON, || SparseColumn::of_type(AttributeType::Str)),
+            Value::Str(_) => (VALUE_STR, AttributeType::Str),
+            Value::Int(_) => (VALUE_INT, AttributeType::Int),
+            Value::Float(_) => (VALUE_FLOAT, AttributeType::Float),
+            Value::Bool(_) => (VALUE_BOOL, AttributeType::Bool),
+            Value::Json(_) => (VALUE_JSON, AttributeType::Str),
         };
-        self.values[field].get_or_insert_with(column).push(self.entries, &attribute.value);
+        let column = self.values[field].get_or_insert_with(|| SparseColumn::new(value_type, 0));
+        column.push(self.entries, &attribute.value);
         self.entries += 1;
     }
 
@@ -229,6 +235,13 @@ impl MapBuilder {
     }
 }
 
+/// The offsets of lists of so many rows, before the first row.
+pub(super) fn first_offset(rows: usize) -> Vec<i32> {
+    let mut offsets = Vec::with_capacity(rows + 1);
+    offsets.push(0);
+    offsets
+}
+
 /// A nullable column that knows of a row only once it has a value in it.
 #[derive(Debug)]
 enum SparseColumn {
@@ -250,12 +263,13 @@ macro_rules! pad {
 }
 
 impl SparseColumn {
-    fn of_type(value_type: AttributeType) -> Self {
+    /// With room for so many rows. How much text they have is not known, as most of them may be NULL.
+    fn new(value_type: AttributeType, rows: usize) -> Self {
         match value_type {
-            AttributeType::Str => SparseColumn::Str(StringBuilder::with_capacity(0, 0)),
-            AttributeType::Int => SparseColumn::Int(Int64Builder::with_capacity(0)),
-            AttributeType::Float => SparseColumn::Float(Float64Builder::with_capacity(0)),
-            AttributeType::Bool => SparseColumn::Bool(BooleanBuilder::with_capacity(0)),
+            AttributeType::Str => SparseColumn::Str(StringBuilder::with_capacity(rows, rows)),
+            AttributeType::Int => SparseColumn::Int(Int64Builder::with_capacity(rows)),
+            AttributeType::Float => SparseColumn::Float(Float64Builder::with_capacity(rows)),
+            AttributeType::Bool => SparseColumn::Bool(BooleanBuilder::with_capacity(rows)),
         }
     }
 

@@ -19,7 +19,7 @@ use arrow::{
 
 pub use crate::model::attribute_columns::{Attribute, Value};
 use crate::model::{
-    attribute_columns::{AttributeColumns, MapBuilder, PromotedColumn},
+    attribute_columns::{AttributeColumns, MapBuilder, PromotedColumn, first_offset},
     attributes::AttributeScope,
     batch::{BatchError, SpanBatch, table_schema},
     ids::{SpanId, TraceId},
@@ -133,10 +133,15 @@ pub struct SpanBatchBuilder {
 impl SpanBatchBuilder {
     /// An empty builder. The promotion decides which attributes get columns.
     pub fn new(promotion: &Arc<Promotion>) -> Self {
+        Self::with_capacity(promotion, 0)
+    }
+
+    /// The same, with room for so many spans in the columns that each of them has.
+    pub fn with_capacity(promotion: &Arc<Promotion>, spans: usize) -> Self {
         Self {
             resources: Resources::new(promotion),
             scopes: Scopes::new(promotion),
-            spans: Spans::new(promotion),
+            spans: Spans::with_capacity(promotion, spans),
             counted: 0,
         }
     }
@@ -218,6 +223,12 @@ impl SpanBatchBuilder {
     }
 }
 
+/// Room for the name of a span; a longer one makes its own.
+const NAME_BYTES: usize = 16;
+
+/// Room for the name of a kind or of a status.
+const ENUM_BYTES: usize = 8;
+
 /// No less than what the ids, the kind and the status of a span take in their columns.
 const ID_AND_ENUM_BYTES: usize = 64;
 
@@ -236,7 +247,7 @@ impl Resources {
     fn new(promotion: &Arc<Promotion>) -> Self {
         Self {
             schema_url: text(),
-            attributes: AttributeColumns::new(AttributeScope::Resource, promotion),
+            attributes: AttributeColumns::with_capacity(AttributeScope::Resource, promotion, 0),
             dropped_attributes: Vec::new(),
         }
     }
@@ -267,7 +278,7 @@ impl Scopes {
             name: text(),
             version: text(),
             schema_url: text(),
-            attributes: AttributeColumns::new(AttributeScope::Scope, promotion),
+            attributes: AttributeColumns::with_capacity(AttributeScope::Scope, promotion, 0),
             dropped_attributes: Vec::new(),
         }
     }
@@ -309,27 +320,28 @@ struct Spans {
 }
 
 impl Spans {
-    fn new(promotion: &Arc<Promotion>) -> Self {
+    fn with_capacity(promotion: &Arc<Promotion>, rows: usize) -> Self {
+        let texts = |bytes: usize| StringBuilder::with_capacity(rows, rows * bytes);
         Self {
-            resource_index: Vec::new(),
-            scope_index: Vec::new(),
-            trace_id: Vec::new(),
-            span_id: Vec::new(),
-            parent_span_id: FixedSizeBinaryBuilder::with_capacity(0, SpanId::LEN as i32),
-            trace_state: text(),
-            flags: Vec::new(),
-            name: text(),
-            kind: text(),
-            status_code: text(),
-            status_message: text(),
-            start_time: Vec::new(),
-            duration: Vec::new(),
-            attributes: AttributeColumns::new(AttributeScope::Span, promotion),
-            events: Events::new(),
-            links: Links::new(),
-            dropped_attributes: Vec::new(),
-            dropped_events: Vec::new(),
-            dropped_links: Vec::new(),
+            resource_index: Vec::with_capacity(rows),
+            scope_index: Vec::with_capacity(rows),
+            trace_id: Vec::with_capacity(rows * TraceId::LEN),
+            span_id: Vec::with_capacity(rows * SpanId::LEN),
+            parent_span_id: FixedSizeBinaryBuilder::with_capacity(rows, SpanId::LEN as i32),
+            trace_state: texts(0),
+            flags: Vec::with_capacity(rows),
+            name: texts(NAME_BYTES),
+            kind: texts(ENUM_BYTES),
+            status_code: texts(ENUM_BYTES),
+            status_message: texts(0),
+            start_time: Vec::with_capacity(rows),
+            duration: Vec::with_capacity(rows),
+            attributes: AttributeColumns::with_capacity(AttributeScope::Span, promotion, rows),
+            events: Events::with_capacity(rows),
+            links: Links::with_capacity(rows),
+            dropped_attributes: Vec::with_capacity(rows),
+            dropped_events: Vec::with_capacity(rows),
+            dropped_links: Vec::with_capacity(rows),
         }
     }
 
@@ -398,12 +410,12 @@ struct Events {
 }
 
 impl Events {
-    fn new() -> Self {
+    fn with_capacity(rows: usize) -> Self {
         Self {
-            offsets: vec![0],
+            offsets: first_offset(rows),
             time: Vec::new(),
             name: text(),
-            attributes: MapBuilder::default(),
+            attributes: MapBuilder::with_capacity(0),
             dropped_attributes: Vec::new(),
             scratch: Vec::new(),
         }
@@ -443,14 +455,14 @@ struct Links {
 }
 
 impl Links {
-    fn new() -> Self {
+    fn with_capacity(rows: usize) -> Self {
         Self {
-            offsets: vec![0],
+            offsets: first_offset(rows),
             trace_id: BinaryBuilder::with_capacity(0, 0),
             span_id: BinaryBuilder::with_capacity(0, 0),
             trace_state: text(),
             flags: Vec::new(),
-            attributes: MapBuilder::default(),
+            attributes: MapBuilder::with_capacity(0),
             dropped_attributes: Vec::new(),
             scratch: Vec::new(),
         }

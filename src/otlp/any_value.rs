@@ -26,6 +26,40 @@ impl From<WireError> for Stop {
     }
 }
 
+/// Key and value of a `KeyValue` message as every SDK writes it: key, then a scalar, both shorter than 128 bytes and nothing
+/// else. `None` for any other message, which [`key_value`] and [`value`] read.
+///
+/// One check for UTF-8 serves key, text and what stands between them, because lengths and tags are ASCII here.
+#[inline]
+pub(super) fn short(message: &[u8]) -> Option<(&str, Value<'_>)> {
+    const KEY: u8 = delimited(1) as u8;
+    const VALUE: u8 = delimited(2) as u8;
+    const STRING: u8 = delimited(1) as u8;
+    const BOOL: u8 = varint(2) as u8;
+    const INT: u8 = varint(3) as u8;
+    const DOUBLE: u8 = fixed64(4) as u8;
+    const KEY_START: usize = 2;
+    let [KEY, key_length @ 0..=0x7f, rest @ ..] = message else { return None };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_length))?;
+    let [VALUE, length @ 0..=0x7f, value @ ..] = rest else { return None };
+    if value.len() != usize::from(*length) {
+        return None;
+    }
+    let value = match value {
+        [STRING, length @ 0..=0x7f, text @ ..] if text.len() == usize::from(*length) => {
+            let message = std::str::from_utf8(message).ok()?;
+            let key = message.get(KEY_START..KEY_START + key.len())?;
+            return Some((key, Value::Str(message.get(message.len() - text.len()..)?)));
+        }
+        [BOOL, truth @ 0..=0x7f] => Value::Bool(*truth != 0),
+        [INT, low @ 0..=0x7f] => Value::Int(i64::from(*low)),
+        [INT, low @ 0x80..=0xff, high @ 0..=0x7f] => Value::Int(i64::from(*low & 0x7f) | i64::from(*high) << 7),
+        [DOUBLE, bits @ ..] => Value::Float(f64::from_le_bytes(bits.try_into().ok()?)),
+        _ => return None,
+    };
+    Some((std::str::from_utf8(key).ok()?, value))
+}
+
 /// Key and value of a `KeyValue` message.
 pub(super) fn key_value(message: &[u8]) -> Result<(&str, Pieces<'_>), WireError> {
     const KEY: u32 = delimited(1);
@@ -168,4 +202,68 @@ fn each<'a>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+    use proptest::{collection::vec, prelude::*};
+    use prost::Message;
+
+    use super::*;
+
+    fn scalar() -> impl Strategy<Value = any_value::Value> {
+        use any_value::Value::{BoolValue, DoubleValue, IntValue, StringValue};
+        prop_oneof![
+            "[a-z]{0,140}".prop_map(StringValue),
+            ".{0,40}".prop_map(StringValue),
+            any::<bool>().prop_map(BoolValue),
+            (-1..20_000_i64).prop_map(IntValue),
+            any::<f64>().prop_map(DoubleValue),
+        ]
+    }
+
+    /// What the two readers of any message say.
+    fn long(message: &[u8]) -> Option<(&str, Value<'_>)> {
+        let (key, pieces) = key_value(message).ok()?;
+        Some((key, value(&pieces, 8).ok()?))
+    }
+
+    /// By bits, as a double that is no number differs from itself.
+    fn text((key, value): (&str, Value<'_>)) -> String {
+        match value {
+            Value::Float(number) => format!("{key} {:x}", number.to_bits()),
+            value => format!("{key} {value:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_reader_of_short_messages_takes_reads_as_for_the_others(
+            key in ".{0,20}",
+            scalar in scalar(),
+            damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let value = Some(AnyValue { value: Some(scalar) });
+            let mut message = KeyValue { key, value, key_strindex: 0 }.encode_to_vec();
+            for (place, byte) in damage {
+                let place = place.index(message.len());
+                message[place] = byte;
+            }
+            if let Some(read) = short(&message) {
+                prop_assert_eq!(Some(text(read)), long(&message).map(text));
+            }
+        }
+
+        #[test]
+        fn short_scalars_take_the_short_way(key in "[a-z.]{0,30}", scalar in scalar()) {
+            let value = AnyValue { value: Some(scalar) };
+            let is_short = value.encoded_len() < 128
+                && !matches!(value.value, Some(any_value::Value::IntValue(number)) if !(0..1 << 14).contains(&number));
+            let message = KeyValue { key, value: Some(value), key_strindex: 0 }.encode_to_vec();
+            // An empty key is not on the wire.
+            let is_short = is_short && message.first() == Some(&0x0a);
+            prop_assert_eq!(short(&message).is_some(), is_short);
+        }
+    }
 }

@@ -207,10 +207,11 @@ pub(super) struct Assembler<'r> {
 }
 
 impl<'r> Assembler<'r> {
-    pub(super) fn new(promotion: &Arc<Promotion>, rules: &'r Rules) -> Self {
+    /// Makes room for so many spans, of which fewer or more may come.
+    pub(super) fn new(promotion: &Arc<Promotion>, rules: &'r Rules, spans: usize) -> Self {
         Self {
             rules,
-            builder: SpanBatchBuilder::new(promotion),
+            builder: SpanBatchBuilder::with_capacity(promotion, spans),
             rejected: Rejections::default(),
             spans: 0,
             resource_row: None,

@@ -91,12 +91,36 @@ impl From<DecodeError> for Error {
 /// Decodes an `ExportTraceServiceRequest` (or the identical `TracesData`).
 pub fn decode_protobuf(request: &[u8], promotion: &Arc<Promotion>, rules: &Rules) -> Result<Decoded, DecodeError> {
     check_size(request)?;
-    let mut decoder = Decoder { assembler: Assembler::new(promotion, rules), span: SpanParts::default() };
+    let spans = count_spans(request).min(rules.limits.spans_max);
+    let mut decoder = Decoder { assembler: Assembler::new(promotion, rules, spans), span: SpanParts::default() };
     decoder.request(request).map_err(|error| match error {
         Failure::Malformed(error) => DecodeError::Protobuf { offset: error.offset_in(request), problem: error.problem },
         Failure::Assemble(error) => error.into(),
     })?;
     Ok(decoder.assembler.finish()?)
+}
+
+/// Ids and times with their tags, without which a span is rejected.
+const SPAN_BYTES_MIN: usize = 46;
+
+/// How many spans a request has, so that room for them is made once. Nothing of a malformed request counts, nor do spans that
+/// are too short to be any.
+fn count_spans(request: &[u8]) -> usize {
+    const MEMBERS: [u32; 3] = [RESOURCE_SPANS, Group::MEMBERS, Group::MEMBERS];
+    fn count(message: &[u8], members: &[u32]) -> Result<usize, WireError> {
+        let Some((members, below)) = members.split_first() else {
+            return Ok(usize::from(message.len() >= SPAN_BYTES_MIN));
+        };
+        let (mut reader, mut spans) = (Reader::new(message), 0);
+        while let Some(tag) = reader.tag()? {
+            match tag {
+                tag if tag == *members => spans += count(reader.bytes()?, below)?,
+                _ => reader.skip(tag, "", 0)?,
+            }
+        }
+        Ok(spans)
+    }
+    count(request, &MEMBERS).unwrap_or(0)
 }
 
 pub(super) fn check_size(request: &[u8]) -> Result<(), DecodeError> {
@@ -121,6 +145,8 @@ impl From<AssembleError> for Failure {
     }
 }
 
+const RESOURCE_SPANS: u32 = delimited(1);
+
 struct Decoder<'a, 'r> {
     assembler: Assembler<'r>,
     span: SpanParts<'a>,
@@ -128,7 +154,6 @@ struct Decoder<'a, 'r> {
 
 impl<'a> Decoder<'a, '_> {
     fn request(&mut self, request: &'a [u8]) -> Result<(), Failure> {
-        const RESOURCE_SPANS: u32 = delimited(1);
         let mut reader = Reader::new(request);
         while let Some(tag) = reader.tag()? {
             match tag {
@@ -372,6 +397,10 @@ fn attribute<'a>(
     from: usize,
     into: &mut AttributeParts<'a>,
 ) -> Result<(), WireError> {
+    if let Some((key, value)) = any_value::short(message) {
+        into.push(limits, from, Attribute { key, value });
+        return Ok(());
+    }
     let (key, value) = any_value::key_value(message)?;
     match any_value::value(&value, limits.depth_max()) {
         Ok(value) => into.push(limits, from, Attribute { key, value }),

@@ -40,7 +40,7 @@ const BASE64: engine::GeneralPurpose = engine::GeneralPurpose::new(
 pub fn decode_json(request: &[u8], promotion: &Arc<Promotion>, rules: &Rules) -> Result<Decoded, DecodeError> {
     check_size(request)?;
     let text = std::str::from_utf8(request).map_err(|error| DecodeError::NotUtf8 { offset: error.valid_up_to() })?;
-    let mut assembler = Assembler::new(promotion, rules);
+    let mut assembler = Assembler::new(promotion, rules, 0);
     let mut reader = JsonReader::new(text);
     message(&mut reader, |reader, key| match key {
         "resourceSpans" => each(reader, |reader| resource_spans(reader, &mut assembler)),
