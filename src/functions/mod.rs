@@ -28,7 +28,8 @@
 //! asks events and links with, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
-//! bytes, so that statistics and bloom filters apply. [`CodedText`] takes text as the codes that files have for it. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
+//! bytes, so that statistics and bloom filters apply. [`CodedText`] takes text as the codes that files have for it, and
+//! [`TextMeets`] asks it for patterns. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
 //! ids and text that rows are grouped by; these cannot be called in SQL either. [`percentile`] replaces aggregates of
 //! DataFusion by the same ones, fed in larger pieces.
 
@@ -50,6 +51,7 @@ mod subscript;
 mod tests;
 mod text_at_hand;
 mod text_key;
+mod text_meets;
 mod text_set;
 mod times;
 
@@ -75,6 +77,7 @@ pub use self::{
     rest::AttrRest,
     subscript::AttributeSubscripts,
     text_key::{TEXTS_MAX, TextKey, TextOfKey},
+    text_meets::TextMeets,
     times::TimeFunction,
 };
 

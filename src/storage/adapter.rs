@@ -20,7 +20,7 @@
 //! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links.
 //!
 //! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes. Where a file's text
-//! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text and tests for NULL.
+//! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text or a pattern, and tests for NULL.
 //! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
 
 use std::sync::Arc;
@@ -43,7 +43,7 @@ use datafusion::{
 use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
 use crate::{
-    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, CodedText, ItemHas, TextKey},
+    functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, CodedText, ItemHas, TextKey, TextMeets},
     model::{
         attributes::{AttributeScope, AttributeType},
         keys::{AttributeKeys, TypeSet},
@@ -126,6 +126,7 @@ impl AttributeAdapter {
             };
             let leaves_codes = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref()).is_some()
                 || ScalarFunctionExpr::try_downcast_func::<CodedText>(node.as_ref()).is_some()
+                || ScalarFunctionExpr::try_downcast_func::<TextMeets>(node.as_ref()).is_some()
                 || node.downcast_ref::<BinaryExpr>().is_some_and(compares)
                 || node.is::<IsNotNullExpr>()
                 || node.is::<IsNullExpr>();

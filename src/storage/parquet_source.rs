@@ -37,7 +37,7 @@ use datafusion::{
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
 use crate::{
-    functions::{AttrGet, CodedText, TextKey},
+    functions::{AttrGet, CodedText, TextKey, TextMeets},
     model::schema::column,
     storage::{condition::Condition, readers::IndexedReaders, start_set::STARTS_AT, trace_set::IN_TRACES},
 };
@@ -103,12 +103,14 @@ impl SpanFileSource {
     }
 }
 
-/// Whether an output column is made of codes of text: it is coded text, or a key for grouping by text.
+/// Whether an output column is made of codes of text: it is coded text, a key for grouping by text, or whether text meets a
+/// pattern.
 fn takes_codes(expr: &Arc<dyn PhysicalExpr>) -> bool {
     let is_taken = |node: &Arc<dyn PhysicalExpr>| {
         let key = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref());
         key.and_then(|call| call.fun().inner().downcast_ref::<TextKey>()).is_some_and(TextKey::makes_keys)
             || ScalarFunctionExpr::try_downcast_func::<CodedText>(node.as_ref()).is_some()
+            || ScalarFunctionExpr::try_downcast_func::<TextMeets>(node.as_ref()).is_some()
     };
     expr.exists(|node| Ok(is_taken(node))).unwrap_or(false)
 }
@@ -117,7 +119,7 @@ fn takes_codes(expr: &Arc<dyn PhysicalExpr>) -> bool {
 fn compared_texts(predicate: &Arc<dyn PhysicalExpr>) -> Vec<&Column> {
     let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return Vec::new() };
     match (binary.op(), binary.left().downcast_ref::<Column>(), binary.right().is::<Literal>()) {
-        (Operator::And, ..) => [compared_texts(binary.left()), compared_texts(binary.right())].concat(),
+        (Operator::And | Operator::Or, ..) => [compared_texts(binary.left()), compared_texts(binary.right())].concat(),
         (Operator::Eq, Some(column), true) => vec![column],
         _ => Vec::new(),
     }

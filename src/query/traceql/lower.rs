@@ -7,7 +7,7 @@ use datafusion::{
 
 use super::{arrays, matches, nested};
 use crate::{
-    functions::{AttrFunction, scalar_function},
+    functions::{AttrFunction, TextMeets, scalar_function},
     model::{
         attributes::AttributeScope,
         ids::{SpanId, TraceId},
@@ -292,11 +292,11 @@ fn matches_text(text: Expr, pattern: &Pattern, negated: bool) -> Expr {
         let list = words.into_iter().map(lit).collect();
         return text.in_list(list, negated);
     }
-    if let Some(like) = like_pattern(pattern.text()) {
-        return if negated { text.not_like(lit(like)) } else { text.like(lit(like)) };
-    }
-    let op = if negated { Operator::RegexNotMatch } else { Operator::RegexMatch };
-    binary_expr(text, op, lit(pattern.anchored()))
+    let meets = match like_pattern(pattern.text()) {
+        Some(like) => TextMeets::like(text, like),
+        None => TextMeets::regex(text, pattern.anchored().to_owned()),
+    };
+    if negated { Expr::Not(Box::new(meets)) } else { meets }
 }
 
 /// What means something in a pattern besides itself; bars apart.

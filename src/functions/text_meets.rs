@@ -1,0 +1,185 @@
+//! `text_like(text, pattern)` and `text_matches(text, regex)`: LIKE and regular expressions, asked of each text of a
+//! dictionary once.
+//!
+//! As operators they would be asked of each row, or, where a filter stays above the scan, of text that is written out for
+//! it. These are evaluated by the scan, on the codes that files have ([`crate::storage::adapter`]). Neither can be called
+//! in SQL.
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, StringArray},
+    buffer::BooleanBuffer,
+    compute::{like, regexp_is_match_scalar},
+    datatypes::{DataType, Int32Type},
+};
+use datafusion::{
+    common::{Result, ScalarValue, exec_err},
+    logical_expr::{
+        ColumnarValue, Expr, ExpressionPlacement, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        expr::ScalarFunction, lit,
+    },
+};
+use parking_lot::Mutex;
+
+use crate::functions::scalar_if;
+
+/// Dictionaries of which it is known which texts meet the pattern: those that the threads of a query are at.
+const DICTIONARIES_MAX: usize = 32;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Form {
+    Like,
+    Regex,
+}
+
+/// Whether text is like a pattern, or matches a regular expression somewhere.
+#[derive(Debug)]
+pub struct TextMeets {
+    form: Form,
+    signature: Signature,
+    known: Mutex<Vec<Known>>,
+}
+
+/// Which texts of a dictionary meet a pattern. Holding the texts keeps their address theirs.
+#[derive(Debug)]
+struct Known {
+    texts: StringArray,
+    pattern: String,
+    meets: Arc<BooleanArray>,
+}
+
+impl TextMeets {
+    /// Whether the text is like the pattern, as LIKE has it.
+    pub fn like(text: Expr, pattern: String) -> Expr {
+        call(Form::Like, text, pattern)
+    }
+
+    /// Whether the text matches the regular expression.
+    pub fn regex(text: Expr, pattern: String) -> Expr {
+        call(Form::Regex, text, pattern)
+    }
+
+    fn of_texts(&self, texts: &StringArray, pattern: &str) -> Result<BooleanArray> {
+        Ok(match self.form {
+            Form::Like => like(texts, &StringArray::new_scalar(pattern))?,
+            Form::Regex => regexp_is_match_scalar(texts, pattern, None)?,
+        })
+    }
+
+    fn of_dictionary(&self, texts: &StringArray, pattern: &str) -> Result<Arc<BooleanArray>> {
+        // Batches of a row group share the bytes of its dictionary, and not the array around them.
+        let place =
+            |texts: &StringArray| (texts.values().as_ptr(), texts.offsets().inner().inner().as_ptr(), texts.len());
+        let is_it = |known: &&Known| place(&known.texts) == place(texts) && known.pattern == pattern;
+        if let Some(known) = self.known.lock().iter().find(is_it) {
+            return Ok(Arc::clone(&known.meets));
+        }
+        let meets = Arc::new(self.of_texts(texts, pattern)?);
+        let mut known = self.known.lock();
+        if known.len() >= DICTIONARIES_MAX {
+            known.remove(0);
+        }
+        known.push(Known { texts: texts.clone(), pattern: pattern.to_owned(), meets: Arc::clone(&meets) });
+        Ok(meets)
+    }
+
+    fn meets(&self, texts: &ArrayRef, pattern: &str) -> Result<BooleanArray> {
+        if let Some(texts) = texts.as_string_opt() {
+            return self.of_texts(texts, pattern);
+        }
+        let coded = texts.as_dictionary_opt::<Int32Type>();
+        let Some((coded, values)) = coded.and_then(|coded| Some((coded, coded.values().as_string_opt()?))) else {
+            return exec_err!("{}() takes text, not {}", self.name(), texts.data_type());
+        };
+        let meets = self.of_dictionary(values, pattern)?;
+        let (meets, codes) = (meets.values(), coded.keys().values());
+        // Rows without text have any code.
+        let holds = |row: usize| usize::try_from(codes[row]).is_ok_and(|code| code < meets.len() && meets.value(code));
+        Ok(BooleanArray::new(BooleanBuffer::collect_bool(codes.len(), holds), coded.keys().nulls().cloned()))
+    }
+}
+
+fn call(form: Form, text: Expr, pattern: String) -> Expr {
+    let signature = Signature::exact(vec![DataType::Utf8, DataType::Utf8], Volatility::Immutable);
+    let function = TextMeets { form, signature, known: Mutex::default() };
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::from(function)), vec![text, lit(pattern)]))
+}
+
+impl PartialEq for TextMeets {
+    fn eq(&self, other: &Self) -> bool {
+        self.form == other.form
+    }
+}
+
+impl Eq for TextMeets {}
+
+impl Hash for TextMeets {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.form.hash(state);
+    }
+}
+
+impl ScalarUDFImpl for TextMeets {
+    fn name(&self) -> &str {
+        match self.form {
+            Form::Like => "text_like",
+            Form::Regex => "text_matches",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Boolean)
+    }
+
+    fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
+        match args.first() {
+            Some(text) if *text == ExpressionPlacement::Column || text.should_push_to_leaves() => {
+                ExpressionPlacement::MoveTowardsLeafNodes
+            }
+            _ => ExpressionPlacement::KeepInPlace,
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [texts, ColumnarValue::Scalar(ScalarValue::Utf8(Some(pattern)))] = args.args.as_slice() else {
+            return exec_err!("{}() takes text and a pattern", self.name());
+        };
+        let scalar = matches!(texts, ColumnarValue::Scalar(_));
+        let texts = texts.to_array(if scalar { 1 } else { args.number_rows })?;
+        scalar_if(scalar, Arc::new(self.meets(&texts, pattern)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::DictionaryArray;
+
+    use super::*;
+
+    #[test]
+    fn coded_and_plain_text_meet_patterns_alike() {
+        let texts = [Some("GET /a"), None, Some("POST /a"), Some("get"), Some("GET /a"), Some("")];
+        let plain: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let coded: ArrayRef = Arc::new(texts.into_iter().collect::<DictionaryArray<Int32Type>>());
+        let check = |form: Form, pattern: &str, expected: [Option<bool>; 6]| {
+            let function = TextMeets { form, signature: Signature::any(2, Volatility::Immutable), known: Mutex::default() };
+            for texts in [&plain, &coded, &coded] {
+                assert_eq!(function.meets(texts, pattern).unwrap(), BooleanArray::from(expected.to_vec()), "{pattern}");
+                let tail = function.meets(&texts.slice(1, 3), pattern).unwrap();
+                assert_eq!(tail, BooleanArray::from(expected[1..4].to_vec()), "{pattern}");
+            }
+        };
+        let (yes, no) = (Some(true), Some(false));
+        check(Form::Like, "GET%", [yes, None, no, no, yes, no]);
+        check(Form::Like, "%", [yes, None, yes, yes, yes, yes]);
+        check(Form::Regex, "^(?:[A-Z]+ /a)$", [yes, None, yes, no, yes, no]);
+    }
+}
