@@ -111,6 +111,11 @@ pub(crate) fn choose(
     chosen
 }
 
+/// The traces of the chosen moments, where they were read.
+pub(crate) fn traces(groups: &Groups, chosen: &[Moment]) -> Vec<TraceId> {
+    groups.traces_at(chosen.iter().map(|moment| (moment.group, moment.bucket, moment.start)))
+}
+
 fn origin(leaf: &Leaf, group: usize, bucket: u32) -> Origin {
     let bucket = if matches!(leaf.function, Function::Histogram(_)) { bucket } else { 0 };
     Origin { leaf: leaf.position, group, bucket }

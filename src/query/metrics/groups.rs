@@ -9,7 +9,10 @@
 //!
 //! Spans come nearly in the order of their start, so a key mostly hits the cell that it hit before.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use datafusion::{
     arrow::{
@@ -22,7 +25,7 @@ use datafusion::{
 
 use crate::{
     error::Error,
-    model::schema::column,
+    model::{ids::TraceId, schema::column},
     query::metrics::{
         compile::{Function, Leaf},
         fields::Number,
@@ -50,12 +53,24 @@ pub(crate) struct Cell {
     value: Sum,
     /// First and last start of its spans in Unix nanoseconds.
     pub(crate) starts: [i64; 2],
+    /// The traces of the spans that start then, the least of several, where traces were read.
+    pub(crate) traces: [u128; 2],
 }
 
 impl Cell {
+    /// Takes note of spans that start from one time to another.
+    fn reach(&mut self, starts: [i64; 2], traces: [u128; 2]) {
+        if (starts[0], traces[0]) < (self.starts[0], self.traces[0]) {
+            (self.starts[0], self.traces[0]) = (starts[0], traces[0]);
+        }
+        if (starts[1], Reverse(traces[1])) > (self.starts[1], Reverse(self.traces[1])) {
+            (self.starts[1], self.traces[1]) = (starts[1], traces[1]);
+        }
+    }
+
     fn merge(&mut self, function: &Function, other: &Cell) {
         self.count += other.count;
-        self.starts = [self.starts[0].min(other.starts[0]), self.starts[1].max(other.starts[1])];
+        self.reach(other.starts, other.traces);
         if let Function::Reduce(reducer, _) = function {
             match reducer {
                 Reducer::Min => self.value = self.value.value().min(other.value.value()).into(),
@@ -65,6 +80,9 @@ impl Cell {
         }
     }
 }
+
+/// Stands for the trace where none is read.
+const NO_TRACE: u128 = u128::MAX;
 
 /// Spans of one group that are added at once.
 const BLOCK_SPANS: usize = 256;
@@ -112,7 +130,13 @@ impl Part {
             (Function::Histogram(_) | Function::Quantiles(..), Some(numbers)) => Numbers::Ints(numbers.as_primitive()),
             _ => Numbers::None,
         };
-        let is_one_group = columns.is_empty() && matches!(numbers, Numbers::None) && !starts.is_empty();
+        let traces = batch.column_by_name(column::TRACE_ID).and_then(|traces| traces.as_fixed_size_binary_opt());
+        let trace_of = |row: usize| {
+            let id = traces.and_then(|traces| traces.value(row).try_into().ok());
+            id.map_or(NO_TRACE, u128::from_be_bytes)
+        };
+        let is_one_group =
+            columns.is_empty() && matches!(numbers, Numbers::None) && !starts.is_empty() && traces.is_none();
         if is_one_group {
             self.add_to_one_group(leaf, intervals, starts);
             return Ok(());
@@ -151,7 +175,9 @@ impl Part {
             }
             let cell = &mut self.cells[self.slots[at].cell as usize].1;
             cell.count += 1;
-            cell.starts = [cell.starts[0].min(*start), cell.starts[1].max(*start)];
+            if *start <= cell.starts[0] || *start >= cell.starts[1] {
+                cell.reach([*start; 2], [trace_of(row); 2]);
+            }
             if let Function::Reduce(reducer, _) = &leaf.function {
                 match reducer {
                     Reducer::Min if cell.count > 1 => cell.value = cell.value.value().min(value).into(),
@@ -180,7 +206,7 @@ impl Part {
                 let cell = self.cell(KEY, 0, intervals.index_of(first) as u32);
                 let cell = &mut self.cells[cell as usize].1;
                 cell.count += part.len() as u64;
-                cell.starts = [cell.starts[0].min(first), cell.starts[1].max(last)];
+                cell.reach([first, last], [NO_TRACE; 2]);
             }
         }
     }
@@ -188,7 +214,8 @@ impl Part {
     /// The position of a cell, which is made if it is new.
     fn cell(&mut self, key: u32, bucket: u32, interval: u32) -> u32 {
         *self.places.entry((key, bucket, interval)).or_insert_with(|| {
-            let cell = Cell { interval, bucket, count: 0, value: Sum::default(), starts: [i64::MAX, i64::MIN] };
+            let (starts, traces) = ([i64::MAX, i64::MIN], [NO_TRACE; 2]);
+            let cell = Cell { interval, bucket, count: 0, value: Sum::default(), starts, traces };
             self.cells.push((key, cell));
             (self.cells.len() - 1) as u32
         })
@@ -279,6 +306,20 @@ impl Groups {
     pub(crate) fn position(&self, leaf: &Leaf, columns: &[ArrayRef], row: usize) -> Option<usize> {
         let columns = columns.get(..leaf.key_width())?;
         self.by_labels.get(&text_of(&leaf.labels_of(columns, row))).copied()
+    }
+
+    /// The traces of the spans at these moments, each a group, a power of two and a start.
+    pub(crate) fn traces_at(&self, moments: impl Iterator<Item = (usize, u32, i64)>) -> Vec<TraceId> {
+        let mut traces = Vec::new();
+        for (group, bucket, start) in moments {
+            for cell in self.cells(group).iter().filter(|cell| cell.bucket == bucket) {
+                let of_cell = cell.starts.iter().zip(cell.traces);
+                traces.extend(of_cell.filter(|(known, _)| **known == start).map(|(_, trace)| trace));
+            }
+        }
+        traces.sort_unstable();
+        traces.dedup();
+        traces.into_iter().map(|trace| TraceId::from_bytes(trace.to_be_bytes())).collect()
     }
 
     /// The cells of a group.

@@ -52,6 +52,8 @@ impl Leaf {
         let mut columns = vec![col(column::START_TIME)];
         columns.extend(self.keys());
         columns.extend(self.number().map(|number| number.value.clone().alias(NUMBER)));
+        // Exemplars are then looked for in the traces that they are known to be in.
+        columns.extend(scope.candidates.map(|_| col(column::TRACE_ID)));
         self.spans(scope, Vec::new())?.project(columns)?.build()
     }
 

@@ -125,11 +125,14 @@ impl MetricsRun {
         }
     }
 
+    fn reach(&self) -> Reach {
+        Reach { range: self.intervals.range(), extent_nano: self.limits.extent_nano }
+    }
+
     /// The traces that a leaf looks at, if it looks at whole ones and they fit into memory.
     async fn candidates(&self, leaf: &Leaf, ran: &RanPlans) -> DfResult<Option<Candidates>> {
         let Some(program) = leaf.on_traces(self.scope(None))? else { return Ok(None) };
-        let reach = Reach { range: self.intervals.range(), extent_nano: self.limits.extent_nano };
-        match self.finder(ran).candidates(&program, reach).await {
+        match self.finder(ran).candidates(&program, self.reach()).await {
             Err(error) if is_out_of_memory(&error) => Ok(None),
             found => found.map(Some),
         }
@@ -145,9 +148,12 @@ impl MetricsRun {
                 leaves.push(compared);
                 continue;
             }
-            let candidates = self.candidates(leaf, ran).await?;
+            let mut candidates = self.candidates(leaf, ran).await?;
             let groups = match self.groups(leaf, candidates.as_ref(), ran).await {
-                Err(error) if candidates.is_some() && is_out_of_memory(&error) => self.groups(leaf, None, ran).await?,
+                Err(error) if candidates.is_some() && is_out_of_memory(&error) => {
+                    candidates = None;
+                    self.groups(leaf, None, ran).await?
+                }
                 groups => groups?,
             };
             leaves.push(groups.series(leaf, self.intervals, self.limits.samples_max).map_err(external)?);
@@ -221,7 +227,11 @@ impl MetricsRun {
         if chosen.is_empty() {
             return Ok(());
         }
-        let physical = self.physical(&exemplars::plan(leaf, self.scope(candidates), &chosen)?, ran).await?;
+        let few = match candidates {
+            Some(_) => Some(self.finder(ran).these(exemplars::traces(&groups, &chosen), self.reach()).await?),
+            None => None,
+        };
+        let physical = self.physical(&exemplars::plan(leaf, self.scope(few.as_ref()), &chosen)?, ran).await?;
         let mut batches = execute_stream(physical, self.session.task_ctx())?;
         let (wanted, mut fetched) = (HashSet::from_iter(chosen.iter().copied()), exemplars::Fetched::new());
         while let Some(batch) = batches.next().await {
