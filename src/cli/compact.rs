@@ -6,7 +6,10 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::HumanBytes;
 
-use super::folder::{FolderArgs, block_on};
+use super::{
+    counted::counted,
+    folder::{FolderArgs, block_on},
+};
 
 /// Arguments of `tracehouse compact`.
 #[derive(Args, Debug)]
@@ -22,16 +25,16 @@ pub(super) fn run(args: &CompactArgs) -> anyhow::Result<()> {
         let reports = folder.compact().await;
         let closed = folder.close().await;
         let mut refused = Vec::new();
+        let files = |count: usize| counted(count, "file");
         for (tenant, compacted, swept) in reports? {
             let (before, after) = (HumanBytes(compacted.bytes_before), HumanBytes(compacted.bytes_after));
             writeln!(
                 io::stdout(),
-                "{tenant}: {} of {before} became {} of {after}, {} duplicate spans dropped, {} merges failed; {} replaced \
-                 deleted, {} wait",
+                "{tenant}: {} of {before} became {} of {after}, {} dropped, {} failed; {} replaced deleted, {} wait",
                 files(compacted.files_before),
                 files(compacted.files_after),
-                compacted.duplicates,
-                compacted.failures,
+                counted(compacted.duplicates, "duplicate span"),
+                counted(compacted.failures, "merge"),
                 files(swept.files),
                 files(swept.waiting_files),
             )?;
@@ -42,8 +45,4 @@ pub(super) fn run(args: &CompactArgs) -> anyhow::Result<()> {
         }
         Ok(closed?)
     })
-}
-
-fn files(count: usize) -> String {
-    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
 }

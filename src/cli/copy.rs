@@ -10,6 +10,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 
 use super::{
+    counted::counted,
     folder::block_on,
     settings::{SourceArgs, flag},
 };
@@ -101,10 +102,10 @@ async fn copy(from: Settings, to: Settings) -> anyhow::Result<()> {
     for (tenant, report) in reports {
         writeln!(
             out,
-            "{tenant}: {} spans as of commit {}; {} files of {} copied, {} were there",
-            report.spans,
+            "{tenant}: {} as of commit {}; {} of {} copied, {} there already",
+            counted(report.spans, "span"),
             report.version,
-            report.files,
+            counted(report.files, "file"),
             HumanBytes(report.bytes),
             report.files_there,
         )?;

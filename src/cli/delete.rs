@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use url::Url;
 
 use super::{
+    counted::counted,
     folder::{FolderArgs, block_on},
     neighbour::{Service, wrong_port},
     traceql::parse_moment,
@@ -83,7 +84,9 @@ pub(super) fn run(args: &DeleteArgs) -> anyhow::Result<()> {
         };
         writeln!(
             io::stdout(),
-            "{spans} spans deleted, {files} files rewritten; matching spans that arrive later go too"
+            "{} deleted, {} rewritten; matching spans that arrive later go too",
+            counted(spans, "span"),
+            counted(files, "file")
         )?;
         Ok(())
     })

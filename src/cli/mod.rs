@@ -17,6 +17,7 @@ mod inspect;
 mod verify;
 
 mod ask;
+mod counted;
 mod folder;
 mod neighbour;
 mod output;

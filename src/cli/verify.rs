@@ -7,8 +7,12 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
+use indicatif::HumanBytes;
 
-use super::folder::{FolderArgs, READ_BESIDE_A_SERVER, block_on};
+use super::{
+    counted::counted,
+    folder::{FolderArgs, READ_BESIDE_A_SERVER, block_on},
+};
 use crate::maintain::verify::Verifier;
 
 /// Arguments of `tracehouse verify`.
@@ -24,7 +28,7 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         let folder = args.folder.open(READ_BESIDE_A_SERVER).await?;
         let (live, recovered) = (&folder.log.live, &folder.log.recovered);
         let mut out = io::stdout();
-        writeln!(out, "log: {} records, {} bytes", recovered.log.records, recovered.log.bytes)?;
+        writeln!(out, "log: {} of {}", counted(recovered.log.records, "record"), HumanBytes(recovered.log.bytes))?;
         let mut problems = 0;
         if let Some(torn) = &recovered.log.torn_tail {
             let path = torn.path.display();
@@ -43,9 +47,13 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
             let report = verifier.verify(&tenant).await?;
             writeln!(
                 out,
-                "{tenant}: {} spans in {} files of {} bytes, {} spans in the log, {} deletions checked, {} files wait to be \
-                 deleted",
-                report.rows, report.files, report.bytes, report.buffered_spans, report.tombstones, report.garbage_files,
+                "{tenant}: {} in {} of {}, {} in the log, {} checked; {} in no table, to be deleted",
+                counted(report.rows, "span"),
+                counted(report.files, "file"),
+                HumanBytes(report.bytes),
+                counted(report.buffered_spans, "span"),
+                counted(report.tombstones, "deletion"),
+                counted(report.garbage_files, "file"),
             )?;
             for problem in &report.problems {
                 writeln!(out, "{tenant}: {}: {}", problem.place, problem.message)?;
@@ -53,8 +61,9 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
             problems += report.problems.len();
         }
         if problems > 0 {
-            bail!("{problems} problems were found");
+            bail!("found {}", counted(problems, "problem"));
         }
+        writeln!(out, "no problems")?;
         Ok(())
     })
 }

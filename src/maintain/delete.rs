@@ -139,7 +139,7 @@ impl Deleter {
         if let Some(first) = report.refused.first() {
             let (spans, files) = (report.spans, report.refused.len());
             let message = format!(
-                "{spans} spans deleted, and matching ones can be left in files that cannot be rewritten ({files}), such as: {first}"
+                "deleted spans: {spans}; matching ones can be left in files that cannot be rewritten ({files}), such as: {first}"
             );
             return Err(Error::new(ErrorKind::Corrupt, message));
         }

@@ -145,7 +145,7 @@ impl Inspector {
         columns.sort_by_key(|(name, size)| (std::cmp::Reverse(size.encoded_bytes), name.clone()));
         let all: u64 = columns.iter().map(|(_, size)| size.encoded_bytes).sum();
         let is_core = |name: &str| CORE_COLUMNS.iter().any(|core| core.field.name() == name);
-        let share = |size: &ColumnSize| size.encoded_bytes as f64 / all.max(1) as f64;
+        let share = |size: &ColumnSize| (size.encoded_bytes as f64 / all.max(1) as f64 * 1e4).round() / 1e4;
         let sizes = || columns.iter().map(|(_, size)| size);
         batch([
             ("column", Arc::new(StringArray::from_iter_values(columns.iter().map(|(name, _)| name)))),

@@ -100,7 +100,7 @@ async fn a_deletion_goes_on_with_other_files_and_says_that_one_is_damaged() {
     let error = deleted.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let message = error.to_string();
-    assert!(message.starts_with("2 spans deleted") && message.contains(victim.location.as_ref()), "{message}");
+    assert!(message.starts_with("deleted spans: 2; ") && message.contains(victim.location.as_ref()), "{message}");
     let of_trace = format!("SELECT count(*) FROM spans WHERE trace_id = '{}'", trace_id(1));
     assert_eq!((house.count(&of_trace).await, house.count("SELECT count(*) FROM spans").await), (1, 4));
     assert_eq!(std::fs::read(&path).unwrap(), damaged);

@@ -60,7 +60,7 @@ async fn a_deletion_that_a_crash_interrupts_is_finished_after_the_next_start() {
         server.stop().await;
         let verified = run(folder.path(), &["verify"]);
         assert!(verified.status.success(), "{point}: {}", text(&verified));
-        assert!(text(&verified).contains("1 deletions checked"), "{}", text(&verified));
+        assert!(text(&verified).contains("1 deletion checked"), "{}", text(&verified));
     }
 }
 
@@ -76,7 +76,7 @@ async fn the_commands_work_on_a_folder_without_a_server_and_on_a_server() {
             let trace = format!("{0:016x}{0:016x}", 3);
             let deleted =
                 tracehouse(folder.path(), &["delete", "--trace-id", &trace, "--server", &url]).output().unwrap();
-            assert!(text(&deleted).starts_with("1 spans deleted, 1 files rewritten"), "{}", text(&deleted));
+            assert!(text(&deleted).starts_with("1 span deleted, 1 file rewritten"), "{}", text(&deleted));
             let refused =
                 tracehouse(folder.path(), &["delete", "--sql", "nonsense", "--server", &url]).output().unwrap();
             assert!(!refused.status.success() && text(&refused).contains("nonsense"), "{}", text(&refused));
@@ -95,10 +95,10 @@ async fn the_commands_work_on_a_folder_without_a_server_and_on_a_server() {
     let columns = text(&run(folder.path(), &["inspect", "columns", "--format", "csv"]));
     assert!(columns.lines().any(|line| line.starts_with("span.http.route,Utf8,true,1,")), "{columns}");
     let deleted = text(&run(folder.path(), &["delete", "--traceql", "{ span.test.number = `7` }"]));
-    assert!(deleted.starts_with("1 spans deleted, 1 files rewritten"), "{deleted}");
+    assert!(deleted.starts_with("1 span deleted, 1 file rewritten"), "{deleted}");
     let verified = run(folder.path(), &["verify"]);
     assert!(verified.status.success(), "{}", text(&verified));
-    assert!(text(&verified).contains("28 spans in 1 files"), "{}", text(&verified));
+    assert!(text(&verified).contains("28 spans in 1 file"), "{}", text(&verified));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,9 +119,9 @@ async fn a_backup_beside_a_running_server_is_restored_into_another_folder() {
     }
     let place = |folder: &tempfile::TempDir| folder.path().to_str().unwrap().to_owned();
     let copied = run(folder.path(), &["backup", "--to", &place(&backup)]);
-    assert!(text(&copied).contains("single-tenant: 100 spans as of commit 0; 1 files"), "{}", text(&copied));
+    assert!(text(&copied).contains("single-tenant: 100 spans as of commit 0; 1 file"), "{}", text(&copied));
     let again = text(&run(folder.path(), &["backup", "--to", &place(&backup)]));
-    assert!(again.contains("0 files of 0 B copied, 1 were there"), "{again}");
+    assert!(again.contains("0 files of 0 B copied, 1 there already"), "{again}");
     send(&server, 101..111).await;
     server.stop().await;
     let log = text(&run(folder.path(), &["inspect", "log", "--format", "csv"]));
@@ -170,9 +170,9 @@ async fn the_documented_commands_of_backup_and_restore_work_in_the_documented_or
     let commands = documented("## Backup and restore");
     let expected = [
         ("backup", "99 spans"),
-        ("verify", "99 spans in 1 files"),
+        ("verify", "99 spans in 1 file"),
         ("restore", "99 spans"),
-        ("verify", "1 deletions checked"),
+        ("verify", "1 deletion checked"),
         ("inspect", "single-tenant"),
         ("sql", "99"),
     ];
