@@ -41,7 +41,7 @@ use std::{
 };
 
 use asks::{QUESTIONS, Question};
-use measure::folder_bytes;
+use measure::{children_cpu, folder_bytes};
 use process::Server;
 use put::{Cost, Target};
 use tracehouse::demo::WorkloadSettings;
@@ -96,17 +96,38 @@ impl Data {
             std::fs::create_dir_all(&folder).unwrap();
         } else if !folder.is_dir() {
             std::fs::create_dir_all(&folder).unwrap();
-            let mut server = Server::start_with(&folder, &["log.level=warn", RESIDUAL], None).await.unwrap();
+            let settings = ["log.level=warn", "compaction.enabled=false", RESIDUAL];
+            let mut server = Server::start_with(&folder, &settings, None).await.unwrap();
             let data = Self { folder: folder.clone(), spans, state };
             data.send_to(&server).await;
             assert!(server.stop().await.success());
-            println!("flushed: {:.1} bytes per span", folder_bytes(&folder, "parquet") as f64 / spans as f64);
-            let compacted =
-                Command::new(env!("CARGO_BIN_EXE_tracehouse")).args(["compact", "--data"]).arg(&folder).output();
-            let compacted = compacted.unwrap();
-            assert!(compacted.status.success(), "{}", String::from_utf8_lossy(&compacted.stderr));
+            let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 / spans as f64;
+            let (taken, flushed) = (children_cpu(), folder_bytes(&folder, "parquet"));
+            println!(
+                "taken and flushed: {:.1} CPU seconds per million, {:.1} bytes per span",
+                per_million(taken),
+                flushed as f64 / spans as f64
+            );
+            data.command(&["compact"]);
+            println!("compacted: {:.1} CPU seconds per million", per_million(children_cpu() - taken));
         }
         Self { folder, spans, state }
+    }
+
+    /// What a command of the program says about the folder.
+    fn command(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tracehouse"));
+        let output = command.args(arguments).arg("--data").arg(&self.folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Files and bytes of the table, without those that were replaced and wait for their end.
+    fn live(&self) -> (u64, u64) {
+        let tables = self.command(&["inspect", "--format", "json"]);
+        let table: serde_json::Value = serde_json::from_str(tables.lines().next().unwrap()).unwrap();
+        let number = |name: &str| table[name].as_u64().unwrap();
+        (number("files"), number("bytes"))
     }
 
     /// Sends the spans, and returns when all are acknowledged.
@@ -117,7 +138,8 @@ impl Data {
 
     /// A server that has the spans where they are asked for.
     async fn serve(&self) -> Server {
-        let mut settings = vec!["log.level=warn", "query.search_limit_max=1000000"];
+        // What many spans need, so that a limit is no answer.
+        let mut settings = vec!["log.level=warn", "query.search_limit_max=1000000", "query.memory_bytes_max=4GiB"];
         if self.state == State::Stored {
             return Server::start_with(&self.folder, &settings, None).await.unwrap();
         }
@@ -196,8 +218,9 @@ async fn main() {
         let data = Data::of(spans.parse().unwrap(), &below, state).await;
         match state {
             State::Stored => {
-                let bytes = folder_bytes(&data.folder, "parquet") as f64 / data.spans as f64;
-                println!("{spans} spans stored: {bytes:.1} bytes per span, Tempo {TEMPO_SPAN_BYTES}");
+                let (files, bytes) = data.live();
+                let bytes = bytes as f64 / data.spans as f64;
+                println!("{spans} spans in {files} files: {bytes:.1} bytes per span, Tempo {TEMPO_SPAN_BYTES}");
             }
             State::Buffered => println!("{spans} spans just acknowledged; Tempo's figures are of stored ones"),
         }

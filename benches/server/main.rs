@@ -11,6 +11,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and stops at the first fault")]
 
 mod latency;
+#[expect(dead_code, reason = "another benchmark uses the rest")]
 mod measure;
 #[expect(dead_code, reason = "tests use all of it")]
 #[path = "../../tests/it/support/process.rs"]

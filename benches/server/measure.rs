@@ -19,6 +19,13 @@ pub(crate) fn process_cpu(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// User and system time, to 10 ms, of the children that this process has waited for.
+pub(crate) fn children_cpu() -> Duration {
+    let fields = stat(std::process::id());
+    let ticks: u64 = fields[13].parse::<u64>().unwrap() + fields[14].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
 /// Whether a child process has ended, and nobody has waited for it yet.
 pub(crate) fn has_ended(pid: u32) -> bool {
     stat(pid)[0] == "Z"
