@@ -25,13 +25,13 @@ mod limits;
 mod sandbox;
 
 mod engine;
-mod grouped_text;
 mod ids;
 mod planning;
 mod rules;
 mod session;
 mod spans_table;
 mod system;
+mod text;
 mod trace_rows;
 mod views;
 

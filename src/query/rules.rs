@@ -3,7 +3,7 @@
 //! The views compute times, dates and ids from stored integers and bytes. Files are pruned by conditions on the stored
 //! columns, so a condition on a computed one has to become one on a stored one, and it has to do so between the rule that
 //! moves filters below the view's projection and the one that shares common expressions, which would hide it for good. Joins
-//! and groups get their stored form ([`ids`](super::ids), [`grouped_text`](super::grouped_text)) where their keys are settled.
+//! and groups get their stored form ([`ids`](super::ids), [`text`](super::text)) where their keys are settled.
 
 use std::sync::Arc;
 
@@ -28,9 +28,9 @@ use datafusion::{
 use crate::{
     functions::{IdComparisons, IdFunction},
     query::{
-        grouped_text::GroupedText,
         ids::{GroupedIds, JoinedIds},
         planning::Bounded,
+        text::{ComparedText, GroupedText},
         yielding::YieldsWhereRowsMultiply,
     },
 };
@@ -41,7 +41,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     // Joins have the keys that they will have, and what is taken out of maps has found its place: that rule passes columns on
     // under the names that they have below, where the id behind a text has the text's name.
     let maps_are_read = PushDownLeafProjections::new();
-    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 6);
+    let mut all: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::with_capacity(rules.len() + 7);
     for rule in rules {
         if rule.name() == maps_are_read.name() {
             all.push(Arc::new(WhereItCan(Arc::clone(rule))));
@@ -55,6 +55,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             all.push(Arc::new(StoredComparisons));
             // Conditions on groups have moved below them by now.
             all.push(Arc::new(GroupedIds));
+            all.push(Arc::new(ComparedText));
             all.push(Arc::new(GroupedText));
         }
     }

@@ -20,7 +20,9 @@
 //! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links.
 //!
 //! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes. Where a file's text
-//! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text or a pattern, and tests for NULL.
+//! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text or a pattern, and tests
+//! for NULL; in what is shown, and not in predicates, whose form says how to prune, conditions on one such text are evaluated
+//! for its values ([`OnValues`]).
 //! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
 
 use std::sync::Arc;
@@ -50,7 +52,14 @@ use crate::{
         promotion::{PromotedAttribute, attribute_of_column, promoted_attribute},
         schema::column,
     },
-    storage::{coded_text::value_type, condition::Condition, demand::ScanDemand, footer},
+    storage::{
+        coded_text::value_type,
+        condition::Condition,
+        demand::ScanDemand,
+        footer,
+        on_values::{OnValues, Shown},
+        remainder::Remainder,
+    },
 };
 
 /// Makes the rewriting for each file and each buffered batch.
@@ -247,6 +256,11 @@ impl AttributeAdapter {
         Ok(Arc::new(call))
     }
 
+    /// An expression over what is stored.
+    fn stored(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        self.leave_codes(self.rest.rewrite(self.unwrap_text(self.attributes(expr)?)?)?)
+    }
+
     /// Undoes the text of ints that are compared or cast back.
     fn unwrap_text(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
         expr.transform_up(|node| {
@@ -282,10 +296,16 @@ impl AttributeAdapter {
 
 impl PhysicalExprAdapter for AttributeAdapter {
     fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        let simplify = |expr| PhysicalExprSimplifier::new(&self.physical).simplify(expr);
         if let Some(condition) = expr.downcast_ref::<Condition>() {
-            let rewritten = self.rewrite(Arc::clone(condition.expr()))?;
-            let simplified = PhysicalExprSimplifier::new(&self.physical).simplify(rewritten)?;
-            return Ok(Condition::fold(&simplified));
+            return Ok(Condition::fold(&simplify(self.rewrite(Arc::clone(condition.expr()))?)?));
+        }
+        if let Some(remainder) = expr.downcast_ref::<Remainder>() {
+            let conditions = simplify(self.rewrite(Arc::clone(remainder.predicate()))?)?;
+            return OnValues::rewrite(remainder.of_file(&conditions, &self.physical), &self.physical);
+        }
+        if let Some(shown) = expr.downcast_ref::<Shown>() {
+            return OnValues::rewrite(self.rewrite(Arc::clone(shown.expr()))?, &self.physical);
         }
         if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
             && *binary.op() == Operator::And
@@ -293,7 +313,7 @@ impl PhysicalExprAdapter for AttributeAdapter {
             let (left, right) = (self.rewrite(Arc::clone(binary.left()))?, self.rewrite(Arc::clone(binary.right()))?);
             return Ok(Arc::new(BinaryExpr::new(left, Operator::And, right)));
         }
-        self.leave_codes(self.rest.rewrite(self.unwrap_text(self.attributes(expr)?)?)?)
+        self.stored(expr)
     }
 }
 

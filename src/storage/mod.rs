@@ -47,6 +47,8 @@ mod buffer_source;
 mod coded_text;
 mod condition;
 mod kept;
+mod on_values;
 mod parquet_source;
 mod readers;
+mod remainder;
 mod trace_filter;

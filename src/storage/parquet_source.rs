@@ -3,8 +3,9 @@
 //! DataFusion looks at a predicate in terms of the table and finds that it reads a map, which it cannot push into a file,
 //! so it drops it, even for pruning. But in a file that promotes the attribute the predicate reads a plain column.
 //! [`SpanFileSource`] keeps every predicate, each file's adapter rewrites them, and row groups, pages and bloom filters
-//! prune by what can be used. The filter above the scan always stays: what a file cannot evaluate while decoding is skipped
-//! there silently.
+//! prune by what can be used. Where a predicate selects few rows, files choose rows while they are decoded. What a file
+//! cannot judge then, or need not, is judged on its output ([`Remainder`]), so that the scan answers exactly for all
+//! predicates but those whose value changes while it runs, and no filter stays above it.
 
 use std::{fmt, sync::Arc};
 
@@ -17,19 +18,20 @@ use datafusion::{
         tree_node::{TreeNode, TreeNodeRecursion},
     },
     datasource::{
-        physical_plan::{FileScanConfig, FileSource, ParquetSource},
+        physical_plan::{FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource},
         table_schema::TableSchema,
     },
     logical_expr::Operator,
     object_store::ObjectStore,
     physical_expr::{
-        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction,
-        expressions::{BinaryExpr, Column, InListExpr, Literal},
-        projection::ProjectionExprs,
+        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction, conjunction_opt,
+        expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, Literal},
+        projection::{ProjectionExpr, ProjectionExprs},
     },
     physical_expr_common::physical_expr::is_volatile,
     physical_plan::{
         DisplayFormatType, SortOrderPushdownResult,
+        execution_plan::apply_expression_roots,
         filter_pushdown::{FilterPushdownPropagation, PushedDown},
         metrics::ExecutionPlanMetricsSet,
     },
@@ -38,9 +40,19 @@ use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Mo
 
 use crate::{
     functions::{AttrGet, CodedText, TextKey, TextMeets},
-    model::schema::column,
-    storage::{condition::Condition, readers::IndexedReaders, start_set::STARTS_AT, trace_set::IN_TRACES},
+    model::schema::{STATUS_CODES, column},
+    storage::{
+        condition::Condition,
+        on_values::Shown,
+        readers::IndexedReaders,
+        remainder::{Filtered, Remainder},
+        start_set::STARTS_AT,
+        trace_set::IN_TRACES,
+    },
 };
+
+/// Rows of a batch where nobody says how many.
+const ROWS_MAX_DEFAULT: usize = 8192;
 
 /// What stands beside comparisons of TraceQL: for arrays, and for events and links that have the key.
 const BESIDE_OTHERS: [&str; 2] = ["traceql_array", "item_has"];
@@ -48,8 +60,16 @@ const BESIDE_OTHERS: [&str; 2] = ["traceql_array", "item_has"];
 /// A [`ParquetSource`] that keeps all predicates.
 #[derive(Clone, Debug)]
 pub(crate) struct SpanFileSource {
+    /// The source of all columns.
     parquet: ParquetSource,
+    projection: ProjectionExprs,
+    /// What is used for skipping.
     predicates: Vec<Arc<dyn PhysicalExpr>>,
+    /// Those of the predicates that all rows meet that come out.
+    answered: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether rows are chosen by predicates while files are decoded.
+    chooses_rows: bool,
+    rows_max: usize,
     /// The readers for when text is read as codes.
     coded_readers: Arc<IndexedReaders>,
     reading: Reading,
@@ -62,11 +82,23 @@ pub(crate) struct Reading {
     pub(crate) is_narrow: bool,
     /// Whether the rows that are read are those of the traces that predicates name, so that ids need not be looked at.
     pub(crate) has_traces: bool,
+    /// Whether any rows will do, but no more than some, so that predicates are about those that come out.
+    pub(crate) is_limited: bool,
 }
 
 impl SpanFileSource {
     pub(crate) fn new(parquet: ParquetSource, coded_readers: Arc<IndexedReaders>, reading: Reading) -> Self {
-        Self { parquet, predicates: Vec::new(), coded_readers, reading }
+        let all = parquet.projection().cloned();
+        Self {
+            projection: all.unwrap_or_else(|| ProjectionExprs::new([])),
+            parquet,
+            predicates: Vec::new(),
+            answered: Vec::new(),
+            chooses_rows: false,
+            rows_max: ROWS_MAX_DEFAULT,
+            coded_readers,
+            reading,
+        }
     }
 
     fn with_parquet(&self, source: &dyn FileSource) -> Result<Arc<dyn FileSource>> {
@@ -76,23 +108,25 @@ impl SpanFileSource {
         Ok(Arc::new(Self { parquet: parquet.clone(), ..self.clone() }))
     }
 
-    /// Whether text is read as codes: they are asked for, or it is compared while rows are chosen, and not shown besides.
+    /// Whether text is read as codes: they are asked for, or it is compared, and not shown besides.
     fn reads_codes(&self) -> bool {
-        let Some(projection) = self.parquet.projection() else { return false };
-        if projection.iter().any(|column| takes_codes(&column.expr)) {
+        let outputs = || self.projection.iter().map(|column| &column.expr);
+        if outputs().any(takes_codes) {
             return true;
         }
-        if !self.predicates.iter().any(is_selective) {
-            return false;
-        }
         let schema = self.table_schema().table_schema();
-        let compared: Vec<&Column> = self.predicates.iter().flat_map(compared_texts).collect();
-        let is_text = |expr: &Arc<dyn PhysicalExpr>| expr.data_type(schema).is_ok_and(|shown| shown == DataType::Utf8);
-        let is_compared = |expr: &Arc<dyn PhysicalExpr>| {
-            expr.downcast_ref::<Column>().is_some_and(|column| compared.contains(&column))
-        };
-        let mut texts = projection.iter().map(|column| &column.expr).filter(|expr| is_text(expr)).peekable();
-        texts.peek().is_some() && texts.all(is_compared)
+        let is_shown = |expr: &Arc<dyn PhysicalExpr>| expr.data_type(schema).is_ok_and(|shown| shown == DataType::Utf8);
+        let compared: Vec<&Arc<dyn PhysicalExpr>> =
+            self.predicates.iter().chain(outputs()).flat_map(compared_texts).collect();
+        !compared.is_empty() && outputs().filter(|expr| is_shown(expr)).all(|shown| compared.contains(&shown))
+    }
+
+    /// The source of an output over the columns of the table.
+    fn projected(&self, parquet: &ParquetSource, output: &ProjectionExprs) -> Result<Arc<dyn FileSource>> {
+        match parquet.try_pushdown_projection(output)? {
+            Some(source) => Ok(source),
+            None => exec_err!("a parquet source takes no projection"),
+        }
     }
 
     fn with_predicate(&self, each: impl Fn(&Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr>) -> ParquetSource {
@@ -115,20 +149,43 @@ fn takes_codes(expr: &Arc<dyn PhysicalExpr>) -> bool {
     expr.exists(|node| Ok(is_taken(node))).unwrap_or(false)
 }
 
-/// The columns whose text a predicate compares with a literal.
-fn compared_texts(predicate: &Arc<dyn PhysicalExpr>) -> Vec<&Column> {
-    let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return Vec::new() };
-    match (binary.op(), binary.left().downcast_ref::<Column>(), binary.right().is::<Literal>()) {
-        (Operator::And | Operator::Or, ..) => [compared_texts(binary.left()), compared_texts(binary.right())].concat(),
-        (Operator::Eq, Some(column), true) => vec![column],
-        _ => Vec::new(),
+/// The stored texts, columns or attributes, that an expression compares with a literal or a pattern.
+fn compared_texts(expr: &Arc<dyn PhysicalExpr>) -> Vec<&Arc<dyn PhysicalExpr>> {
+    let is_text = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.downcast_ref::<Literal>().is_some_and(|literal| literal.value().data_type() == DataType::Utf8)
+    };
+    let is_stored = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.is::<Column>() || ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some()
+    };
+    if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
+        && matches!(binary.op(), Operator::Eq | Operator::NotEq)
+    {
+        for (stored, text) in [(binary.left(), binary.right()), (binary.right(), binary.left())] {
+            if is_stored(stored) && is_text(text) {
+                return vec![stored];
+            }
+        }
     }
+    if let Some(list) = expr.downcast_ref::<InListExpr>()
+        && is_stored(list.expr())
+        && list.list().iter().all(is_text)
+    {
+        return vec![list.expr()];
+    }
+    if let Some(meets) = ScalarFunctionExpr::try_downcast_func::<TextMeets>(expr.as_ref())
+        && let [text, ..] = meets.args()
+        && is_stored(text)
+    {
+        return vec![text];
+    }
+    expr.children().into_iter().flat_map(compared_texts).collect()
 }
 
 /// How many rows meet a predicate, by its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Share {
-    /// Few: equality on an id, a start, an attribute, or text, or one of the traces that a query has found.
+    /// Few: equality on an id, a start, an attribute, or text, an attribute that is there, or one of the traces that a query has
+    /// found.
     Few,
     /// Next to none, beside another predicate that decides.
     None,
@@ -155,10 +212,12 @@ fn names_traces(predicate: &Arc<dyn PhysicalExpr>) -> bool {
 
 fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
     let few_if = |is_few| if is_few { Share::Few } else { Share::Many };
+    let is_attribute =
+        |expr: &Arc<dyn PhysicalExpr>| ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some();
     let is_rare = |expr: &Arc<dyn PhysicalExpr>| {
         let rare = [column::TRACE_ID, column::SPAN_ID, column::START_TIME];
         let is_column = expr.downcast_ref::<Column>().is_some_and(|column| rare.contains(&column.name()));
-        is_column || ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some()
+        is_column || is_attribute(expr)
     };
     let is_text = |expr: &Arc<dyn PhysicalExpr>| {
         expr.downcast_ref::<Literal>().is_some_and(|literal| literal.value().try_as_str().flatten().is_some())
@@ -166,8 +225,12 @@ fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
     if let Some(list) = predicate.downcast_ref::<InListExpr>() {
         return few_if(!list.negated() && is_rare(list.expr()));
     }
+    if let Some(test) = predicate.downcast_ref::<IsNotNullExpr>() {
+        return few_if(is_attribute(test.arg()));
+    }
     if let Some(call) = predicate.downcast_ref::<ScalarFunctionExpr>() {
         return match call.name() {
+            _ if is_attribute(predicate) => Share::Few,
             name if BESIDE_OTHERS.contains(&name) => Share::None,
             name => few_if([IN_TRACES, STARTS_AT].contains(&name)),
         };
@@ -181,12 +244,23 @@ fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
             (one, other) => one.min(other),
         },
         Operator::Eq => few_if(
-            is_text(left)
-                || is_text(right)
+            (is_text(left) && !is_common(right, left))
+                || (is_text(right) && !is_common(left, right))
                 || (is_rare(left) && right.is::<Literal>())
                 || (is_rare(right) && left.is::<Literal>()),
         ),
         _ => Share::Many,
+    }
+}
+
+/// Whether many spans have this text in a column: any kind, and any status but an error.
+fn is_common(compared: &Arc<dyn PhysicalExpr>, text: &Arc<dyn PhysicalExpr>) -> bool {
+    let Some(compared) = compared.downcast_ref::<Column>() else { return false };
+    let text = text.downcast_ref::<Literal>().and_then(|literal| literal.value().try_as_str().flatten());
+    match compared.name() {
+        column::KIND => true,
+        column::STATUS_CODE => text != Some(STATUS_CODES[STATUS_CODES.len() - 1]),
+        _ => false,
     }
 }
 
@@ -201,12 +275,27 @@ impl FileSource for SpanFileSource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        let mut parquet = self.with_predicate(Condition::mark);
+        let mut parquet = self.with_predicate(Condition::mark).with_pushdown_filters(self.chooses_rows);
         if self.reads_codes() {
             let readers: Arc<IndexedReaders> = Arc::clone(&self.coded_readers);
             parquet = parquet.with_parquet_file_reader_factory(readers);
         }
-        parquet.create_morselizer(store, config, partition)
+        let shown = |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() {
+            true => column.clone(),
+            false => ProjectionExpr { expr: Shown::mark(&column.expr), alias: column.alias.clone() },
+        };
+        let shown = self.projection.iter().map(shown);
+        let Some(answered) = conjunction_opt(self.answered.iter().map(Condition::mark)) else {
+            let output = ProjectionExprs::new(shown);
+            return self.projected(&parquet, &output)?.create_morselizer(store, config, partition);
+        };
+        let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
+        let remainder = Remainder::column(answered, self.chooses_rows);
+        let output = ProjectionExprs::new(shown.chain([remainder]));
+        // A limit is for the rows that are left at last.
+        let unlimited = FileScanConfigBuilder::from(config.clone()).with_limit(None).build();
+        let files = self.projected(&parquet, &output)?.create_morselizer(store, &unlimited, partition)?;
+        Ok(Box::new(Filtered::new(files, schema, self.rows_max)))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -214,15 +303,20 @@ impl FileSource for SpanFileSource {
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        let source = Self { rows_max: batch_size, ..self.clone() };
         // The conversion cannot fail: a parquet source stays one.
-        match self.with_parquet(self.parquet.with_batch_size(batch_size).as_ref()) {
+        match source.with_parquet(self.parquet.with_batch_size(batch_size).as_ref()) {
             Ok(source) => source,
-            Err(_) => Arc::new(self.clone()),
+            Err(_) => Arc::new(source),
         }
     }
 
+    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
+        conjunction_opt(self.answered.iter().map(Arc::clone))
+    }
+
     fn projection(&self) -> Option<&ProjectionExprs> {
-        self.parquet.projection()
+        Some(&self.projection)
     }
 
     fn metrics(&self) -> &ExecutionPlanMetricsSet {
@@ -242,21 +336,29 @@ impl FileSource for SpanFileSource {
         filters: Vec<Arc<dyn PhysicalExpr>>,
         _: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
-        let kept = FilterPushdownPropagation::with_parent_pushdown_result(vec![PushedDown::No; filters.len()]);
         let mut source = self.clone();
+        let mut results = Vec::with_capacity(filters.len());
         for filter in filters {
             let is_done = self.reading.has_traces && names_traces(&filter);
-            if !is_done && !is_volatile(&filter) && !source.predicates.contains(&filter) {
-                source.predicates.push(filter);
+            if is_done || is_volatile(&filter) {
+                results.push(PushedDown::No);
+                continue;
+            }
+            let is_dynamic = filter.exists(|node| Ok(node.is::<DynamicFilterPhysicalExpr>()))?;
+            let is_answered = !is_dynamic && !self.reading.is_limited;
+            results.push(if is_answered { PushedDown::Yes } else { PushedDown::No });
+            for (predicates, holds) in [(&mut source.predicates, true), (&mut source.answered, is_answered)] {
+                if holds && !predicates.contains(&filter) {
+                    predicates.push(Arc::clone(&filter));
+                }
             }
         }
+        let result = FilterPushdownPropagation::with_parent_pushdown_result(results);
         if source.predicates.len() == self.predicates.len() {
-            return Ok(kept);
+            return Ok(result);
         }
-        if source.predicates.iter().any(is_selective) {
-            source.parquet = source.parquet.with_pushdown_filters(true);
-        }
-        Ok(kept.with_updated_node(Arc::new(source)))
+        source.chooses_rows |= source.predicates.iter().any(is_selective);
+        Ok(result.with_updated_node(Arc::new(source)))
     }
 
     fn try_pushdown_sort(
@@ -276,14 +378,15 @@ impl FileSource for SpanFileSource {
     }
 
     fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn FileSource>>> {
-        let source = self.parquet.try_pushdown_projection(projection)?;
-        source.map(|source| self.with_parquet(source.as_ref())).transpose()
+        let projection = self.projection.try_merge(projection)?;
+        Ok(Some(Arc::new(Self { projection, ..self.clone() })))
     }
 
     fn apply_expressions(
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        self.with_predicate(Arc::clone).apply_expressions(f)
+        let outputs = self.projection.iter().map(|column| &column.expr);
+        apply_expression_roots(self.predicates.iter().chain(outputs), f)
     }
 }

@@ -4,8 +4,9 @@
 //! them apart. They share one `DataSourceExec` and not a union, because an output expression on an attribute has to reach
 //! every batch, and a projection does not pass a union that it does not make narrower.
 //!
-//! Filters reach the scan by DataFusion's physical filter pushdown, dynamic ones included, and always stay above it as
-//! well ([`supports_filters`]); the filters that a table provider is handed are for choosing files.
+//! Filters reach the scan by DataFusion's physical filter pushdown, dynamic ones included. It answers exactly for those
+//! whose value is known when it starts, whatever the files hold, so that they are gone from the plan above. The filters that
+//! a table provider is handed are for choosing files alone ([`supports_filters`]).
 
 use std::{
     any::Any,
@@ -204,8 +205,11 @@ fn file_source(
         .with_parquet_file_reader_factory(readers(TextForm::Plain));
     let files = FileGroup::new(request.files.iter().map(partitioned_file).collect());
     let groups = files.split_files(session.config().target_partitions());
-    let reading =
-        Reading { is_narrow: request.is_narrow, has_traces: request.files.iter().all(|file| file.selected.is_some()) };
+    let reading = Reading {
+        is_narrow: request.is_narrow,
+        has_traces: request.files.iter().all(|file| file.selected.is_some()),
+        is_limited: request.limit.is_some(),
+    };
     let source = SpanFileSource::new(parquet, readers(TextForm::Coded), reading);
     let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(source))
         .with_file_groups(groups)

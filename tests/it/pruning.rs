@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::util::pretty::pretty_format_batches;
+use arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::Int64Type,
+    util::pretty::pretty_format_batches,
+};
 use datafusion::{logical_expr::ScalarUDF, prelude::SessionContext};
 use object_store::{ObjectStore, memory::InMemory};
 use tracehouse::{
@@ -173,6 +177,54 @@ async fn start_times_prune_files_before_they_are_opened() {
     assert_eq!(rows, 100);
     assert_eq!(matched(&scan, "files_ranges_pruned_statistics"), "1 matched", "{scan}");
     assert_eq!(matched(&scan, "page_index_rows_pruned"), format!("{ONE_PAGE} matched"), "{scan}");
+}
+
+/// The whole plan of a query, with what its operators did.
+async fn explained(context: &SessionContext, sql: &str) -> String {
+    let batches = context.sql(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap().collect().await.unwrap();
+    pretty_format_batches(&batches).unwrap().to_string()
+}
+
+#[tokio::test]
+async fn no_condition_stays_above_a_scan_whether_decoding_chooses_rows_or_not() {
+    let context = files().await;
+    // Each file has a key that the other one lacks, and the status code in a column of its own; nothing promotes `other`.
+    for (condition, rows) in [
+        ("kind = 'server'", 2 * SPANS),
+        ("kind <> 'server'", 0),
+        ("kind = 'server' AND start_time_unix_nano < 100", 100),
+        ("attr_int(span_attributes, 'http.response.status_code') = 3", 100),
+        ("attr_int(span_attributes, 'http.response.status_code') = 3 AND name LIKE '%'", 100),
+        ("attr_exists(span_attributes, 'only.first')", SPANS),
+        ("attr_int(span_attributes, 'only.first') < 100", 100),
+        ("attr_int(span_attributes, 'only.first') < 100 OR attr_exists(span_attributes, 'none')", 100),
+        ("attr_int(span_attributes, 'only.first') < 100 AND kind IN ('server', 'client', 'a', 'b')", 100),
+    ] {
+        let plan = explained(&context, &format!("SELECT span_id FROM t WHERE {condition}")).await;
+        assert!(!plan.contains("FilterExec"), "{condition}: {plan}");
+        for what in ["count(*)", "count(span_id)", "count(*) FILTER (WHERE name <> '')"] {
+            let sql = format!("SELECT {what} AS n FROM t WHERE {condition}");
+            let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
+            let found = batches[0].column(0).as_primitive::<Int64Type>().value(0);
+            assert_eq!(found, rows as i64, "{sql}");
+        }
+        // A limit is for the rows that are left.
+        let sql = format!("SELECT name FROM t WHERE {condition} LIMIT 70");
+        let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 70.min(rows as usize), "{sql}");
+        // One above which there is a limit already is about the rows that it leaves.
+        let sql = format!("SELECT count(*) FROM (SELECT * FROM t LIMIT 70) WHERE {condition}");
+        let batches = context.sql(&sql).await.unwrap().collect().await.unwrap();
+        assert!(batches[0].column(0).as_primitive::<Int64Type>().value(0) <= 70, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn an_attribute_that_few_rows_have_chooses_rows_while_a_file_is_decoded() {
+    let sql =
+        "SELECT max(duration_nano) FROM t WHERE attr_int(span_attributes, 'http.response.status_code') IS NOT NULL";
+    let (_, scan) = run(&files().await, sql).await;
+    assert!(scan.contains("pushdown_rows_matched=40.00 K,"), "{scan}");
 }
 
 #[tokio::test]
