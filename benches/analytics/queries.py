@@ -8,9 +8,22 @@ OURS = "start_time >= to_timestamp_nanos({start}) AND start_time < to_timestamp_
 
 
 def query(name, exact, ours, duckdb, clickhouse=None):
-    # ClickHouse takes most of DuckDB's text; what it calls differently is said per query.
+    # ClickHouse takes most of DuckDB's text; what it calls differently is said per query. None: it cannot say it.
     return {"name": name, "exact": exact, "tracehouse": ours, "duckdb": duckdb, "chdb": clickhouse or duckdb}
 
+
+# The traces that begin in the range, with all their spans.
+CRITICAL_PATH = (
+    "WITH RECURSIVE slowest AS (SELECT trace_id FROM {files} WHERE start_time_unix_nano >= {start} - 3600000000000 AND "
+    "start_time_unix_nano < {end} + 3600000000000 GROUP BY trace_id HAVING min(start_time_unix_nano) >= {start} AND "
+    "min(start_time_unix_nano) < {end} AND count(*) > count(parent_span_id) ORDER BY max(start_time_unix_nano + greatest(duration_nano, 0)) "
+    "- min(start_time_unix_nano) DESC, trace_id LIMIT 1), tree AS (SELECT span_id, parent_span_id, service_name, name, duration_nano, "
+    "start_time_unix_nano + duration_nano AS ended FROM {files} WHERE trace_id IN (SELECT trace_id FROM slowest)), last_calls AS (SELECT "
+    "parent_span_id, {last} AS span_id FROM tree WHERE parent_span_id IS NOT NULL GROUP BY parent_span_id), path AS (SELECT span_id, "
+    "1 AS step FROM tree WHERE parent_span_id IS NULL UNION ALL SELECT last_calls.span_id, path.step + 1 FROM path JOIN last_calls ON "
+    "last_calls.parent_span_id = path.span_id WHERE path.step < 100) SELECT path.step AS step, tree.service_name AS service_name, "
+    "tree.name AS name, tree.duration_nano AS duration_nano FROM path JOIN tree ON tree.span_id = path.span_id ORDER BY 1"
+)
 
 QUERIES = [
     query(
@@ -172,5 +185,69 @@ QUERIES = [
         "SELECT count(*) AS n FROM (SELECT trace_id FROM {files} GROUP BY trace_id HAVING "
         "max(CASE WHEN service_name = 'order-service' THEN 1 ELSE 0 END) = 1 AND "
         "max(CASE WHEN service_name = 'payment-service' THEN 1 ELSE 0 END) = 0)",
+    ),
+    query(
+        "latency heat map",
+        True,
+        "SELECT date_bin(INTERVAL '1 minute', start_time) AS t, CAST(ceil(log2(greatest(duration_nano, 1))) AS BIGINT) AS up_to, "
+        "count(*) AS n FROM spans WHERE kind = 'server' AND " + OURS + " GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT start_time_unix_nano // 60000000000 AS t, CAST(ceil(log2(greatest(duration_nano, 1))) AS BIGINT) AS up_to, "
+        "count(*) AS n FROM {files} WHERE kind = 'server' AND " + FROM + " GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT intDiv(start_time_unix_nano, 60000000000) AS t, toInt64(ceil(log2(greatest(duration_nano, 1)))) AS up_to, "
+        "count(*) AS n FROM {files} WHERE kind = 'server' AND " + FROM + " GROUP BY 1, 2 ORDER BY 1, 2",
+    ),
+    query(
+        "percentiles that merge",
+        False,
+        "WITH fives AS (SELECT service_name, date_bin(INTERVAL '5 minutes', start_time) AS bin, sketch(duration_nano) AS latency FROM spans "
+        "WHERE kind = 'server' AND " + OURS + " GROUP BY 1, 2) SELECT service_name, sketch_quantile(sketch_merge(latency), 0.99) AS p99, "
+        "max(sketch_quantile(latency, 0.99)) AS worst FROM fives GROUP BY 1 ORDER BY 1",
+        None,
+        "WITH fives AS (SELECT service_name, intDiv(start_time_unix_nano, 300000000000) AS bin, quantileTDigestState(0.99)(duration_nano) AS "
+        "latency FROM {files} WHERE kind = 'server' AND " + FROM + " GROUP BY 1, 2) SELECT service_name, "
+        "quantileTDigestMerge(0.99)(latency) AS p99, max(finalizeAggregation(latency)) AS worst FROM fives GROUP BY 1 ORDER BY 1",
+    ),
+    query(
+        "time in the network",
+        False,
+        "SELECT client_service, server_service, count(*) AS calls, "
+        "approx_percentile_cont(0.99) WITHIN GROUP (ORDER BY client_duration_nano - duration_nano) AS p99 FROM service_edges WHERE "
+        + OURS
+        + " AND client_duration_nano >= duration_nano GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT a.service_name AS client_service, b.service_name AS server_service, count(*) AS calls, "
+        "approx_quantile(a.duration_nano - b.duration_nano, 0.99) AS p99 FROM {files} AS b JOIN {files} AS a "
+        "ON a.trace_id = b.trace_id AND a.span_id = b.parent_span_id WHERE a.service_name IS DISTINCT FROM b.service_name "
+        "AND b.start_time_unix_nano >= {start} AND b.start_time_unix_nano < {end} AND a.duration_nano >= b.duration_nano "
+        "AND a.start_time_unix_nano >= {start} - 3600000000000 AND a.start_time_unix_nano < {end} + 3600000000000 GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT a.service_name AS client_service, b.service_name AS server_service, count(*) AS calls, "
+        "quantileTDigest(0.99)(a.duration_nano - b.duration_nano) AS p99 FROM {files} AS b JOIN {files} AS a "
+        "ON a.trace_id = b.trace_id AND a.span_id = b.parent_span_id WHERE a.service_name IS DISTINCT FROM b.service_name "
+        "AND b.start_time_unix_nano >= {start} AND b.start_time_unix_nano < {end} AND a.duration_nano >= b.duration_nano "
+        "AND a.start_time_unix_nano >= {start} - 3600000000000 AND a.start_time_unix_nano < {end} + 3600000000000 GROUP BY 1, 2 ORDER BY 1, 2",
+    ),
+    query(
+        "exceptions",
+        True,
+        "SELECT service_name, attributes['exception.type'] AS type, count(*) AS n FROM span_events WHERE name = 'exception' AND "
+        + OURS
+        + " GROUP BY 1, 2 ORDER BY n DESC, 1, 2 LIMIT 20",
+        "SELECT service_name, event.attributes['exception.type'].str AS type, count(*) AS n FROM (SELECT service_name, unnest(events) AS event "
+        "FROM {files} WHERE " + FROM + ") WHERE event.name = 'exception' GROUP BY 1, 2 ORDER BY n DESC, 1, 2 LIMIT 20",
+        "SELECT service_name, event.attributes['exception.type'].str AS type, count(*) AS n FROM (SELECT service_name, arrayJoin(events) AS event "
+        "FROM {files} WHERE " + FROM + ") WHERE event.name = 'exception' GROUP BY 1, 2 ORDER BY n DESC, 1, 2 LIMIT 20",
+    ),
+    query(
+        "critical path",
+        True,
+        "WITH RECURSIVE slowest AS (SELECT trace_id FROM traces WHERE "
+        + OURS
+        + " AND root_name IS NOT NULL ORDER BY duration_nano DESC, trace_id LIMIT 1), tree AS (SELECT span_id, parent_span_id, service_name, "
+        "name, duration_nano, end_time FROM spans WHERE trace_id IN (SELECT trace_id FROM slowest)), last_calls AS (SELECT parent_span_id, "
+        "first_value(span_id ORDER BY end_time DESC, span_id) AS span_id FROM tree WHERE parent_span_id IS NOT NULL GROUP BY parent_span_id), "
+        "path AS (SELECT span_id, 1 AS step FROM tree WHERE parent_span_id IS NULL UNION ALL SELECT last_calls.span_id, path.step + 1 FROM path "
+        "JOIN last_calls ON last_calls.parent_span_id = path.span_id WHERE path.step < 100) "
+        "SELECT path.step, tree.service_name, tree.name, tree.duration_nano FROM path JOIN tree ON tree.span_id = path.span_id ORDER BY 1",
+        CRITICAL_PATH.replace("{last}", "first(span_id ORDER BY ended DESC, span_id)"),
+        CRITICAL_PATH.replace("{last}", "argMax(span_id, ended)"),
     ),
 ]

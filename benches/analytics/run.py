@@ -194,6 +194,8 @@ def one_query(args, engines, query, values):
     for round_number in range(args.rounds + 1):
         for engine in engines:
             text = query[engine.name]
+            if text is None:
+                continue
             for name, value in {**values, "{files}": getattr(engine, "files", "")}.items():
                 text = text.replace(name, value)
             cpu_before, started = engine.cpu_seconds(), time.perf_counter()
@@ -206,10 +208,10 @@ def one_query(args, engines, query, values):
                 times[engine.name].append(time.perf_counter() - started)
                 cpu[engine.name] += engine.cpu_seconds() - cpu_before
     # What else the machine does only makes a round longer.
-    best = {name: min(taken) for name, taken in times.items()}
+    best = {name: min(taken) for name, taken in times.items() if taken}
 
     def ratio(name, of):
-        return "-" if isinstance(answers[name], Exception) or not of["tracehouse"] else f"{of[name] / of['tracehouse']:.2f}"
+        return "-" if isinstance(answers.get(name), Exception | None) or not of["tracehouse"] else f"{of[name] / of['tracehouse']:.2f}"
 
     def verdict():
         if isinstance(answers["tracehouse"], Exception):
