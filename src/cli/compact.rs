@@ -27,16 +27,20 @@ pub(super) fn run(args: &CompactArgs) -> anyhow::Result<()> {
         let mut refused = Vec::new();
         let files = |count: usize| counted(count, "file");
         for (tenant, compacted, swept) in reports? {
+            let (replaced, waiting) = (files(swept.files), files(swept.waiting_files));
+            if compacted.merges == 0 && compacted.failures == 0 {
+                writeln!(io::stdout(), "{tenant}: nothing to merge; {replaced} replaced deleted, {waiting} wait")?;
+                continue;
+            }
             let (before, after) = (HumanBytes(compacted.bytes_before), HumanBytes(compacted.bytes_after));
             writeln!(
                 io::stdout(),
-                "{tenant}: {} of {before} became {} of {after}, {} dropped, {} failed; {} replaced deleted, {} wait",
+                "{tenant}: {} of {before} became {} of {after}, {} dropped, {} failed; {replaced} replaced \
+                 deleted, {waiting} wait",
                 files(compacted.files_before),
                 files(compacted.files_after),
                 counted(compacted.duplicates, "duplicate span"),
                 counted(compacted.failures, "merge"),
-                files(swept.files),
-                files(swept.waiting_files),
             )?;
             refused.extend(compacted.refused);
         }

@@ -170,7 +170,8 @@ mod tests {
         let plain: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
         let coded: ArrayRef = Arc::new(texts.into_iter().collect::<DictionaryArray<Int32Type>>());
         let check = |form: Form, pattern: &str, expected: [Option<bool>; 6]| {
-            let function = TextMeets { form, signature: Signature::any(2, Volatility::Immutable), known: Mutex::default() };
+            let function =
+                TextMeets { form, signature: Signature::any(2, Volatility::Immutable), known: Mutex::default() };
             for texts in [&plain, &coded, &coded] {
                 assert_eq!(function.meets(texts, pattern).unwrap(), BooleanArray::from(expected.to_vec()), "{pattern}");
                 let tail = function.meets(&texts.slice(1, 3), pattern).unwrap();

@@ -127,6 +127,8 @@ pub struct Store {
     local: Option<Arc<LocalDisk>>,
     remote: Option<Remote>,
     metadata_cache_bytes_max: Option<usize>,
+    /// What the settings call it, if they do.
+    name: Option<Arc<str>>,
 }
 
 /// What a store in a bucket has besides its objects.
@@ -143,7 +145,9 @@ impl Store {
     pub async fn open(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self, StoreError> {
         match &settings.data {
             DataLocation::Folder(folder) => Self::local_with(folder, settings),
-            DataLocation::Bucket(bucket) => Self::remote(prefixed(bucket, settings)?, settings, metrics).await,
+            DataLocation::Bucket(bucket) => {
+                Ok(Self::remote(prefixed(bucket, settings)?, settings, metrics).await?.named(bucket))
+            }
         }
     }
 
@@ -154,7 +158,7 @@ impl Store {
             DataLocation::Bucket(bucket) => {
                 let mut settings = settings.clone();
                 settings.cache.disk_bytes_max = ByteSize::from_bytes(0);
-                Self::over(prefixed(bucket, &settings)?, &settings, metrics, None).await
+                Ok(Self::over(prefixed(bucket, &settings)?, &settings, metrics, None).await?.named(bucket))
             }
         }
     }
@@ -187,7 +191,16 @@ impl Store {
         };
         let remote = Remote { objects: objects.clone(), part_bytes: settings.store.part_bytes.as_usize() };
         let metadata_cache_bytes_max = Some(settings.cache.metadata_bytes_max.as_usize());
-        Ok(Self { objects: Arc::new(objects), local: None, remote: Some(remote), metadata_cache_bytes_max })
+        Ok(Self { objects: Arc::new(objects), local: None, remote: Some(remote), metadata_cache_bytes_max, name: None })
+    }
+
+    fn named(self, bucket: &Bucket) -> Self {
+        Self { name: Some(bucket.to_string().into()), ..self }
+    }
+
+    /// As the settings call it, or as the objects describe themselves.
+    fn name(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.objects.to_string(), ToString::to_string)
     }
 
     /// A store in a folder of the local disk, which is created if absent.
@@ -200,6 +213,7 @@ impl Store {
             local: Some(disk),
             remote: None,
             metadata_cache_bytes_max: None,
+            name: None,
         })
     }
 
@@ -210,7 +224,7 @@ impl Store {
 
     /// A store at the root of `objects`, whose writes are durable once they return.
     pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, local: None, remote: None, metadata_cache_bytes_max: None }
+        Self { objects, local: None, remote: None, metadata_cache_bytes_max: None, name: None }
     }
 
     /// A store below `prefix` of `objects`, whose writes are durable once they return.
@@ -351,8 +365,7 @@ impl Store {
 
     /// Finds out at start whether the store keeps the first of two writers of one object, and refuses it otherwise.
     pub async fn verify_conditional_put(&self) -> Result<(), StoreError> {
-        let refused =
-            |detail: &str| StoreError::NoConditionalPut { store: self.objects.to_string(), detail: detail.to_owned() };
+        let refused = |detail: &str| StoreError::NoConditionalPut { store: self.name(), detail: detail.to_owned() };
         let path = Path::from(format!(".probe/{}", Uuid::new_v4()));
         let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
         let verdict = async {
@@ -361,7 +374,7 @@ impl Store {
                 Ok(PutNew::AlreadyExists) => return Err(refused("a new object was said to exist")),
                 Err(error) if is_not_implemented(&error) => return Err(refused("they are not implemented")),
                 Err(StoreError::Failed { source, .. }) if is_refusal(&source) => {
-                    return Err(StoreError::TakesNoWrites { store: self.objects.to_string(), source });
+                    return Err(StoreError::TakesNoWrites { store: self.name(), source });
                 }
                 Err(error) => return Err(error),
             }

@@ -256,7 +256,7 @@ def test_a_store_that_overwrites_is_refused(tmp_path):
 
 def test_an_unknown_bucket_is_refused(bucket, tmp_path):
     bucket.url = bucket.url.replace(buckets.BUCKET, "nobodys")
-    with pytest.raises(AssertionError, match="takes no writes"):
+    with pytest.raises(AssertionError, match=f"{bucket.url} takes no writes"):
         start(bucket, tmp_path / "local")
 
 
