@@ -31,7 +31,7 @@ use uuid::Uuid;
 use super::{
     aside::SetAside,
     compact::{commit_settled, on_blocking_thread, put},
-    merge::{Keep, MergeInput, MergeTarget, is_damaged},
+    merge::{Keep, MergeInput, MergeTarget, damage},
     tell_unreadable,
     tombstone::Tombstone,
     tombstones::Tombstones,
@@ -181,12 +181,10 @@ impl Deleter {
                     Ok(None) => conflicts += 1,
                     Err(error) => {
                         // A store that is away is asked again in the next round, for all files.
-                        if !is_damaged(self.catalog.store(), file, &error).await {
-                            return Err(error);
-                        }
-                        tell_unreadable(&self.metrics, "deletion", file, &error);
-                        self.aside.add(&file.path, now_unix_nano, error.to_string());
-                        report.refused.push(error.to_string());
+                        let Some(damage) = damage(self.catalog.store(), file).await else { return Err(error) };
+                        tell_unreadable(&self.metrics, "deletion", file, &damage);
+                        self.aside.add(&file.path, now_unix_nano, damage.to_string());
+                        report.refused.push(damage.to_string());
                     }
                 }
             }

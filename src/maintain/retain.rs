@@ -23,7 +23,7 @@ use super::{
     compact::commit_settled,
     delete::{Rewriting, rewrite},
     inspect::moment,
-    merge::{Keep, is_damaged},
+    merge::{Keep, damage},
     tell_unreadable,
 };
 use crate::{
@@ -209,11 +209,11 @@ impl Retainer {
             // One that was replaced meanwhile has its turn in the next round.
             match rewrite(&self.catalog, table, &file, Keep::StartingFrom(expired_unix_nano), how).await {
                 Ok(rewritten) => report.files_rewritten += usize::from(rewritten.is_some()),
-                Err(error) if is_damaged(self.catalog.store(), &file, &error).await => {
-                    tell_unreadable(&self.metrics, "retention", &file, &error);
-                    self.aside.add(&file.path, how.1, error.to_string());
+                Err(error) => {
+                    let Some(damage) = damage(self.catalog.store(), &file).await else { return Err(error) };
+                    tell_unreadable(&self.metrics, "retention", &file, &damage);
+                    self.aside.add(&file.path, how.1, damage.to_string());
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(report)

@@ -123,10 +123,9 @@ pub(crate) async fn check_input(store: &Store, file: &Arc<LiveFile>) -> Result<(
     merged_schema(&[input]).map(|_| ())
 }
 
-/// Whether it is the file's own fault that it could not be read, and not the store's.
-pub(crate) async fn is_damaged(store: &Store, file: &Arc<LiveFile>, error: &Error) -> bool {
-    let is_corrupt = |error: &Error| error.kind() == ErrorKind::Corrupt;
-    is_corrupt(error) || check_input(store, file).await.is_err_and(|error| is_corrupt(&error))
+/// What is wrong with a file, if it is the fault of the file that work on it failed, and not that of the store or the table.
+pub(crate) async fn damage(store: &Store, file: &Arc<LiveFile>) -> Option<Error> {
+    check_input(store, file).await.err().filter(|error| error.kind() == ErrorKind::Corrupt)
 }
 
 async fn plan(inputs: &[Input]) -> Result<Runs> {
