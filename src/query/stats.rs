@@ -17,6 +17,7 @@ use datafusion::physical_plan::{
 use crate::{
     query::spansets::{TRACES_CUT, cut_text},
     storage::remote::ReadCounters,
+    storage::scan::ROWS_DROPPED,
 };
 
 /// The label of a scan's metrics that names the file.
@@ -42,7 +43,7 @@ pub struct QueryStats {
     pub rows: u64,
     /// Bytes of Arrow data in the answer so far.
     pub result_bytes: u64,
-    /// Spans that scans gave to the operators above them.
+    /// Spans that scans have read, whether or not they meet the conditions; those passed over while a file was decoded do not count.
     pub scanned_rows: u64,
     /// Bytes read from files.
     pub scanned_bytes: u64,
@@ -174,6 +175,7 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
             MetricValue::Count { name, count } if name == "bytes_scanned" => {
                 stats.scanned_bytes += count.value() as u64;
             }
+            MetricValue::Count { name, count } if name == ROWS_DROPPED => stats.scanned_rows += count.value() as u64,
             MetricValue::Count { name, count } if name == TRACES_CUT => stats.traces_cut += count.value() as u64,
             MetricValue::PruningMetrics { name, pruning_metrics } => {
                 let (pruned, matched) = (pruning_metrics.pruned() as u64, pruning_metrics.matched() as u64);

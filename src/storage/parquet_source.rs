@@ -33,7 +33,7 @@ use datafusion::{
         DisplayFormatType, SortOrderPushdownResult,
         execution_plan::apply_expression_roots,
         filter_pushdown::{FilterPushdownPropagation, PushedDown},
-        metrics::ExecutionPlanMetricsSet,
+        metrics::{ExecutionPlanMetricsSet, MetricBuilder},
     },
 };
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
@@ -45,7 +45,7 @@ use crate::{
         condition::Condition,
         on_values::Shown,
         readers::IndexedReaders,
-        remainder::{Filtered, Remainder},
+        remainder::{Filtered, ROWS_DROPPED, Remainder},
         start_set::STARTS_AT,
         trace_set::IN_TRACES,
     },
@@ -295,7 +295,8 @@ impl FileSource for SpanFileSource {
         // A limit is for the rows that are left at last.
         let unlimited = FileScanConfigBuilder::from(config.clone()).with_limit(None).build();
         let files = self.projected(&parquet, &output)?.create_morselizer(store, &unlimited, partition)?;
-        Ok(Box::new(Filtered::new(files, schema, self.rows_max)))
+        let dropped = MetricBuilder::new(self.metrics()).counter(ROWS_DROPPED, partition);
+        Ok(Box::new(Filtered::new(files, schema, self.rows_max, dropped)))
     }
 
     fn table_schema(&self) -> &TableSchema {

@@ -29,6 +29,7 @@ use datafusion::{
     datasource::physical_plan::parquet::can_expr_be_pushed_down_with_schemas,
     logical_expr::ColumnarValue,
     physical_expr::{PhysicalExpr, conjunction, projection::ProjectionExpr, split_conjunction},
+    physical_plan::metrics::Count,
 };
 use datafusion_datasource::{
     PartitionedFile,
@@ -38,6 +39,9 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+
+/// The metric that counts rows which were read and not kept.
+pub(crate) const ROWS_DROPPED: &str = "remainder_rows_dropped";
 
 /// The column's name; no query sees it.
 const NAME: &str = "__remainder";
@@ -137,12 +141,13 @@ pub(crate) struct Filtered<T> {
 struct Output {
     schema: SchemaRef,
     rows_max: usize,
+    dropped: Count,
 }
 
 impl Filtered<Box<dyn Morselizer>> {
-    /// Batches of this schema, of this many rows at most.
-    pub(crate) fn new(inner: Box<dyn Morselizer>, schema: SchemaRef, rows_max: usize) -> Self {
-        Self { inner, output: Output { schema, rows_max } }
+    /// Batches of this schema, of this many rows at most; `dropped` counts the rows that are not kept.
+    pub(crate) fn new(inner: Box<dyn Morselizer>, schema: SchemaRef, rows_max: usize, dropped: Count) -> Self {
+        Self { inner, output: Output { schema, rows_max, dropped } }
     }
 }
 
@@ -168,10 +173,10 @@ impl MorselPlanner for Filtered<Box<dyn MorselPlanner>> {
 
 impl Morsel for Filtered<Box<dyn Morsel>> {
     fn into_stream(self: Box<Self>) -> BoxStream<'static, Result<RecordBatch>> {
-        let Self { inner, output: Output { schema, rows_max } } = *self;
+        let Self { inner, output: Output { schema, rows_max, dropped } } = *self;
         let kept = BatchCoalescer::new(Arc::clone(&schema), rows_max)
             .with_biggest_coalesce_batch_size(Some((rows_max / 2).max(1)));
-        let rows = Rows { input: inner.into_stream(), schema, kept, is_over: false };
+        let rows = Rows { input: inner.into_stream(), schema, kept, dropped, is_over: false };
         stream::try_unfold(rows, |mut rows| async move { Ok(rows.next().await?.map(|batch| (batch, rows))) }).boxed()
     }
 }
@@ -191,6 +196,7 @@ struct Rows {
     input: BoxStream<'static, Result<RecordBatch>>,
     schema: SchemaRef,
     kept: BatchCoalescer,
+    dropped: Count,
     is_over: bool,
 }
 
@@ -217,6 +223,7 @@ impl Rows {
                 return exec_err!("a remainder has the type {}", last.data_type());
             };
             let kept = is_kept.true_count();
+            self.dropped.add(batch.num_rows() - kept);
             let rows = match columns.is_empty() {
                 true => kept,
                 false => batch.num_rows(),

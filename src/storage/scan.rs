@@ -47,6 +47,7 @@ use datafusion::{
 use datafusion_datasource::PartitionedFile;
 use parquet::arrow::arrow_reader::RowSelection;
 
+pub(crate) use crate::storage::remainder::ROWS_DROPPED;
 use crate::{
     model::{
         batch::SpanBatch,

@@ -67,7 +67,10 @@ fn columns() -> Vec<Field> {
         count("planning_nano", "nanoseconds of them before the first operator ran"),
         count("rows", "rows in the answer so far"),
         count("result_bytes", "bytes of Arrow data in the answer so far"),
-        count("scanned_rows", "spans that scans gave to operators; known at the end, as are the next ones"),
+        count(
+            "scanned_rows",
+            "spans that scans have read, but for those passed over while decoding; known at the end, as are the next ones",
+        ),
         count("scanned_bytes", "bytes read from files"),
         count("files_scanned", "files that were looked into"),
         count("files_pruned", "files that statistics or filters of trace ids ruled out unopened"),
