@@ -10,7 +10,7 @@
 //! A failed flush is retried with the same prefix and the same transaction, so that an unclear commit cannot win twice.
 //! Where the tables lie in a bucket, all after the files is [`upload`](super::upload)'s.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,8 @@ pub(super) struct FlushPolicy {
     bytes_max: usize,
     /// A tenant's buffer whose oldest record is this old is flushed, in nanoseconds.
     age_max_nano: i64,
-    /// If all buffers together reach this many bytes, the largest is flushed: before writes are refused.
+    /// If all buffers together reach this many bytes, the largest are flushed, until the others have less: before writes are
+    /// refused.
     pub(super) pressure_bytes: usize,
 }
 
@@ -227,8 +228,7 @@ impl Flusher {
 
 /// The tenants whose buffers have to go now.
 fn due(loads: &[(TenantId, BufferLoad)], policy: &FlushPolicy, relief: Relief, now_unix_nano: i64) -> Vec<TenantId> {
-    let total: usize = loads.iter().map(|(_, load)| load.bytes).sum();
-    let largest = loads.iter().max_by_key(|(_, load)| load.bytes).filter(|_| total >= policy.pressure_bytes);
+    let largest = largest(loads, policy.pressure_bytes);
     let oldest = loads.iter().min_by_key(|(_, load)| load.oldest_received_unix_nano);
     let is_due = |tenant: &TenantId, load: &BufferLoad| {
         let is_old = load
@@ -239,10 +239,23 @@ fn due(loads: &[(TenantId, BufferLoad)], policy: &FlushPolicy, relief: Relief, n
             Relief::Oldest => oldest.is_some_and(|(oldest, _)| oldest == tenant),
             Relief::All => true,
         };
-        let is_pressed = largest.is_some_and(|(largest, _)| largest == tenant);
-        is_old || is_in_the_way || is_pressed || load.bytes >= policy.bytes_max
+        is_old || is_in_the_way || largest.contains(tenant) || load.bytes >= policy.bytes_max
     };
     loads.iter().filter(|(tenant, load)| is_due(tenant, load)).map(|(tenant, _)| tenant.clone()).collect()
+}
+
+/// The tenants with the largest buffers, without which the others have less than `pressure_bytes`. One at a time would not do
+/// where thousands have a little each.
+fn largest(loads: &[(TenantId, BufferLoad)], pressure_bytes: usize) -> HashSet<&TenantId> {
+    let mut left: usize = loads.iter().map(|(_, load)| load.bytes).sum();
+    let mut by_size: Vec<&(TenantId, BufferLoad)> = loads.iter().collect();
+    by_size.sort_by_key(|(_, load)| Reverse(load.bytes));
+    let is_pressed = |(_, load): &&&(TenantId, BufferLoad)| {
+        let is_pressed = left >= pressure_bytes;
+        left -= load.bytes;
+        is_pressed
+    };
+    by_size.iter().take_while(is_pressed).map(|(tenant, _)| tenant).collect()
 }
 
 #[cfg(test)]
@@ -268,7 +281,14 @@ mod tests {
         assert_eq!(due_of(&[("a", 99, 4_001)], Relief::None), none);
         assert_eq!(due_of(&[("a", 100, 4_001), ("b", 1, 4_001)], Relief::None), ["a"]);
         assert_eq!(due_of(&[("a", 1, 4_000), ("b", 1, 4_001)], Relief::None), ["a"]);
-        assert_eq!(due_of(&[("a", 60, 4_500), ("b", 70, 4_500), ("c", 70, 4_500)], Relief::None), ["c"]);
+        assert_eq!(due_of(&[("a", 60, 4_500), ("b", 70, 4_500), ("c", 70, 4_500)], Relief::None), ["b"]);
+        assert_eq!(due_of(&[("a", 90, 4_500), ("b", 95, 4_500), ("c", 99, 4_500)], Relief::None), ["c"]);
+        assert_eq!(
+            due_of(&[("a", 99, 4_500), ("b", 98, 4_500), ("c", 97, 4_500), ("d", 1, 4_500)], Relief::None),
+            ["a"]
+        );
+        let many = [("a", 80, 4_500), ("b", 99, 4_500), ("c", 70, 4_500), ("d", 90, 4_500), ("e", 60, 4_500)];
+        assert_eq!(due_of(&many, Relief::None), ["a", "b", "d"], "399 - 99 - 90 are 210, and without 80 more 130");
         assert_eq!(due_of(&[("a", 50, 4_900), ("b", 1, 4_500)], Relief::Oldest), ["b"]);
         assert_eq!(due_of(&[("a", 50, 4_900), ("b", 1, 4_500)], Relief::All), ["a", "b"]);
         assert_eq!(due_of(&[], Relief::All), none);
