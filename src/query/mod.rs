@@ -27,6 +27,7 @@ mod sandbox;
 mod engine;
 mod ids;
 mod planning;
+mod rewriting;
 mod rules;
 mod session;
 mod spans_table;

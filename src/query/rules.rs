@@ -28,9 +28,9 @@ use datafusion::{
 use crate::{
     functions::{IdComparisons, IdFunction},
     query::{
-        ids::{GroupedIds, JoinedIds},
+        ids::{GROUPED_IDS, JOINED_IDS},
         planning::Bounded,
-        text::{ComparedText, GroupedText},
+        text::{COMPARED_TEXT, GROUPED_TEXT},
         yielding::YieldsWhereRowsMultiply,
     },
 };
@@ -45,7 +45,7 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     for rule in rules {
         if rule.name() == maps_are_read.name() {
             all.push(Arc::new(WhereItCan(Arc::clone(rule))));
-            all.push(Arc::new(JoinedIds));
+            all.push(Arc::new(JOINED_IDS));
         } else {
             all.push(Arc::clone(rule));
         }
@@ -54,9 +54,9 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
             all.push(Arc::new(IdComparisons));
             all.push(Arc::new(StoredComparisons));
             // Conditions on groups have moved below them by now.
-            all.push(Arc::new(GroupedIds));
-            all.push(Arc::new(ComparedText));
-            all.push(Arc::new(GroupedText));
+            all.push(Arc::new(GROUPED_IDS));
+            all.push(Arc::new(COMPARED_TEXT));
+            all.push(Arc::new(GROUPED_TEXT));
         }
     }
     all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()

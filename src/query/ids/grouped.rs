@@ -11,35 +11,24 @@
 use std::sync::Arc;
 
 use datafusion::{
-    common::{Column, Result, alias::AliasGenerator, tree_node::Transformed},
+    common::{Column, Result, alias::AliasGenerator},
     logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Projection, expr::AggregateFunction},
-    optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule},
 };
 
 use super::{Form, id_of, with_id};
-use crate::functions::{IdNumber, scalar_function};
+use crate::{
+    functions::{IdNumber, scalar_function},
+    query::rewriting::Rewriting,
+};
 
 /// Replaces ids that are keys of groups, or counted without repetition, by their numbers.
-#[derive(Debug)]
-pub(crate) struct GroupedIds;
-
-impl OptimizerRule for GroupedIds {
-    fn name(&self) -> &str {
-        "grouped_ids"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::BottomUp)
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Aggregate(aggregate) = &plan else { return Ok(Transformed::no(plan)) };
-        Ok(match by_numbers(aggregate, config.alias_generator())? {
-            Some(rewritten) => Transformed::yes(rewritten),
-            None => Transformed::no(plan),
-        })
-    }
-}
+pub(crate) const GROUPED_IDS: Rewriting = Rewriting {
+    name: "grouped_ids",
+    rewrite: |plan, names| match plan {
+        LogicalPlan::Aggregate(aggregate) => by_numbers(aggregate, names),
+        _ => Ok(None),
+    },
+};
 
 /// How a column of the rewritten aggregate becomes what it was.
 #[derive(Clone, Copy)]

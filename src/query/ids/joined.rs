@@ -17,34 +17,21 @@
 use std::sync::Arc;
 
 use datafusion::{
-    common::{Column, Result, alias::AliasGenerator, tree_node::Transformed},
+    common::{Column, Result, alias::AliasGenerator},
     logical_expr::{Expr, Join, LogicalPlan, Projection},
-    optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule},
 };
 
 use super::{Form, rejoined, with_id};
+use crate::query::rewriting::Rewriting;
 
 /// Replaces keys of joins that are the text of ids by the ids.
-#[derive(Debug)]
-pub(crate) struct JoinedIds;
-
-impl OptimizerRule for JoinedIds {
-    fn name(&self) -> &str {
-        "joined_ids"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::BottomUp)
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Join(join) = &plan else { return Ok(Transformed::no(plan)) };
-        Ok(match by_bytes(join, config.alias_generator())? {
-            Some(rewritten) => Transformed::yes(rewritten),
-            None => Transformed::no(plan),
-        })
-    }
-}
+pub(crate) const JOINED_IDS: Rewriting = Rewriting {
+    name: "joined_ids",
+    rewrite: |plan, names| match plan {
+        LogicalPlan::Join(join) => by_bytes(join, names),
+        _ => Ok(None),
+    },
+};
 
 fn by_bytes(join: &Join, names: &AliasGenerator) -> Result<Option<LogicalPlan>> {
     let (mut left, mut right) = (Arc::clone(&join.left), Arc::clone(&join.right));

@@ -6,8 +6,8 @@
 //! | in the plan | rule |
 //! |---|---|
 //! | comparisons with text, lists of text | [`IdComparisons`](crate::functions::IdComparisons) |
-//! | keys of joins | [`JoinedIds`] |
-//! | keys of groups, `count(DISTINCT id)` | [`GroupedIds`] |
+//! | keys of joins | [`JOINED_IDS`] |
+//! | keys of groups, `count(DISTINCT id)` | [`GROUPED_IDS`] |
 //!
 //! Text is made of the rows that are left, if anybody asks for it.
 
@@ -24,7 +24,7 @@ use datafusion::{
     },
 };
 
-pub(crate) use self::{grouped::GroupedIds, joined::JoinedIds};
+pub(crate) use self::{grouped::GROUPED_IDS, joined::JOINED_IDS};
 use crate::functions::{IdFunction, IdNumber};
 
 /// What stands for an id.

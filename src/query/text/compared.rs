@@ -12,35 +12,22 @@ use datafusion::{
     common::{
         Column, DFSchema, Result,
         alias::AliasGenerator,
-        tree_node::{Transformed, TransformedResult, TreeNode},
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
     logical_expr::{Aggregate, BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Projection, expr::InList},
-    optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule},
 };
 
 use super::{Added, Text, is_stored_text, with_columns};
+use crate::query::rewriting::Rewriting;
 
 /// Replaces comparisons of stored text within aggregates by columns.
-#[derive(Debug)]
-pub(crate) struct ComparedText;
-
-impl OptimizerRule for ComparedText {
-    fn name(&self) -> &str {
-        "compared_text"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::BottomUp)
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Aggregate(aggregate) = &plan else { return Ok(Transformed::no(plan)) };
-        Ok(match by_columns(aggregate, config.alias_generator())? {
-            Some(rewritten) => Transformed::yes(rewritten),
-            None => Transformed::no(plan),
-        })
-    }
-}
+pub(crate) const COMPARED_TEXT: Rewriting = Rewriting {
+    name: "compared_text",
+    rewrite: |plan, names| match plan {
+        LogicalPlan::Aggregate(aggregate) => by_columns(aggregate, names),
+        _ => Ok(None),
+    },
+};
 
 fn by_columns(aggregate: &Aggregate, names: &AliasGenerator) -> Result<Option<LogicalPlan>> {
     // Grouping sets refer to keys by what they are.
@@ -53,7 +40,7 @@ fn by_columns(aggregate: &Aggregate, names: &AliasGenerator) -> Result<Option<Lo
             if text_of(node, aggregate.input.schema()).is_some() && !comparisons.contains(node) {
                 comparisons.push(node.clone());
             }
-            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+            Ok(TreeNodeRecursion::Continue)
         })?;
     }
     let texts: Vec<Text> = comparisons

@@ -16,35 +16,24 @@ use std::sync::Arc;
 
 use datafusion::{
     arrow::datatypes::DataType,
-    common::{Column, Result, alias::AliasGenerator, tree_node::Transformed},
+    common::{Column, Result, alias::AliasGenerator},
     logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Projection},
-    optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule},
 };
 
 use super::{Added, Text, with_columns};
-use crate::functions::{TEXTS_MAX, TextKey, TextOfKey};
+use crate::{
+    functions::{TEXTS_MAX, TextKey, TextOfKey},
+    query::rewriting::Rewriting,
+};
 
 /// Replaces stored text that groups rows by keys.
-#[derive(Debug)]
-pub(crate) struct GroupedText;
-
-impl OptimizerRule for GroupedText {
-    fn name(&self) -> &str {
-        "grouped_text"
-    }
-
-    fn apply_order(&self) -> Option<ApplyOrder> {
-        Some(ApplyOrder::BottomUp)
-    }
-
-    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Aggregate(aggregate) = &plan else { return Ok(Transformed::no(plan)) };
-        Ok(match by_keys(aggregate, config.alias_generator())? {
-            Some(rewritten) => Transformed::yes(rewritten),
-            None => Transformed::no(plan),
-        })
-    }
-}
+pub(crate) const GROUPED_TEXT: Rewriting = Rewriting {
+    name: "grouped_text",
+    rewrite: |plan, names| match plan {
+        LogicalPlan::Aggregate(aggregate) => by_keys(aggregate, names),
+        _ => Ok(None),
+    },
+};
 
 /// Where a column of the aggregate comes from.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Stored text is looked at where files are read, as codes, in place of being written out for the operators above.
 //!
 //! What an aggregate wants of a text becomes a column of the lowest projection, over the base table: a key to group by
-//! ([`GroupedText`]), or the verdict of a comparison ([`ComparedText`]). As a part of the aggregate it would stay above what is
+//! ([`GROUPED_TEXT`]), or the verdict of a comparison ([`COMPARED_TEXT`]). As a part of the aggregate it would stay above what is
 //! computed beside it, such as a bucket of time, and with it the text. Text that is computed or comes out of a map has no
 //! dictionary, so it stays as it is.
 
@@ -16,7 +16,7 @@ use datafusion::{
     logical_expr::{Expr, Filter, JoinType, LogicalPlan, Projection, SubqueryAlias, expr::ScalarFunction},
 };
 
-pub(crate) use self::{compared::ComparedText, grouped::GroupedText};
+pub(crate) use self::{compared::COMPARED_TEXT, grouped::GROUPED_TEXT};
 use crate::{
     functions::{AttrFunction, AttrGet},
     model::{
