@@ -54,10 +54,11 @@ use crate::{
     },
     storage::{
         coded_text::value_type,
-        condition::Condition,
+        condition::fold,
         demand::ScanDemand,
         footer,
-        on_values::{OnValues, Shown},
+        marked::{Marked, Use},
+        on_values::OnValues,
         remainder::Remainder,
     },
 };
@@ -297,15 +298,16 @@ impl AttributeAdapter {
 impl PhysicalExprAdapter for AttributeAdapter {
     fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
         let simplify = |expr| PhysicalExprSimplifier::new(&self.physical).simplify(expr);
-        if let Some(condition) = expr.downcast_ref::<Condition>() {
-            return Ok(Condition::fold(&simplify(self.rewrite(Arc::clone(condition.expr()))?)?));
+        if let Some(marked) = expr.downcast_ref::<Marked>() {
+            let rewritten = self.rewrite(Arc::clone(marked.expr()))?;
+            return match marked.is_for() {
+                Use::Condition => Ok(fold(&simplify(rewritten)?)),
+                Use::Shown => OnValues::rewrite(rewritten, &self.physical),
+            };
         }
         if let Some(remainder) = expr.downcast_ref::<Remainder>() {
             let conditions = simplify(self.rewrite(Arc::clone(remainder.predicate()))?)?;
             return OnValues::rewrite(remainder.of_file(&conditions, &self.physical), &self.physical);
-        }
-        if let Some(shown) = expr.downcast_ref::<Shown>() {
-            return OnValues::rewrite(self.rewrite(Arc::clone(shown.expr()))?, &self.physical);
         }
         if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
             && *binary.op() == Operator::And

@@ -43,7 +43,7 @@ use crate::{
     model::{batch::SpanBatch, schema::column},
     storage::{
         adapter::AttributeAdapter,
-        condition::{Condition, is_not_true},
+        condition::{self, is_not_true},
         demand::ScanDemand,
         order::date_of,
         scan::table_schema,
@@ -325,7 +325,7 @@ impl OpenBatch {
         let filter = match source.filters.is_empty() {
             true => None,
             false => {
-                let filter = rewriter.rewrite(conjunction(source.filters.iter().map(Condition::mark)))?;
+                let filter = rewriter.rewrite(conjunction(source.filters.iter().map(condition::mark)))?;
                 if is_not_true(&filter) {
                     return Ok(None);
                 }

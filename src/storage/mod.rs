@@ -47,6 +47,7 @@ mod buffer_source;
 mod coded_text;
 mod condition;
 mod kept;
+mod marked;
 mod on_values;
 mod parquet_source;
 mod readers;

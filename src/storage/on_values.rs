@@ -31,80 +31,11 @@ use datafusion::{
 };
 use parking_lot::Mutex;
 
-use crate::functions::coded_text_type;
+use crate::functions::{coded_text_type, is_same_dictionary};
 
 /// The one column that a condition reads when it is evaluated.
 static VALUES: LazyLock<SchemaRef> =
     LazyLock::new(|| Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)])));
-
-/// Marks an output column with conditions on text in it, for the time of opening a file. The adapter takes the mark off.
-#[derive(Debug)]
-pub(crate) struct Shown {
-    expr: Arc<dyn PhysicalExpr>,
-}
-
-impl Shown {
-    pub(crate) fn mark(expr: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
-        Arc::new(Self { expr: Arc::clone(expr) })
-    }
-
-    pub(crate) fn expr(&self) -> &Arc<dyn PhysicalExpr> {
-        &self.expr
-    }
-}
-
-impl PartialEq for Shown {
-    fn eq(&self, other: &Self) -> bool {
-        self.expr.as_ref() == other.expr.as_ref()
-    }
-}
-
-impl Eq for Shown {}
-
-impl Hash for Shown {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.expr.hash(state);
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.expr.fmt(f)
-    }
-}
-
-impl PhysicalExpr for Shown {
-    fn data_type(&self, schema: &Schema) -> Result<DataType> {
-        self.expr.data_type(schema)
-    }
-
-    fn nullable(&self, schema: &Schema) -> Result<bool> {
-        self.expr.nullable(schema)
-    }
-
-    fn return_field(&self, schema: &Schema) -> Result<FieldRef> {
-        self.expr.return_field(schema)
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        self.expr.evaluate(batch)
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![&self.expr]
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(expr), true) => Ok(Arc::new(Self { expr })),
-            _ => exec_err!("an output column is one expression"),
-        }
-    }
-
-    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.expr.fmt_sql(f)
-    }
-}
 
 /// A condition on the values of one coded column.
 #[derive(Debug)]
@@ -172,7 +103,7 @@ impl OnValues {
     fn verdicts(&self, values: &StringArray) -> Result<Arc<Verdicts>> {
         let mut last = self.last.lock();
         if let Some(last) = last.as_ref()
-            && is_same(&last.values, values)
+            && is_same_dictionary(&last.values, values)
         {
             return Ok(Arc::clone(last));
         }
@@ -182,13 +113,6 @@ impl OnValues {
         *last = Some(Arc::clone(&verdicts));
         Ok(verdicts)
     }
-}
-
-/// Whether two arrays are the same memory.
-fn is_same(one: &StringArray, other: &StringArray) -> bool {
-    one.len() == other.len()
-        && one.value_data().as_ptr() == other.value_data().as_ptr()
-        && one.value_offsets().as_ptr() == other.value_offsets().as_ptr()
 }
 
 impl Verdicts {

@@ -42,8 +42,8 @@ use crate::{
     functions::{AttrGet, CodedText, TextKey, TextMeets},
     model::schema::{STATUS_CODES, column},
     storage::{
-        condition::Condition,
-        on_values::Shown,
+        condition,
+        marked::{Marked, Use},
         readers::IndexedReaders,
         remainder::{Filtered, ROWS_DROPPED, Remainder},
         start_set::STARTS_AT,
@@ -275,17 +275,17 @@ impl FileSource for SpanFileSource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        let mut parquet = self.with_predicate(Condition::mark).with_pushdown_filters(self.chooses_rows);
+        let mut parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
         if self.reads_codes() {
             let readers: Arc<IndexedReaders> = Arc::clone(&self.coded_readers);
             parquet = parquet.with_parquet_file_reader_factory(readers);
         }
         let shown = |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() {
             true => column.clone(),
-            false => ProjectionExpr { expr: Shown::mark(&column.expr), alias: column.alias.clone() },
+            false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },
         };
         let shown = self.projection.iter().map(shown);
-        let Some(answered) = conjunction_opt(self.answered.iter().map(Condition::mark)) else {
+        let Some(answered) = conjunction_opt(self.answered.iter().map(condition::mark)) else {
             let output = ProjectionExprs::new(shown);
             return self.projected(&parquet, &output)?.create_morselizer(store, config, partition);
         };
