@@ -18,7 +18,7 @@ use datafusion::{
     },
 };
 
-use crate::functions::text_at_hand::AtHand;
+use crate::functions::{dictionaries::for_each_valid, text_at_hand::AtHand};
 
 /// What coded text is: a dictionary of different texts, and a code per row.
 pub fn coded_text_type() -> DataType {
@@ -91,7 +91,7 @@ fn coded(texts: &StringArray) -> Result<ArrayRef> {
     let (mut values, mut codes) = (Vec::new(), vec![0; texts.len()]);
     let mut at_hand = AtHand::default();
     let mut rows = 0;
-    let mut code = |row: usize| {
+    for_each_valid(texts, |row| {
         let text = texts.value(row);
         rows += 1;
         let mut new = || {
@@ -102,11 +102,7 @@ fn coded(texts: &StringArray) -> Result<ArrayRef> {
             true => new(),
             false => at_hand.get(text, || *known.entry(text).or_insert_with(new)),
         };
-    };
-    match texts.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => (0..texts.len()).for_each(&mut code),
-        Some(nulls) => nulls.valid_indices().for_each(&mut code),
-    }
+    });
     let codes = Int32Array::new(codes.into(), texts.nulls().cloned());
     Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(codes, Arc::new(StringArray::from(values)))?))
 }

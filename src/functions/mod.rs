@@ -36,6 +36,7 @@
 mod assemble;
 mod attribute;
 mod coded_text;
+mod dictionaries;
 mod documentation;
 mod entries;
 mod id_comparisons;
@@ -70,6 +71,7 @@ pub use self::{
     assemble::AttrAssemble,
     attribute::{AttrFunction, AttrGet, AttrWhole},
     coded_text::{CodedText, coded_text_type},
+    dictionaries::{for_each_valid, is_same_dictionary},
     id_comparisons::IdComparisons,
     id_number::IdNumber,
     ids::IdFunction,

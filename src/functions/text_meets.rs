@@ -25,10 +25,7 @@ use datafusion::{
 };
 use parking_lot::Mutex;
 
-use crate::functions::scalar_if;
-
-/// Dictionaries of which it is known which texts meet the pattern: those that the threads of a query are at.
-const DICTIONARIES_MAX: usize = 32;
+use crate::functions::{dictionaries::Dictionaries, scalar_if};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Form {
@@ -41,13 +38,12 @@ enum Form {
 pub struct TextMeets {
     form: Form,
     signature: Signature,
-    known: Mutex<Vec<Known>>,
+    known: Mutex<Dictionaries<Known>>,
 }
 
-/// Which texts of a dictionary meet a pattern. Holding the texts keeps their address theirs.
+/// Which texts of a dictionary meet a pattern.
 #[derive(Debug)]
 struct Known {
-    texts: StringArray,
     pattern: String,
     meets: Arc<BooleanArray>,
 }
@@ -71,19 +67,11 @@ impl TextMeets {
     }
 
     fn of_dictionary(&self, texts: &StringArray, pattern: &str) -> Result<Arc<BooleanArray>> {
-        // Batches of a row group share the bytes of its dictionary, and not the array around them.
-        let place =
-            |texts: &StringArray| (texts.values().as_ptr(), texts.offsets().inner().inner().as_ptr(), texts.len());
-        let is_it = |known: &&Known| place(&known.texts) == place(texts) && known.pattern == pattern;
-        if let Some(known) = self.known.lock().iter().find(is_it) {
+        if let Some(known) = self.known.lock().of(texts).find(|known| known.pattern == pattern) {
             return Ok(Arc::clone(&known.meets));
         }
         let meets = Arc::new(self.of_texts(texts, pattern)?);
-        let mut known = self.known.lock();
-        if known.len() >= DICTIONARIES_MAX {
-            known.remove(0);
-        }
-        known.push(Known { texts: texts.clone(), pattern: pattern.to_owned(), meets: Arc::clone(&meets) });
+        self.known.lock().keep(texts, Known { pattern: pattern.to_owned(), meets: Arc::clone(&meets) });
         Ok(meets)
     }
 

@@ -10,7 +10,10 @@ use arrow::{
 use datafusion::common::{Result, exec_err, hash_utils::RandomState};
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use crate::functions::text_at_hand::AtHand;
+use crate::functions::{
+    dictionaries::{Dictionaries, for_each_valid},
+    text_at_hand::AtHand,
+};
 
 /// Stands for a text without a number.
 pub(super) const SPELLED: u16 = u16::MAX;
@@ -20,9 +23,6 @@ const PLAIN_TEXTS_MAX: usize = 4_096;
 
 /// Bytes of text that get numbers, per position of a key.
 const BYTES_MAX: usize = 4 << 20;
-
-/// Dictionaries of which it is known what their codes are here: those that the threads of a query are at.
-const DICTIONARIES_MAX: usize = 32;
 
 /// Numbers of texts, by position in the key. They are shared by all threads of a query.
 pub(super) struct TextCodes {
@@ -38,8 +38,8 @@ struct Position {
     bytes_max: usize,
     /// Whether numbers have run out.
     is_full: bool,
-    /// The numbers of the values of a dictionary, newest last. Holding the values keeps their address theirs.
-    dictionaries: Vec<(StringArray, Arc<[u16]>)>,
+    /// The numbers of the values of dictionaries.
+    dictionaries: Dictionaries<Arc<[u16]>>,
 }
 
 impl TextCodes {
@@ -56,7 +56,7 @@ impl TextCodes {
             texts_max,
             bytes_max,
             is_full: false,
-            dictionaries: Vec::new(),
+            dictionaries: Dictionaries::default(),
         };
         Self { positions: (0..positions).map(|_| RwLock::new(position())).collect() }
     }
@@ -90,10 +90,7 @@ impl TextCodes {
             let code = codes.get(row).and_then(|code| usize::try_from(*code).ok());
             code.and_then(|code| of_values.get(code)).copied().unwrap_or_default()
         };
-        match texts.keys().nulls().filter(|nulls| nulls.null_count() > 0) {
-            None => (0..texts.len()).for_each(|row| number(row, of_row(row))),
-            Some(nulls) => nulls.valid_indices().for_each(|row| number(row, of_row(row))),
-        }
+        for_each_valid(texts.keys(), |row| number(row, of_row(row)));
         Ok(())
     }
 }
@@ -101,7 +98,7 @@ impl TextCodes {
 fn of_texts(position: &RwLock<Position>, texts: &StringArray, texts_max: usize, mut number: impl FnMut(usize, u16)) {
     let mut at_hand = AtHand::default();
     let mut known = position.read();
-    let mut of_row = |row: usize| {
+    for_each_valid(texts, |row| {
         let text = texts.value(row);
         let found = at_hand.get(text, || match known.numbers.get(text) {
             Some(number) => *number,
@@ -109,23 +106,19 @@ fn of_texts(position: &RwLock<Position>, texts: &StringArray, texts_max: usize, 
             None => RwLockReadGuard::unlocked(&mut known, || position.write().number(text, texts_max)),
         });
         number(row, found);
-    };
-    match texts.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => (0..texts.len()).for_each(&mut of_row),
-        Some(nulls) => nulls.valid_indices().for_each(&mut of_row),
-    }
+    });
 }
 
 fn of_dictionary(position: &RwLock<Position>, values: &ArrayRef) -> Result<Arc<[u16]>> {
     let texts = cast(values, &DataType::Utf8)?;
     let texts: &StringArray = texts.as_string();
-    if let Some(numbers) = position.read().of_known_dictionary(texts) {
-        return Ok(numbers);
+    if let Some(numbers) = position.read().dictionaries.of(texts).next() {
+        return Ok(Arc::clone(numbers));
     }
     let mut numbers = vec![0; texts.len()];
     of_texts(position, texts, usize::MAX, |value, number| numbers[value] = number);
     let numbers: Arc<[u16]> = numbers.into();
-    position.write().keep(texts, &numbers);
+    position.write().dictionaries.keep(texts, Arc::clone(&numbers));
     Ok(numbers)
 }
 
@@ -146,21 +139,6 @@ impl Position {
         let number = u16::try_from(self.texts.len()).unwrap_or(SPELLED);
         self.numbers.insert(text, number);
         number
-    }
-
-    fn of_known_dictionary(&self, texts: &StringArray) -> Option<Arc<[u16]>> {
-        // Batches of a row group share the bytes of its dictionary, and not the array around them.
-        let place =
-            |texts: &StringArray| (texts.values().as_ptr(), texts.offsets().inner().inner().as_ptr(), texts.len());
-        let (_, numbers) = self.dictionaries.iter().find(|(known, _)| place(known) == place(texts))?;
-        Some(Arc::clone(numbers))
-    }
-
-    fn keep(&mut self, texts: &StringArray, numbers: &Arc<[u16]>) {
-        if self.dictionaries.len() >= DICTIONARIES_MAX {
-            self.dictionaries.remove(0);
-        }
-        self.dictionaries.push((texts.clone(), Arc::clone(numbers)));
     }
 }
 

@@ -11,6 +11,7 @@ use datafusion::{
 };
 
 use super::label::LabelValue;
+use crate::functions::{for_each_valid, is_same_dictionary};
 
 /// Codes of the values seen so far, from 1 on; 0 is NULL.
 #[derive(Debug, Default)]
@@ -32,15 +33,6 @@ struct Dictionary {
     here: Vec<u32>,
 }
 
-impl Dictionary {
-    fn is_of(&self, texts: &StringArray) -> bool {
-        // Batches of a row group share the bytes of its dictionary, and not the array around them.
-        let place =
-            |texts: &StringArray| (texts.values().as_ptr(), texts.offsets().inner().inner().as_ptr(), texts.len());
-        self.texts.as_ref().is_some_and(|known| place(known) == place(texts))
-    }
-}
-
 /// Bytes that a value takes besides those of its text, about.
 const ENTRY_BYTES: usize = 2 * size_of::<(Box<str>, u32)>();
 
@@ -49,13 +41,6 @@ fn code_of<K: Hash + Eq>(codes: &mut HashMap<K, u32>, value: K, given: &mut u32)
         *given += 1;
         *given
     })
-}
-
-fn for_each_valid(values: &dyn Array, each: impl FnMut(usize)) {
-    match values.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => (0..values.len()).for_each(each),
-        Some(nulls) => nulls.valid_indices().for_each(each),
-    }
 }
 
 /// Numbers that came up last, with their codes. Most rows have one of a few.
@@ -109,7 +94,7 @@ impl Codes {
             return internal_err!("values of type {} are not counted", coded.data_type());
         };
         let mut dictionary = std::mem::take(&mut self.dictionary);
-        if !dictionary.is_of(texts) {
+        if !dictionary.texts.as_ref().is_some_and(|known| is_same_dictionary(known, texts)) {
             dictionary.here.clear();
             dictionary.here.resize(texts.len(), 0);
             dictionary.texts = Some(texts.clone());
