@@ -85,8 +85,13 @@ pub struct NewFile {
     pub tags: BTreeMap<String, String>,
 }
 
-/// The tag that holds the CRC-32C of a file's bytes, as eight hexadecimal digits.
-pub const CHECKSUM_TAG: &str = "crc32c";
+/// The tag that holds the CRC-32C of a file's bytes, as [`checksum_text`].
+pub(super) const CHECKSUM_TAG: &str = "crc32c";
+
+/// A checksum as eight hexadecimal digits.
+pub(super) fn checksum_text(crc32c: u32) -> String {
+    format!("{crc32c:08x}")
+}
 
 impl NewFile {
     /// Describes a file that was written, under a name that tells when.
@@ -99,7 +104,7 @@ impl NewFile {
         let columns = ranges
             .map(|range| (range.column.to_owned(), ColumnStatistics::of_ints(Some((range.min, range.max)), 0)))
             .collect();
-        let checksum = format!("{:08x}", crc32c::crc32c(&file.bytes));
+        let checksum = checksum_text(crc32c::crc32c(&file.bytes));
         let mut tags = BTreeMap::from([(CHECKSUM_TAG.to_owned(), checksum)]);
         tags.extend(file.traces.iter().map(|bytes| (TRACES_TAG.to_owned(), trace_filters::tag_of(bytes))));
         Self {

@@ -54,7 +54,7 @@ mod table;
 mod tables;
 
 pub use self::{
-    commit::{CHECKSUM_TAG, Commit, CommitOutcome, NewFile, Operation, Transaction, columns_of},
+    commit::{Commit, CommitOutcome, NewFile, Operation, Transaction, columns_of},
     error::CatalogError,
     log::LogFile,
     settings::CatalogSettings,

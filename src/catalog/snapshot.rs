@@ -13,7 +13,7 @@ use crate::{
     catalog::{
         CatalogError, FORMAT_VERSION, FORMAT_VERSION_PROPERTY, NewFile,
         action::{Action, Add, MetaData, Protocol},
-        commit::DUPLICATES_APP_ID,
+        commit::{CHECKSUM_TAG, DUPLICATES_APP_ID, checksum_text},
         schema::TableSchema,
         statistics::FileStatistics,
     },
@@ -80,6 +80,20 @@ impl LiveFile {
             modified_unix_milli: add.modification_time,
             partition_values: add.partition_values.clone(),
         })
+    }
+
+    /// What tells a file of this length and CRC-32C from the one that was written, as in `has 5 bytes instead of 7`. Files of
+    /// other writers have no checksum, and are told by their length.
+    pub fn differences(&self, size_bytes: u64, crc32c: u32) -> Vec<String> {
+        let mut differences = Vec::new();
+        if size_bytes != self.size_bytes {
+            differences.push(format!("has {size_bytes} bytes instead of {}", self.size_bytes));
+        }
+        let found = checksum_text(crc32c);
+        if let Some(expected) = self.tags.get(CHECKSUM_TAG).filter(|expected| **expected != found) {
+            differences.push(format!("has checksum {found} instead of {expected}"));
+        }
+        differences
     }
 
     /// A file that a commit will add, before it is in the table.

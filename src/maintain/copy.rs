@@ -19,7 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::path::Path;
 use serde::Serialize;
@@ -27,7 +26,7 @@ use tracing::info;
 
 use super::tombstone;
 use crate::{
-    catalog::{CHECKSUM_TAG, Catalog, LiveFile, LogFile, Snapshot},
+    catalog::{Catalog, LiveFile, LogFile, Snapshot},
     error::{Error, ErrorKind, Result},
     model::tenant::TenantId,
     storage::{
@@ -172,20 +171,14 @@ async fn copy_files(from: &Store, to: &Store, snapshot: &Snapshot, report: &mut 
 /// Copies one file and gives its length; its place if it is gone.
 async fn copy_file(from: &Store, to: &Store, file: &LiveFile) -> Result<std::result::Result<u64, Path>> {
     let Some(bytes) = from.get(&file.location).await? else { return Ok(Err(file.location.clone())) };
-    check_bytes(file, &bytes)?;
+    if let Some(difference) = file.differences(bytes.len() as u64, crc32c::crc32c(&bytes)).first() {
+        let message =
+            format!("{} is not what the table says it is: it {difference}; tracehouse verify says more", file.location);
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
     let length = bytes.len() as u64;
     to.put_file(&file.location, bytes).await?;
     Ok(Ok(length))
-}
-
-fn check_bytes(file: &LiveFile, bytes: &Bytes) -> Result<()> {
-    let is_whole = bytes.len() as u64 == file.size_bytes;
-    let checksum = file.tags.get(CHECKSUM_TAG);
-    if is_whole && checksum.is_none_or(|expected| format!("{:08x}", crc32c::crc32c(bytes)) == *expected) {
-        return Ok(());
-    }
-    let message = format!("{} is not what the table says it is; tracehouse verify says more", file.location);
-    Err(Error::new(ErrorKind::Corrupt, message))
 }
 
 /// The objects of a table's log that have a version.

@@ -25,7 +25,7 @@ use super::{
     tombstone::{self, Tombstone},
 };
 use crate::{
-    catalog::{CHECKSUM_TAG, Catalog, LiveFile, Snapshot},
+    catalog::{Catalog, LiveFile, Snapshot},
     error::Result,
     live::Live,
     model::{
@@ -186,16 +186,7 @@ impl<'a> FileCheck<'a> {
 
     /// Rows of the file, and what is wrong with it.
     fn run(mut self, bytes: &Bytes) -> (u64, Vec<String>) {
-        if bytes.len() as u64 != self.file.size_bytes {
-            let (found, expected) = (bytes.len(), self.file.size_bytes);
-            self.problems.push(format!("has {found} bytes instead of {expected}"));
-        }
-        if let Some(expected) = self.file.tags.get(CHECKSUM_TAG) {
-            let found = format!("{:08x}", crc32c::crc32c(bytes));
-            if found != *expected {
-                self.problems.push(format!("has checksum {found} instead of {expected}"));
-            }
-        }
+        self.problems.extend(self.file.differences(bytes.len() as u64, crc32c::crc32c(bytes)));
         match ParquetRecordBatchReaderBuilder::try_new(bytes.clone()) {
             Err(error) => self.problems.push(format!("cannot be read: {error}")),
             Ok(builder) => {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::{
-    catalog::{CHECKSUM_TAG, LiveFile},
+    catalog::LiveFile,
     error::{Error, ErrorKind, Result},
     storage::store::Store,
 };
@@ -46,18 +46,8 @@ pub(super) async fn read_checked(store: &Store, file: &LiveFile, room_bytes: &mu
     Ok(None)
 }
 
-fn check(file: &LiveFile, bytes: u64, checksum: u32) -> Result<()> {
-    let damaged = |detail: String| {
-        let message = format!("file {} is damaged: {detail}; it stays as it is", file.location);
-        Err(Error::new(ErrorKind::Corrupt, message))
-    };
-    if bytes != file.size_bytes {
-        return damaged(format!("it has {bytes} bytes instead of {}", file.size_bytes));
-    }
-    let found = format!("{checksum:08x}");
-    match file.tags.get(CHECKSUM_TAG) {
-        Some(expected) if *expected != found => damaged(format!("it has checksum {found} instead of {expected}")),
-        // Files of other writers have none.
-        _ => Ok(()),
-    }
+fn check(file: &LiveFile, size_bytes: u64, checksum: u32) -> Result<()> {
+    let Some(difference) = file.differences(size_bytes, checksum).into_iter().next() else { return Ok(()) };
+    let message = format!("file {} is damaged: it {difference}; it stays as it is", file.location);
+    Err(Error::new(ErrorKind::Corrupt, message))
 }
