@@ -248,6 +248,9 @@ fn due(loads: &[(TenantId, BufferLoad)], policy: &FlushPolicy, relief: Relief, n
 /// where thousands have a little each.
 fn largest(loads: &[(TenantId, BufferLoad)], pressure_bytes: usize) -> HashSet<&TenantId> {
     let mut left: usize = loads.iter().map(|(_, load)| load.bytes).sum();
+    if left < pressure_bytes {
+        return HashSet::new();
+    }
     let mut by_size: Vec<&(TenantId, BufferLoad)> = loads.iter().collect();
     by_size.sort_by_key(|(_, load)| Reverse(load.bytes));
     let is_pressed = |(_, load): &&&(TenantId, BufferLoad)| {
