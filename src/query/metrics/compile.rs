@@ -199,7 +199,8 @@ fn leaf(position: usize, pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf
         }
         MetricsFunction::QuantileOverTime(Field { name: field, .. }, quantiles) => {
             add(&mut mentioned, field);
-            ("quantile_over_time".to_owned(), Function::Quantiles(Number::int(field), quantiles.clone()))
+            let function = Function::Quantiles(Number::int(field), distinct(quantiles, |a, b| a == b));
+            ("quantile_over_time".to_owned(), function)
         }
         MetricsFunction::Compare { selection, top, range } => {
             let top = top.and_then(|top| usize::try_from(top).ok()).unwrap_or(COMPARE_TOP);
@@ -207,13 +208,25 @@ fn leaf(position: usize, pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf
             ("compare".to_owned(), Function::Compare { selection, top, range: *range })
         }
     };
-    let labels = call.by.iter().enumerate().map(|(position, field)| LabelColumns::new(&field.name, position)).collect();
+    let by = distinct(&call.by, |a, b| a.name == b.name);
+    let labels = by.iter().enumerate().map(|(position, field)| LabelColumns::new(&field.name, position)).collect();
     let selection_reads_trace = match &call.function {
         MetricsFunction::Compare { selection, .. } => selection.reads_trace(),
         _ => false,
     };
     let source = SpanSource::compile(pipeline)?.on_traces_if(selection_reads_trace);
     Ok(Leaf { position, source, mentioned, function, name, labels })
+}
+
+/// Each once, in order; a series has no label twice, and no other series has its labels.
+fn distinct<T: Clone>(items: &[T], same: impl Fn(&T, &T) -> bool) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    for item in items {
+        if !kept.iter().any(|other| same(other, item)) {
+            kept.push(item.clone());
+        }
+    }
+    kept
 }
 
 fn mention(spansets: &SpansetExpr, mentioned: &mut Vec<FieldName>) {

@@ -20,7 +20,9 @@ pub(super) fn of_span(by: &[Field], span: Subject<'_>) -> Labels {
         Val::Opaque(json) | Val::Array(_, json) => Val::Str(json),
         other => other,
     };
-    let all: Vec<(String, Val)> = by.iter().map(|field| (field.name.to_string(), value(field))).collect();
+    let again = |at: usize| by[..at].iter().any(|field| field.name == by[at].name);
+    let each = by.iter().enumerate().filter(|(at, _)| !again(*at));
+    let all: Vec<(String, Val)> = each.map(|(_, field)| (field.name.to_string(), value(field))).collect();
     let there: Vec<(String, Val)> = all.iter().filter(|(_, value)| *value != Val::Missing).cloned().collect();
     match (there.is_empty(), all.first()) {
         (true, Some((name, _))) => vec![(name.clone(), Val::Str("nil".to_owned()))],

@@ -192,7 +192,8 @@ impl Question<'_> {
                     labels: of("p", *q),
                     samples: every(&|bucket| quantile(*q, &powers(bucket)) / unit(field)),
                 };
-                quantiles.iter().map(series).collect()
+                let again = |at: usize| quantiles[..at].contains(&quantiles[at]);
+                quantiles.iter().enumerate().filter(|(at, _)| !again(*at)).map(|(_, q)| series(q)).collect()
             }
             MetricsFunction::Compare { .. } => panic!("compare makes no groups"),
         }
