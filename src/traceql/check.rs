@@ -10,7 +10,8 @@ use super::{
         Scope, SeriesExpr, SeriesStage, SpansetExpr, StageKind, TextRange, UnaryOp,
     },
     error::TraceQlError,
-    literal::Literal,
+    literal::{self, Literal},
+    names,
     size::check_size,
     types::Type,
 };
@@ -165,7 +166,8 @@ fn check_binary(op: FieldOp, lhs: &FieldExpr, rhs: &FieldExpr, whole: &FieldExpr
     }
     if !left.meets(right) {
         let problem = format!("binary operations must operate on the same type: {whole}");
-        return Err(TraceQlError::invalid(problem, whole.at).with_help(types()));
+        let help = without_quotes(op, lhs, rhs).unwrap_or_else(types);
+        return Err(TraceQlError::invalid(problem, whole.at).with_help(help));
     }
     if !left.takes(op) || !right.takes(op) {
         let problem = format!("illegal operation for the given types: {whole}");
@@ -180,6 +182,20 @@ fn check_binary(op: FieldOp, lhs: &FieldExpr, rhs: &FieldExpr, whole: &FieldExpr
         return Err(TraceQlError::invalid(format!("division by zero: {whole}"), whole.at));
     }
     Ok(())
+}
+
+/// What was probably meant where a constant stands in quotes that is none with them.
+fn without_quotes(op: FieldOp, lhs: &FieldExpr, rhs: &FieldExpr) -> Option<String> {
+    let kind = lhs.type_of();
+    if let (FieldOp::Regex(op), Type::Status | Type::Kind) = (op, kind) {
+        return Some(format!("{} is for text; {lhs} takes = and !=, and several are joined by ||", op.sign()));
+    }
+    if let (FieldKind::Literal(Literal::Status(_)), Type::Bool) = (&lhs.kind, rhs.type_of()) {
+        return Some(format!("{lhs} is a status: status = {lhs}"));
+    }
+    let FieldKind::Literal(Literal::String(text)) = &rhs.kind else { return None };
+    let meant = names::literal_word(text).or_else(|| literal::parse_number(text).ok())?;
+    meant.type_of().meets(kind).then(|| format!("{lhs} is of type {}; without quotes: {meant}", kind.name()))
 }
 
 fn check_regex(op: RegexOp, pattern: &FieldExpr, whole: &FieldExpr) -> Result {

@@ -136,6 +136,11 @@ const UNITS: &[(&str, i64)] = &[
     ("y", 365 * 86_400_000_000_000),
 ];
 
+/// Whether durations have a unit of that name.
+pub(super) fn is_unit(name: &str) -> bool {
+    UNITS.iter().any(|(unit, _)| *unit == name)
+}
+
 /// Reads a token that starts like a number.
 pub(super) fn parse_number(token: &str) -> Result<Literal, String> {
     if token.bytes().all(|b| b.is_ascii_digit()) {

@@ -156,7 +156,14 @@ pub(super) fn literal_word(word: &str) -> Option<Literal> {
 /// The word that was probably meant for a bare or scoped name that means nothing.
 pub(super) fn nearest_name(name: &str) -> Option<&'static str> {
     let spellings = INTRINSICS.iter().flat_map(|(_, plain, scoped)| plain.iter().chain(scoped).copied());
-    nearest(name, spellings.chain(LITERAL_WORDS.iter().copied()))
+    nearest(name, spellings.chain(LITERAL_WORDS.iter().copied())).or_else(|| in_another_scope(name))
+}
+
+/// `span:status` for `trace:status`.
+fn in_another_scope(name: &str) -> Option<&'static str> {
+    let (_, word) = name.split_once(':')?;
+    let mut spellings = INTRINSICS.iter().filter_map(|(_, _, scoped)| *scoped);
+    spellings.find(|spelling| spelling.split_once(':').is_some_and(|(_, other)| other == word))
 }
 
 /// The scope that was probably meant.
@@ -203,7 +210,9 @@ mod tests {
         assert_eq!(nearest_name("statuss"), Some("status"));
         assert_eq!(nearest_name("Duration"), Some("duration"));
         assert_eq!(nearest_name("trace:rootServiceName"), Some("trace:rootService"));
+        assert_eq!(nearest_name("trace:status"), Some("span:status"));
         assert_eq!(nearest_name("frontend"), None);
+        assert_eq!(nearest_name("foo:bar"), None);
         assert_eq!(nearest_function("rat"), Some("rate"));
         assert_eq!(nearest_scope("resources"), Some("resource"));
     }

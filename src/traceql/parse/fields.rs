@@ -143,6 +143,13 @@ fn scoped(word: &str, key: &str, at: TextRange) -> Result<FieldName> {
     }
     if word != "parent" {
         let Some(scope) = names::nearest_scope(word) else {
+            // `service.name:shop` means a comparison in other languages, and would be an attribute that no span has.
+            if let Some((name, value)) = key.split_once(':').filter(|_| !key.contains('"')) {
+                let problem = format!("unknown identifier: {word}.{key}");
+                let help =
+                    format!("equality is written {word}.{name} = \"{value}\", and the attribute itself .{word}.{key}");
+                return Err(TraceQlError::parse(problem, at).with_help(help));
+            }
             return attribute(false, Scope::Any, &format!("{word}.{key}"), at);
         };
         // A slip in a scope would otherwise look for an attribute that no span has.

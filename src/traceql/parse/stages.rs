@@ -234,7 +234,15 @@ fn combine(lhs: Operand, sign: &Pair<'_, Rule>, rhs: Operand) -> Result<Operand>
     let arithmetic = ArithmeticOp::from_sign(text);
     let mismatch = |lhs: &Operand, rhs: &Operand| {
         let problem = format!("syntax error: {text} cannot combine {} with {}", lhs.noun(), rhs.noun());
-        Err(TraceQlError::parse(problem, at))
+        let fault = TraceQlError::parse(problem, at);
+        let compares = matches!(lhs, Operand::Filter(_)) || matches!(rhs, Operand::Filter(_));
+        Err(match text {
+            "&&" if compares => fault.with_help("stages follow each other: | count() > 2 | avg(duration) > 1s"),
+            "||" if compares => {
+                fault.with_help("pipelines stand in parentheses: ({} | count() > 2) || ({} | avg(duration) > 1s)")
+            }
+            _ => fault,
+        })
     };
     match (lhs, rhs) {
         (Operand::Spansets(lhs), Operand::Spansets(rhs)) => {

@@ -36,7 +36,7 @@ pub struct Search {
 pub fn plan(query: &Query) -> Result<Search, TraceQlError> {
     let pipeline = match &query.body {
         Body::Spansets(pipeline) => pipeline,
-        Body::Metrics(metrics) => return Err(unsupported_metrics(&metrics.source)),
+        Body::Metrics(metrics) => return Err(no_search(&metrics.source)),
     };
     let most_recent = query.hints.iter().rev().find_map(|hint| match (hint.name.as_str(), &hint.value) {
         ("most_recent", Literal::Bool(value)) => Some(*value),
@@ -57,7 +57,10 @@ fn show(shown: &mut Vec<FieldName>, name: &FieldName) {
     }
 }
 
-fn unsupported_metrics(source: &MetricsSource) -> TraceQlError {
+/// Where time series are to be had.
+const METRICS_HELP: &str = "metrics are answered by /api/metrics/query_range and /api/metrics/query";
+
+fn no_search(source: &MetricsSource) -> TraceQlError {
     let mut series = match source {
         MetricsSource::Spans { call, .. } => {
             let name = match &call.function {
@@ -68,7 +71,8 @@ fn unsupported_metrics(source: &MetricsSource) -> TraceQlError {
                 MetricsFunction::QuantileOverTime(..) => "quantile_over_time()".to_owned(),
                 MetricsFunction::Compare { .. } => "compare()".to_owned(),
             };
-            return TraceQlError::unsupported(format!("metrics function {name}"), call.at);
+            let problem = format!("a search finds traces, and {name} makes time series");
+            return TraceQlError::invalid(problem, call.at).with_help(METRICS_HELP);
         }
         MetricsSource::Math(series) => series,
     };
@@ -76,9 +80,10 @@ fn unsupported_metrics(source: &MetricsSource) -> TraceQlError {
         match series {
             SeriesExpr::Binary { lhs, .. } if !matches!(**lhs, SeriesExpr::Number(_)) => series = lhs,
             SeriesExpr::Binary { rhs, .. } => series = rhs,
-            SeriesExpr::Metrics(metrics) => return unsupported_metrics(&metrics.source),
+            SeriesExpr::Metrics(metrics) => return no_search(&metrics.source),
             SeriesExpr::Number(_) => {
-                return TraceQlError::unsupported("arithmetic on time series", TextRange::default());
+                let problem = "a search finds traces, and this makes time series";
+                return TraceQlError::invalid(problem, TextRange::default()).with_help(METRICS_HELP);
             }
         }
     }

@@ -133,7 +133,7 @@ async fn what_is_no_search_or_beyond_a_limit_is_refused() {
     assert_eq!(message(limit).await, "limit 1000000 exceeds max limit 262144");
     let spans = TraceQlQuery { spans_per_trace: Some(101), ..TraceQlQuery::new("{}") };
     assert_eq!(message(spans).await, "spans per span set exceeds 100. received 101");
-    assert!(message(TraceQlQuery::new("{} | rate()")).await.starts_with("not supported yet: metrics function rate()"));
+    assert!(message(TraceQlQuery::new("{} | rate()")).await.contains("and rate() makes time series"));
     assert!(message(TraceQlQuery::new("{ 1 }")).await.contains("must resolve to a boolean"));
 }
 

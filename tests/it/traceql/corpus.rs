@@ -73,8 +73,10 @@ fn the_corpus_has_cases_of_every_class_and_five_hundred_in_all() {
         let blocks = corpus_files(class).into_iter().flat_map(|path| read_blocks(&path));
         blocks.filter(|block| matches!(block, Block::Case { .. })).count()
     };
-    let mut classes: Vec<String> =
-        vec!["valid", "parse_error", "invalid", "unsupported", "planned"].into_iter().map(str::to_owned).collect();
+    let mut classes: Vec<String> = vec!["valid", "parse_error", "invalid", "no_search", "unsupported", "planned"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     let worlds = fs::read_dir(root.join("evaluated")).unwrap().map(|entry| entry.unwrap());
     let worlds = worlds.filter(|entry| entry.file_type().unwrap().is_dir());
     classes.extend(worlds.map(|entry| format!("evaluated/{}", entry.file_name().to_string_lossy())));
@@ -118,6 +120,14 @@ fn what_the_types_forbid_is_invalid() {
 fn what_is_not_built_says_so_by_name() {
     check("unsupported", |text| match traceql::search(text) {
         Err(error @ TraceQlError::Unsupported { .. }) => Ok(error.to_string()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn a_search_refuses_time_series_and_says_who_answers_them() {
+    check("no_search", |text| match (traceql::compile(text), traceql::search(text)) {
+        (Ok(_), Err(error @ TraceQlError::Invalid { .. })) => Ok(error.to_string()),
         other => Err(format!("{other:?}")),
     });
 }
