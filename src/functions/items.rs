@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray},
+    array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, StringArray},
     datatypes::DataType,
 };
 use datafusion::{
     common::{Result, exec_err},
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
 };
-
-use crate::functions::entries::Entries;
 
 /// Takes a list of structs that have an attribute map, and a literal key. False for a row without items. A file of which it
 /// is known that none of its items has the key is not read for it.
@@ -57,12 +55,34 @@ fn any_has(lists: &ArrayRef, key: &str) -> Result<BooleanArray> {
     let Some(maps) = maps else {
         return exec_err!("expected items with attributes, got {}", list.data_type());
     };
-    let entries = Entries::try_new(maps)?;
-    let (items, ends) = (list.value_offsets(), entries.offsets());
-    let has = |row: usize| {
-        // Of a row, the entries of all its items lie together.
-        let range = ends[items[row] as usize] as usize..ends[items[row + 1] as usize] as usize;
-        list.is_valid(row) && range.into_iter().any(|entry| entries.keys.value(entry) == key)
+    let (ends, keys) = keys_of(maps)?;
+    let (items, bytes) = (list.value_offsets(), keys.value_offsets());
+    let is_key = |entry: usize| {
+        let (start, end) = (bytes[entry] as usize, bytes[entry + 1] as usize);
+        &keys.value_data()[start..end] == key.as_bytes()
     };
-    Ok((0..list.len()).map(|row| Some(has(row))).collect())
+    let mut found = BooleanBufferBuilder::new(list.len());
+    found.append_n(list.len(), false);
+    for (row, ends_of_row) in items.windows(2).enumerate() {
+        // Most spans have no item. Of a row, the entries of all its items lie together.
+        let [start, end] = *ends_of_row else { continue };
+        if start < end && list.is_valid(row) {
+            let mut entries = ends[start as usize] as usize..ends[end as usize] as usize;
+            found.set_bit(row, entries.any(is_key));
+        }
+    }
+    Ok(BooleanArray::from(found.finish()))
+}
+
+/// Where the keys of each map start, and those of all maps. A map of which nothing but keys was read is a list of them.
+fn keys_of(maps: &ArrayRef) -> Result<(&[i32], &StringArray)> {
+    let (offsets, keys) = match maps.data_type() {
+        DataType::Map(..) => (maps.as_map().value_offsets(), maps.as_map().keys()),
+        DataType::List(_) => (maps.as_list::<i32>().value_offsets(), maps.as_list::<i32>().values()),
+        other => return exec_err!("expected attributes, got {other}"),
+    };
+    match keys.as_string_opt() {
+        Some(keys) => Ok((offsets, keys)),
+        None => exec_err!("expected keys of attributes, got {}", keys.data_type()),
+    }
 }

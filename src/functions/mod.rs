@@ -24,8 +24,8 @@
 //! The functions know nothing of promoted columns: reading a stored batch, the scan rewrites calls of them to what that
 //! batch has ([`crate::storage::adapter`]). For this the calls have to reach the scan, hence their *placement*: a call on
 //! a column and a literal key moves towards the leaves of the plan. `attr_assemble` is what the rewriting puts in place of
-//! a whole map; it, `attr_rest`, which leaves attributes out that are asked for one by one, and `item_has`, which TraceQL
-//! asks events and links with, are not registered for use in SQL.
+//! a whole map; it, `attr_rest`, which leaves attributes out that are asked for one by one, and `item_has` and `item_parts`, by
+//! which TraceQL says what it asks of events and links, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
 //! bytes, so that statistics and bloom filters apply. [`CodedText`] takes text as the codes that files have for it, and
@@ -42,6 +42,7 @@ mod entries;
 mod id_comparisons;
 mod id_number;
 mod ids;
+mod item_parts;
 mod items;
 mod json;
 mod percentile;
@@ -75,6 +76,7 @@ pub use self::{
     id_comparisons::IdComparisons,
     id_number::IdNumber,
     ids::IdFunction,
+    item_parts::{ItemPart, ItemParts},
     items::ItemHas,
     rest::AttrRest,
     subscript::AttributeSubscripts,

@@ -17,7 +17,8 @@
 //!
 //! What the residual can hold, a buffered batch says ([`SpanBatch::keys`](crate::model::batch::SpanBatch::keys)), and a
 //! file in its footer. Without such a list, in a file that another program rewrote, it can hold everything.
-//! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links.
+//! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links. Of events and links a file
+//! can have been left less than the table has ([`crate::storage::items`]); what reads them then takes what is there.
 //!
 //! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes. Where a file's text
 //! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text or a pattern, and tests
@@ -57,6 +58,7 @@ use crate::{
         condition::fold,
         demand::ScanDemand,
         footer,
+        items::narrowed_table,
         marked::{Marked, Use},
         on_values::OnValues,
         remainder::Remainder,
@@ -102,7 +104,7 @@ impl AttributeAdapter {
                 None => return exec_err!("attribute column {} has the type {}", field.name(), field.data_type()),
             }
         }
-        let rest = DefaultPhysicalExprAdapter::new(logical, Arc::clone(&physical));
+        let rest = DefaultPhysicalExprAdapter::new(narrowed_table(logical, &physical), Arc::clone(&physical));
         Ok(Self { physical, promoted, keys, demand: None, rest })
     }
 

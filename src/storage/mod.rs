@@ -13,7 +13,8 @@
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
 //! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows, and a scan that
-//! groups rows by them leaves codes as they are (`coded_text`); [`map_values`] reads the values of one key of the maps
+//! groups rows by them leaves codes as they are (`coded_text`); of events and links it reads what is asked of them (`items`);
+//! [`map_values`] reads the values of one key of the maps
 //! without putting maps together.
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
@@ -44,8 +45,10 @@ pub(crate) mod trace_rows;
 pub(crate) mod trace_set;
 
 mod buffer_source;
+mod changed_footer;
 mod coded_text;
 mod condition;
+mod items;
 mod kept;
 mod marked;
 mod on_values;

@@ -43,8 +43,9 @@ use crate::{
     model::schema::{STATUS_CODES, column},
     storage::{
         condition,
+        items::ItemsAsked,
         marked::{Marked, Use},
-        readers::IndexedReaders,
+        readers::{Form, IndexedReaders, TextForm},
         remainder::{Filtered, ROWS_DROPPED, Remainder},
         start_set::STARTS_AT,
         trace_set::IN_TRACES,
@@ -70,8 +71,8 @@ pub(crate) struct SpanFileSource {
     /// Whether rows are chosen by predicates while files are decoded.
     chooses_rows: bool,
     rows_max: usize,
-    /// The readers for when text is read as codes.
-    coded_readers: Arc<IndexedReaders>,
+    /// The readers, in whatever form.
+    readers: Arc<IndexedReaders>,
     reading: Reading,
 }
 
@@ -87,7 +88,7 @@ pub(crate) struct Reading {
 }
 
 impl SpanFileSource {
-    pub(crate) fn new(parquet: ParquetSource, coded_readers: Arc<IndexedReaders>, reading: Reading) -> Self {
+    pub(crate) fn new(parquet: ParquetSource, readers: Arc<IndexedReaders>, reading: Reading) -> Self {
         let all = parquet.projection().cloned();
         Self {
             projection: all.unwrap_or_else(|| ProjectionExprs::new([])),
@@ -96,7 +97,7 @@ impl SpanFileSource {
             answered: Vec::new(),
             chooses_rows: false,
             rows_max: ROWS_MAX_DEFAULT,
-            coded_readers,
+            readers,
             reading,
         }
     }
@@ -119,6 +120,13 @@ impl SpanFileSource {
         let compared: Vec<&Arc<dyn PhysicalExpr>> =
             self.predicates.iter().chain(outputs()).flat_map(compared_texts).collect();
         !compared.is_empty() && outputs().filter(|expr| is_shown(expr)).all(|shown| compared.contains(&shown))
+    }
+
+    /// In which form the files are read.
+    fn form(&self) -> Form {
+        let text = if self.reads_codes() { TextForm::Coded } else { TextForm::Plain };
+        let outputs = self.projection.iter().map(|column| &column.expr);
+        Form { text, items: Arc::new(ItemsAsked::of(self.predicates.iter().chain(outputs))) }
     }
 
     /// The source of an output over the columns of the table.
@@ -275,11 +283,8 @@ impl FileSource for SpanFileSource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        let mut parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
-        if self.reads_codes() {
-            let readers: Arc<IndexedReaders> = Arc::clone(&self.coded_readers);
-            parquet = parquet.with_parquet_file_reader_factory(readers);
-        }
+        let parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
+        let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(self.form())));
         let shown = |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() {
             true => column.clone(),
             false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },

@@ -26,7 +26,10 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use crate::storage::coded_text;
+use crate::storage::{
+    changed_footer, coded_text,
+    items::{ItemsAsked, LeftOut},
+};
 
 /// Makes the readers of a scan.
 #[derive(Debug)]
@@ -34,7 +37,15 @@ pub(crate) struct IndexedReaders {
     files: CachedParquetFileReaderFactory,
     objects: Arc<dyn ObjectStore>,
     cache: Arc<FileMetadataCache>,
-    text: TextForm,
+    form: Form,
+}
+
+/// In which form files are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    pub(crate) text: TextForm,
+    /// What is read of events and links.
+    pub(crate) items: Arc<ItemsAsked>,
 }
 
 /// What the readers make of text that a file has as codes of a dictionary.
@@ -47,9 +58,14 @@ pub(crate) enum TextForm {
 }
 
 impl IndexedReaders {
-    pub(crate) fn new(objects: Arc<dyn ObjectStore>, cache: Arc<FileMetadataCache>, text: TextForm) -> Self {
+    pub(crate) fn new(objects: Arc<dyn ObjectStore>, cache: Arc<FileMetadataCache>, form: Form) -> Self {
         let files = CachedParquetFileReaderFactory::new(Arc::clone(&objects), Arc::clone(&cache));
-        Self { files, objects, cache, text }
+        Self { files, objects, cache, form }
+    }
+
+    /// Readers of the same files in another form.
+    pub(crate) fn reading(&self, form: Form) -> Self {
+        Self::new(Arc::clone(&self.objects), Arc::clone(&self.cache), form)
     }
 }
 
@@ -64,18 +80,55 @@ impl ParquetFileReaderFactory for IndexedReaders {
         let meta = file.object_meta.clone();
         let reader = self.files.create_reader(partition_index, file, metadata_size_hint, metrics)?;
         let (objects, cache) = (Arc::clone(&self.objects), Arc::clone(&self.cache));
-        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, text: self.text }))
+        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, form: self.form.clone() }))
     }
 }
 
 struct IndexedReader {
     reader: Box<dyn AsyncFileReader + Send>,
     objects: Arc<dyn ObjectStore>,
-    /// Where footers are kept, also those that are changed to read text as codes.
+    /// Where footers are kept, also those that are changed.
     cache: Arc<FileMetadataCache>,
     meta: ObjectMeta,
     metadata_size_hint: Option<usize>,
-    text: TextForm,
+    form: Form,
+}
+
+impl IndexedReader {
+    async fn read_footer(&mut self) -> ParquetResult<Arc<ParquetMetaData>> {
+        let footer = DFParquetMetadata::new(&self.objects, &self.meta)
+            .with_metadata_size_hint(self.metadata_size_hint)
+            .with_file_metadata_cache(Some(Arc::clone(&self.cache)));
+        footer.fetch_metadata().await.map_err(in_parquet)
+    }
+
+    /// The footer in the form that is asked for.
+    async fn changed_footer(&mut self) -> ParquetResult<Arc<ParquetMetaData>> {
+        let stored = self.read_footer().await?;
+        let left_out = self.form.items.left_out(&stored);
+        let Some(change) = change(self.form.text, &left_out) else { return Ok(stored) };
+        if let Some(kept) = changed_footer::kept(&self.cache, &self.meta, &change) {
+            return Ok(kept);
+        }
+        let mut changed = match left_out.is_empty() {
+            true => stored.as_ref().clone(),
+            false => left_out.narrowed(&stored)?,
+        };
+        if self.form.text == TextForm::Coded {
+            changed = coded_text::with_codes(&changed)?;
+        }
+        Ok(changed_footer::keep(&self.cache, &self.meta, &change, changed))
+    }
+}
+
+/// The name of a change of footers, if there is any.
+fn change(text: TextForm, left_out: &LeftOut) -> Option<String> {
+    match (text, left_out.is_empty()) {
+        (TextForm::Plain, true) => None,
+        (TextForm::Plain, false) => Some(left_out.name()),
+        (TextForm::Coded, true) => Some("coded-text".to_owned()),
+        (TextForm::Coded, false) => Some(format!("coded-text-{}", left_out.name())),
+    }
 }
 
 impl AsyncFileReader for IndexedReader {
@@ -92,22 +145,7 @@ impl AsyncFileReader for IndexedReader {
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
         // The options would ask for the footer alone; without them, all of it is read and kept.
-        async move {
-            if self.text == TextForm::Coded
-                && let Some(kept) = coded_text::kept(&self.cache, &self.meta)
-            {
-                return Ok(kept);
-            }
-            let footer = DFParquetMetadata::new(&self.objects, &self.meta)
-                .with_metadata_size_hint(self.metadata_size_hint)
-                .with_file_metadata_cache(Some(Arc::clone(&self.cache)));
-            let footer = footer.fetch_metadata().await.map_err(in_parquet)?;
-            match self.text {
-                TextForm::Plain => Ok(footer),
-                TextForm::Coded => coded_text::keep(&self.cache, &self.meta, &footer),
-            }
-        }
-        .boxed()
+        async move { self.changed_footer().await }.boxed()
     }
 }
 

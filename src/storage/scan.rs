@@ -25,7 +25,9 @@ use datafusion::{
         tree_node::TreeNodeRecursion,
     },
     datasource::{
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource, parquet::ParquetRowSelection},
+        physical_plan::{
+            FileGroup, FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource, parquet::ParquetRowSelection,
+        },
         source::{DataSource, DataSourceExec, OpenArgs},
         table_schema::TableSchema,
     },
@@ -58,7 +60,7 @@ use crate::{
         buffer_source::BufferSource,
         demand::{KeyDemand, ScanDemand},
         parquet_source::{Reading, SpanFileSource},
-        readers::{IndexedReaders, TextForm},
+        readers::{Form, IndexedReaders, TextForm},
     },
 };
 
@@ -197,13 +199,14 @@ fn file_source(
     (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
-    let readers = |text| Arc::new(IndexedReaders::new(Arc::clone(&objects), Arc::clone(&metadata_cache), text));
+    let form = Form { text: TextForm::Plain, items: Arc::default() };
+    let readers = Arc::new(IndexedReaders::new(objects, metadata_cache, form));
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
     let parquet = ParquetSource::new(TABLE.clone())
         .with_table_parquet_options(options)
         .with_metadata_size_hint(FOOTER_BYTES_GUESS)
-        .with_parquet_file_reader_factory(readers(TextForm::Plain));
+        .with_parquet_file_reader_factory(Arc::clone(&readers) as Arc<dyn ParquetFileReaderFactory>);
     let files = FileGroup::new(request.files.iter().map(partitioned_file).collect());
     let groups = files.split_files(session.config().target_partitions());
     let reading = Reading {
@@ -211,7 +214,7 @@ fn file_source(
         has_traces: request.files.iter().all(|file| file.selected.is_some()),
         is_limited: request.limit.is_some(),
     };
-    let source = SpanFileSource::new(parquet, readers(TextForm::Coded), reading);
+    let source = SpanFileSource::new(parquet, readers, reading);
     let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(source))
         .with_file_groups(groups)
         .with_projection_indices(Some(projection))?

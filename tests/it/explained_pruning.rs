@@ -190,7 +190,7 @@ fn shown(unix_nano: i64) -> String {
     chrono::DateTime::from_timestamp_nanos(unix_nano).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-async fn explained(engine: &QueryEngine, kind: QueryKind) -> String {
+pub(crate) async fn explained(engine: &QueryEngine, kind: QueryKind) -> String {
     let request = QueryRequest { kind, ..QueryRequest::sql(TenantId::single(), "") };
     let (batches, _) = engine.execute(request).await.unwrap().collect().await.unwrap();
     batches.iter().flat_map(|batch| batch["plan"].as_string::<i32>().iter().flatten()).collect()

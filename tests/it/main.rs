@@ -17,6 +17,7 @@ mod flight;
 mod frame;
 mod generated_code;
 mod ingest;
+mod item_leaves;
 mod layers;
 mod maintain;
 mod metrics;

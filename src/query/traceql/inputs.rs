@@ -21,7 +21,7 @@ use super::{
     shown::shows,
 };
 use crate::{
-    functions::AttrFunction,
+    functions::{AttrFunction, ItemPart, ItemParts},
     model::{
         attributes::{AttributeScope, VALUE_INT, VALUE_JSON, VALUE_STR, value_fields},
         schema::column,
@@ -39,8 +39,30 @@ pub(in crate::query) struct Inputs {
     /// The arguments.
     pub(in crate::query) args: Vec<Expr>,
     places: Vec<(FieldName, Place)>,
-    events: Option<usize>,
-    links: Option<usize>,
+    events: Option<Items>,
+    links: Option<Items>,
+}
+
+/// Events or links among the arguments.
+#[derive(Clone, Debug)]
+struct Items {
+    position: usize,
+    /// What is read of them.
+    parts: Vec<ItemPart>,
+}
+
+impl Items {
+    /// Reads a part more of the items of a column.
+    fn read(items: &mut Option<Self>, args: &mut Vec<Expr>, list: &str, part: ItemPart) {
+        let items = items.get_or_insert_with(|| {
+            args.push(col(list));
+            Self { position: args.len() - 1, parts: Vec::new() }
+        });
+        if let Err(place) = items.parts.binary_search(&part) {
+            items.parts.insert(place, part);
+            args[items.position] = ItemParts::of(col(list), &items.parts);
+        }
+    }
 }
 
 /// Where the value of a field is: positions of arguments.
@@ -69,6 +91,12 @@ enum Place {
     Unknown,
 }
 
+/// Fields of events and links.
+const EVENT_NAME: &str = "name";
+const EVENT_TIME: &str = "time_unix_nano";
+const LINK_TRACE_ID: &str = "trace_id";
+const LINK_SPAN_ID: &str = "span_id";
+
 /// Arguments of one attribute.
 const ATTRIBUTE_ARGS: usize = 6;
 
@@ -78,12 +106,20 @@ pub(in crate::query) fn arrays(args: &ScalarFunctionArgs) -> Result<Vec<ArrayRef
 }
 
 impl Inputs {
-    /// The inputs for these fields.
+    /// The inputs for the values of these fields.
     pub(in crate::query) fn new(fields: impl IntoIterator<Item = FieldName>) -> Self {
+        Self::reading(fields, |_| true)
+    }
+
+    /// The inputs for these fields, of which some need no value: whether they are there is enough.
+    pub(super) fn reading(
+        fields: impl IntoIterator<Item = FieldName>,
+        needs_value: impl Fn(&FieldName) -> bool,
+    ) -> Self {
         let mut inputs = Self::default();
         for field in fields {
             if !inputs.places.iter().any(|(name, _)| *name == field) {
-                let place = inputs.place(&field);
+                let place = inputs.place(&field, needs_value(&field));
                 inputs.places.push((field, place));
             }
         }
@@ -101,28 +137,32 @@ impl Inputs {
         }
     }
 
-    fn place(&mut self, field: &FieldName) -> Place {
+    fn place(&mut self, field: &FieldName, needs_value: bool) -> Place {
         let attribute = match field {
             FieldName::Intrinsic(intrinsic) => return self.intrinsic(*intrinsic),
             FieldName::Attribute(attribute) => attribute,
         };
         let key = attribute.key.as_str();
+        let item = || match needs_value {
+            true => ItemPart::Value(key.to_owned()),
+            false => ItemPart::Has(key.to_owned()),
+        };
         match attribute.scope {
             Scope::Span => Place::Attribute(self.attribute(AttributeScope::Span, key)),
             Scope::Resource => Place::Attribute(self.attribute(AttributeScope::Resource, key)),
             Scope::Instrumentation => Place::Attribute(self.attribute(AttributeScope::Scope, key)),
             Scope::Event => {
-                self.events();
+                self.events(item());
                 Place::Event(key.to_owned())
             }
             Scope::Link => {
-                self.links();
+                self.links(item());
                 Place::Link(key.to_owned())
             }
             Scope::Any => {
                 let places = LOOKUP.map(|scope| self.attribute(scope, key));
-                self.events();
-                self.links();
+                self.events(item());
+                self.links(item());
                 Place::Unscoped(places, key.to_owned())
             }
         }
@@ -139,14 +179,12 @@ impl Inputs {
         first
     }
 
-    fn events(&mut self) {
-        let position = self.arg(col(column::EVENTS));
-        self.events = Some(position);
+    fn events(&mut self, part: ItemPart) {
+        Items::read(&mut self.events, &mut self.args, column::EVENTS, part);
     }
 
-    fn links(&mut self) {
-        let position = self.arg(col(column::LINKS));
-        self.links = Some(position);
+    fn links(&mut self, part: ItemPart) {
+        Items::read(&mut self.links, &mut self.args, column::LINKS, part);
     }
 
     fn intrinsic(&mut self, intrinsic: Intrinsic) -> Place {
@@ -161,9 +199,12 @@ impl Inputs {
         if let Some(number) = intrinsic_int(intrinsic) {
             return Place::Int(self.arg(number));
         }
+        let field = |name: &str| ItemPart::Field(name.to_owned());
         match intrinsic {
-            Intrinsic::EventName | Intrinsic::EventTimeSinceStart => self.events(),
-            Intrinsic::LinkTraceId | Intrinsic::LinkSpanId => self.links(),
+            Intrinsic::EventName => self.events(field(EVENT_NAME)),
+            Intrinsic::EventTimeSinceStart => self.events(field(EVENT_TIME)),
+            Intrinsic::LinkTraceId => self.links(field(LINK_TRACE_ID)),
+            Intrinsic::LinkSpanId => self.links(field(LINK_SPAN_ID)),
             _ => {}
         }
         match intrinsic {
@@ -181,7 +222,10 @@ impl Inputs {
         if columns.len() < self.args.len() {
             return exec_err!("expected {} arguments, got {}", self.args.len(), columns.len());
         }
-        let list = |position: Option<usize>| position.map(|position| Lists::try_new(&columns[position])).transpose();
+        let list = |items: &Option<Items>| match items {
+            Some(items) => Lists::try_new(&columns[items.position]).map(Some),
+            None => Ok(None),
+        };
         let fields = self
             .places
             .iter()
@@ -190,8 +234,8 @@ impl Inputs {
         let explicit = |in_list: fn(&FieldName) -> bool| self.places.iter().any(|(name, _)| in_list(name));
         Ok(InputRows {
             fields,
-            events: list(self.events)?,
-            links: list(self.links)?,
+            events: list(&self.events)?,
+            links: list(&self.links)?,
             names_events: explicit(FieldName::is_of_event),
             names_links: explicit(FieldName::is_of_link),
         })
@@ -415,13 +459,13 @@ impl<'a> InputRows<'a> {
             Source::Int(ints) => Dynamic::Int(ints.value(row)),
             Source::Status(texts) => Dynamic::Status(Status::from_name(texts.value(row))?),
             Source::Kind(texts) => Dynamic::Kind(Kind::from_name(texts.value(row))?),
-            Source::EventName => event().and_then(|(events, item)| events.text(item, "name")).map(Dynamic::text)?,
+            Source::EventName => event().and_then(|(events, item)| events.text(item, EVENT_NAME)).map(Dynamic::text)?,
             Source::EventTime(starts) => {
                 let (events, item) = event()?;
-                Dynamic::Int(events.int(item, "time_unix_nano")?.wrapping_sub(starts.value(row)))
+                Dynamic::Int(events.int(item, EVENT_TIME)?.wrapping_sub(starts.value(row)))
             }
-            Source::LinkTraceId => link_id(link()?, "trace_id")?,
-            Source::LinkSpanId => link_id(link()?, "span_id")?,
+            Source::LinkTraceId => link_id(link()?, LINK_TRACE_ID)?,
+            Source::LinkSpanId => link_id(link()?, LINK_SPAN_ID)?,
             Source::Root(root) if root.value(row) => Dynamic::Int(-1),
             Source::Root(_) | Source::Unknown => return None,
         }))

@@ -92,7 +92,24 @@ fn list_filter(condition: &Condition) -> Expr {
             let without = direct.and(Expr::Not(Box::new(in_lists.clone())));
             without.or(in_lists.and(matches::call(condition)))
         }
-        None => needed_items(condition).into_iter().fold(matches::call(condition), |all, needed| needed.and(all)),
+        None => existence(condition).unwrap_or_else(|| {
+            needed_items(condition).into_iter().fold(matches::call(condition), |all, needed| needed.and(all))
+        }),
+    }
+}
+
+/// A condition that asks of events and links nothing but whether one has a key, and of each for itself.
+fn existence(condition: &Condition) -> Option<Expr> {
+    match condition {
+        Condition::Exists(Value::Field(FieldName::Attribute(Attribute { of_parent: false, scope, key }))) => {
+            match scope {
+                Scope::Event => Some(nested::exists(column::EVENTS, key)),
+                Scope::Link => Some(nested::exists(column::LINKS, key)),
+                _ => None,
+            }
+        }
+        Condition::Or(parts) => parts.iter().map(existence).collect::<Option<Vec<_>>>()?.into_iter().reduce(Expr::or),
+        _ => None,
     }
 }
 

@@ -40,6 +40,10 @@ impl PerSpan for Matches {
         self.0.iter().for_each(|condition| condition.for_each_field(visit));
     }
 
+    fn for_each_value(&self, visit: &mut dyn FnMut(&FieldName)) {
+        self.0.iter().for_each(|condition| condition.for_each_value(visit));
+    }
+
     fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef> {
         let rows = &spans.rows;
         let holds = |row: usize| {

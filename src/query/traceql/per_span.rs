@@ -39,6 +39,11 @@ pub(super) trait PerSpan: Debug + Send + Sync + 'static {
     /// Calls `visit` with every field that it reads.
     fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName));
 
+    /// Calls `visit` with every field whose value it reads; of the others, whether they are there is enough.
+    fn for_each_value(&self, visit: &mut dyn FnMut(&FieldName)) {
+        self.for_each_field(visit);
+    }
+
     /// The values of a batch.
     fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef>;
 }
@@ -61,7 +66,9 @@ impl Spans<'_> {
 pub(super) fn call<P: PerSpan>(what: P) -> Expr {
     let mut fields = Vec::new();
     what.for_each_field(&mut |name| fields.push(name.clone()));
-    let mut inputs = Inputs::new(fields);
+    let mut values = Vec::new();
+    what.for_each_value(&mut |name| values.push(name.clone()));
+    let mut inputs = Inputs::reading(fields, |name| values.contains(name));
     let root = P::READS_ROOTS.then(|| inputs.arg(col(column::PARENT_SPAN_ID).is_null()));
     let text = what.text();
     let mut args = vec![lit(text.as_str())];

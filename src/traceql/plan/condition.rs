@@ -240,6 +240,16 @@ impl Condition {
         reads
     }
 
+    /// Calls `visit` with every field of which it matters what its value is, and not only whether there is one.
+    pub fn for_each_value(&self, visit: &mut dyn FnMut(&FieldName)) {
+        match self {
+            Condition::And(parts) | Condition::Or(parts) => parts.iter().for_each(|part| part.for_each_value(visit)),
+            Condition::Not(inner) => inner.for_each_value(visit),
+            Condition::Exists(Value::Field(_)) => {}
+            other => other.for_each_field(visit),
+        }
+    }
+
     /// Calls `visit` with every field that the condition reads.
     pub fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
         match self {

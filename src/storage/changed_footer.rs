@@ -1,0 +1,57 @@
+//! Footers that are changed after they are read, so that a file is decoded in another form than it is stored in.
+//!
+//! What the reader decodes of a file, and into which Arrow types, is said by its footer. The footers as they are changed are
+//! kept beside the ones that were read, in the same cache and under the same limit, by another name.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::{
+    datasource::physical_plan::parquet::CachedParquetMetaData,
+    execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache},
+    object_store::{ObjectMeta, path::Path},
+};
+use parquet::{
+    arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema},
+    file::metadata::{FileMetaData, KeyValue, ParquetMetaData},
+};
+
+/// The footer of a file as it was changed in this way, if it is kept.
+pub(crate) fn kept(cache: &Arc<FileMetadataCache>, file: &ObjectMeta, change: &str) -> Option<Arc<ParquetMetaData>> {
+    let entry = cache.get(&changed_name(file, change))?;
+    let metadata = entry.file_metadata.as_any().downcast_ref::<CachedParquetMetaData>()?;
+    Some(Arc::clone(metadata.parquet_metadata()))
+}
+
+/// Keeps the changed footer of a file.
+pub(crate) fn keep(
+    cache: &Arc<FileMetadataCache>,
+    file: &ObjectMeta,
+    change: &str,
+    changed: ParquetMetaData,
+) -> Arc<ParquetMetaData> {
+    let changed = Arc::new(changed);
+    let entry = CachedFileMetadataEntry::new(file.clone(), Arc::new(CachedParquetMetaData::new(Arc::clone(&changed))));
+    cache.put(&changed_name(file, change), entry);
+    changed
+}
+
+fn changed_name(file: &ObjectMeta, change: &str) -> Path {
+    // No file of a table is in a folder that is named like a file.
+    file.location.clone().join(change)
+}
+
+/// The entries of a footer for another Arrow schema, of which the fields count, and some entries more.
+pub(crate) fn entries_with(
+    footer: &FileMetaData,
+    schema: &Schema,
+    more: impl IntoIterator<Item = KeyValue>,
+) -> Vec<KeyValue> {
+    // The rest of the footer's entries is metadata of the schema already.
+    let encoded = encode_arrow_schema(schema);
+    let mut entries = footer.key_value_metadata().cloned().unwrap_or_default();
+    entries.retain(|entry| entry.key != ARROW_SCHEMA_META_KEY);
+    entries.push(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encoded));
+    entries.extend(more);
+    entries
+}
