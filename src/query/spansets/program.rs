@@ -225,7 +225,7 @@ impl Program {
                         }
                         false => {
                             let column = format!("shown_{index}");
-                            columns.push((column.clone(), shown::value(name)));
+                            columns.push((column.clone(), shown::value_where(&plan.conditions, name)));
                             Source::Column(column)
                         }
                     };

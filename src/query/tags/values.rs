@@ -8,7 +8,7 @@ use datafusion::{
         datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef},
     },
     catalog::TableProvider,
-    common::{Result, ScalarValue},
+    common::{JoinType, Result, ScalarValue},
     functions::core::expr_fn::get_field,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit, utils::conjunction},
 };
@@ -33,6 +33,9 @@ pub(super) const DISTINCT_MAX: usize = 100_000;
 /// The column of the plan for arrays, maps and bytes.
 const NESTED: &str = "nested";
 
+/// The column of ids of traces that have a matching span.
+const MATCHING: &str = "matching_trace_id";
+
 /// Columns of the plan, in the order in which types come.
 const TYPES: [(AttrFunction, &str); 4] = [
     (AttrFunction::Str, "string"),
@@ -52,10 +55,17 @@ pub(crate) fn plan(
     within: &[AttributeScope],
     base: &Arc<dyn TableProvider>,
 ) -> Result<LogicalPlan> {
-    let filter = starts_in(query.range).into_iter().chain(lenient::condition(query.filter.as_deref()));
-    let filter: Vec<Expr> = filter.collect();
+    let (starts, matches) = (starts_in(query.range), lenient::condition(query.filter.as_deref()));
+    let filter: Vec<Expr> = starts.iter().cloned().chain(matches.clone()).collect();
     let branches = match &query.field {
-        FieldName::Intrinsic(intrinsic) => of_intrinsic(*intrinsic, &filter, base)?.into_iter().collect(),
+        FieldName::Intrinsic(intrinsic @ (Intrinsic::RootName | Intrinsic::RootServiceName)) => {
+            let spans = match matches {
+                Some(_) => roots_of(starts, filter, base)?,
+                None => roots(starts, base)?,
+            };
+            of_intrinsic(*intrinsic, spans)?.into_iter().collect()
+        }
+        FieldName::Intrinsic(intrinsic) => of_intrinsic(*intrinsic, filtered(filter, base)?)?.into_iter().collect(),
         FieldName::Attribute(attribute) => scopes(attribute)
             .iter()
             .filter(|scope| within.contains(scope))
@@ -120,17 +130,19 @@ fn filtered(filter: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalP
     }
 }
 
+/// Spans without a parent that start in the range.
+fn roots(starts: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
+    filtered(starts.into_iter().chain([col(column::PARENT_SPAN_ID).is_null()]).collect(), base)
+}
+
+/// The roots of the traces that have a span for which `filter` holds: their names are what that span has as `rootName`.
+fn roots_of(starts: Vec<Expr>, filter: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
+    let traces = filtered(filter, base)?.project([col(column::TRACE_ID).alias(MATCHING)])?.distinct()?.build()?;
+    roots(starts, base)?.join(traces, JoinType::LeftSemi, (vec![column::TRACE_ID], vec![MATCHING]), None)
+}
+
 /// The texts of an intrinsic; nothing for those that are numbers or ids, which nobody picks from a list.
-fn of_intrinsic(
-    intrinsic: Intrinsic,
-    filter: &[Expr],
-    base: &Arc<dyn TableProvider>,
-) -> Result<Option<LogicalPlanBuilder>> {
-    let mut filter = filter.to_vec();
-    if matches!(intrinsic, Intrinsic::RootName | Intrinsic::RootServiceName) {
-        filter.push(col(column::PARENT_SPAN_ID).is_null());
-    }
-    let spans = filtered(filter, base)?;
+fn of_intrinsic(intrinsic: Intrinsic, spans: LogicalPlanBuilder) -> Result<Option<LogicalPlanBuilder>> {
     let (rows, text) = match intrinsic {
         Intrinsic::Name | Intrinsic::RootName => (spans, col(column::NAME)),
         Intrinsic::RootServiceName => {

@@ -373,6 +373,13 @@ impl<'a> InputRows<'a> {
         events.any(|event| links.clone().any(|link| holds(Focus { row, event, link })))
     }
 
+    /// Whether there is more than one pair of an event and a link to look at.
+    pub(super) fn has_choice(&self, row: usize) -> bool {
+        let mut events = self.items(self.events, self.names_events, row);
+        let mut links = self.items(self.links, self.names_links, row);
+        events.nth(1).is_some() || links.nth(1).is_some()
+    }
+
     /// The items to look at one by one; a single none where it does not matter which.
     fn items(
         &self,

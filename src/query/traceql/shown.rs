@@ -10,18 +10,59 @@ use arrow::{
 use datafusion::{common::Result, logical_expr::Expr};
 
 use super::{
+    inputs::Focus,
+    key_of,
     per_span::{self, PerSpan, Spans},
     rows::Found,
 };
 use crate::{
     model::attributes::value_fields,
-    traceql::{ast::FieldName, literal::format_duration, plan::Dynamic},
+    traceql::{
+        ast::FieldName,
+        literal::format_duration,
+        plan::{Condition, Dynamic},
+    },
 };
 
 /// The value of a field as the struct that attribute values are: status and kind as words, durations as Go writes them.
 /// Of events or links it is that of the first one that has it.
 pub(in crate::query) fn value(name: &FieldName) -> Expr {
     per_span::call(ShownValue(name.clone()))
+}
+
+/// The same for spans that some of these conditions have chosen: of events or links it is that of the first one for which what
+/// a condition says of events and links alone holds, the conditions in order; who looks for an event wants to see that one.
+pub(in crate::query) fn value_where(conditions: &[Condition], name: &FieldName) -> Expr {
+    let wanted: Vec<Condition> = conditions.iter().filter_map(|condition| on_items(condition, name)).collect();
+    match wanted.is_empty() || !may_be_in_lists(name) {
+        true => value(name),
+        false => per_span::call(WantedValue { name: name.clone(), wanted }),
+    }
+}
+
+fn may_be_in_lists(name: &FieldName) -> bool {
+    name.is_of_event() || name.is_of_link() || name.is_unscoped()
+}
+
+/// The parts of a condition, joined by AND, that speak of nothing but events, links, and the attribute `shown` wherever it is.
+fn on_items(condition: &Condition, shown: &FieldName) -> Option<Condition> {
+    let speaks = |part: &&Condition| {
+        let (mut some, mut all) = (false, true);
+        part.for_each_field(&mut |name| {
+            let here = name.is_of_event() || name.is_of_link() || (name.is_unscoped() && key_of(name) == key_of(shown));
+            (some, all) = (some | here, all & here);
+        });
+        some && all
+    };
+    let parts = match condition {
+        Condition::And(parts) => parts.as_slice(),
+        single => std::slice::from_ref(single),
+    };
+    let mut parts: Vec<Condition> = parts.iter().filter(speaks).cloned().collect();
+    match parts.len() {
+        0 | 1 => parts.pop(),
+        _ => Some(Condition::And(parts)),
+    }
 }
 
 #[derive(Debug)]
@@ -52,16 +93,49 @@ impl PerSpan for ShownValue {
         let mut builder = ValueBuilder::default();
         for row in 0..spans.count {
             let found = rows.first(row, |focus| rows.find(name, focus).is_some_and(|found| shows(&found)));
-            match found.and_then(|focus| rows.find(name, focus)) {
-                Some(Found::Value(Dynamic::Int(nanos))) if is_duration => {
-                    builder.append(&Dynamic::text(&format_duration(nanos)), None);
-                }
-                Some(found) => {
-                    let json = found.json();
-                    builder.append(&found.value(), json);
-                }
-                None => builder.append(&Dynamic::Missing, None),
-            }
+            builder.append_found(found.and_then(|focus| rows.find(name, focus)), is_duration);
+        }
+        builder.finish()
+    }
+}
+
+#[derive(Debug)]
+struct WantedValue {
+    name: FieldName,
+    wanted: Vec<Condition>,
+}
+
+impl PerSpan for WantedValue {
+    const NAME: &'static str = "traceql_wanted_value";
+    const READS_ROOTS: bool = true;
+
+    fn data_type() -> DataType {
+        DataType::Struct(value_fields())
+    }
+
+    fn text(&self) -> String {
+        let wanted: Vec<String> = self.wanted.iter().map(ToString::to_string).collect();
+        format!("{} where {}", self.name, wanted.join(" | "))
+    }
+
+    fn for_each_field(&self, visit: &mut dyn FnMut(&FieldName)) {
+        visit(&self.name);
+        self.wanted.iter().for_each(|condition| condition.for_each_field(visit));
+    }
+
+    fn values(&self, spans: &Spans<'_>) -> Result<ArrayRef> {
+        let (rows, name) = (&spans.rows, &self.name);
+        let is_duration = name.is_duration();
+        let mut builder = ValueBuilder::default();
+        for row in 0..spans.count {
+            let is_root = spans.is_root(row);
+            let is_there = |focus: Focus| rows.find(name, focus).is_some_and(|found| shows(&found));
+            let of = |condition: &Condition| {
+                rows.first(row, |focus| is_there(focus) && condition.holds(&|name| rows.get(name, focus), is_root))
+            };
+            let wanted = if rows.has_choice(row) { self.wanted.iter().find_map(of) } else { None };
+            let found = wanted.or_else(|| rows.first(row, is_there));
+            builder.append_found(found.and_then(|focus| rows.find(name, focus)), is_duration);
         }
         builder.finish()
     }
@@ -82,6 +156,20 @@ pub(in crate::query) struct ValueBuilder {
 }
 
 impl ValueBuilder {
+    /// A value as answers show it, `is_duration` if its integers are nanoseconds.
+    fn append_found(&mut self, found: Option<Found<'_>>, is_duration: bool) {
+        match found {
+            Some(Found::Value(Dynamic::Int(nanos))) if is_duration => {
+                self.append(&Dynamic::text(&format_duration(nanos)), None);
+            }
+            Some(found) => {
+                let json = found.json();
+                self.append(&found.value(), json);
+            }
+            None => self.append(&Dynamic::Missing, None),
+        }
+    }
+
     pub(in crate::query) fn append(&mut self, value: &Dynamic<'_>, json: Option<&str>) {
         let text = match value {
             Dynamic::String(text) => Some(text.as_ref()),
