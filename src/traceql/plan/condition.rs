@@ -418,11 +418,12 @@ impl FieldName {
     }
 }
 
-/// An id as values of the field have it: lower-case hex, trace ids without leading zeros.
+/// An id as values of the field have it: lower-case hex, trace ids without leading zeros, those of links with all of them.
 fn normal_id(name: &FieldName, text: String) -> String {
     use Intrinsic::{LinkSpanId, LinkTraceId, SpanId, SpanParentId, TraceId};
     match name {
         FieldName::Intrinsic(TraceId) => text.trim_start_matches('0').to_lowercase(),
+        FieldName::Intrinsic(LinkTraceId) if !text.is_empty() => format!("{:0>32}", text.to_lowercase()),
         FieldName::Intrinsic(SpanId | SpanParentId | LinkTraceId | LinkSpanId) => text.to_lowercase(),
         _ => text,
     }

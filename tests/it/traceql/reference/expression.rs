@@ -233,6 +233,7 @@ fn lowered(expr: &FieldExpr, other: &FieldExpr, value: Val) -> Val {
     };
     match intrinsic {
         TraceId => Val::Str(text.trim_start_matches('0').to_lowercase()),
+        LinkTraceId if !text.is_empty() => Val::Str(format!("{:0>32}", text.to_lowercase())),
         SpanId | SpanParentId | LinkTraceId | LinkSpanId => Val::Str(text.to_lowercase()),
         _ => value,
     }
