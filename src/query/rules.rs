@@ -62,6 +62,31 @@ pub(crate) fn with_ours(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<A
     all.into_iter().map(|rule| Arc::new(Bounded(rule)) as _).collect()
 }
 
+/// Rules about sub-queries, outer and lateral joins, and conditions that a generator of SQL writes.
+const OF_STATEMENTS: [&str; 15] = [
+    "rewrite_set_comparison",
+    "unions_to_filter",
+    "eliminate_join",
+    "decorrelate_predicate_subquery",
+    "scalar_subquery_to_join",
+    "decorrelate_lateral_join",
+    "eliminate_duplicated_expr",
+    "eliminate_cross_join",
+    "propagate_empty_relation",
+    "filter_null_join_keys",
+    "eliminate_outer_join",
+    "single_distinct_aggregation_to_group_by",
+    "eliminate_group_by_constant",
+    JOINED_IDS.name,
+    GROUPED_IDS.name,
+];
+
+/// Those of the rules that plans need which are made here, of scans, filters, projections, groups and joins by trace. Each rule
+/// walks the whole plan, and plans are most of the work of a search for the latest traces.
+pub(crate) fn of_scans(rules: &[Arc<dyn OptimizerRule + Send + Sync>]) -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    rules.iter().filter(|rule| !OF_STATEMENTS.contains(&rule.name())).cloned().collect()
+}
+
 /// The rules of DataFusion for operators with ours in their places.
 pub(crate) fn physical_with_ours(
     rules: &[Arc<dyn PhysicalOptimizerRule + Send + Sync>],

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! TraceQL, trace by id and tags plan over the base table with functions that they hold themselves, so their sessions have
-//! neither a catalogue nor names of functions: to fill those costs more than many of their plans.
+//! neither a catalogue nor names of functions: to fill those costs more than many of their plans. Rules about what only
+//! statements have are left out for the same reason.
 //!
 //! The base table has no name in the catalogue. It has the physical types (ids as bytes, times as integers), and
 //! TraceQL and trace-by-id plan on it directly.
@@ -88,7 +89,7 @@ impl fmt::Debug for SessionTemplate {
 /// The state that sessions start from.
 struct Shared {
     state: SessionState,
-    /// The same without functions by name.
+    /// The same without functions by name, and without rules about what only statements have.
     bare: SessionState,
     runtime: RuntimeEnv,
     spill: SpillSettings,
@@ -149,7 +150,11 @@ impl SessionTemplate {
         let spelled = views.iter().filter_map(View::spelled).collect();
         let (extent_nano, text_bytes_max) = (limits.trace_extent_max_nano, limits.text_bytes_max);
         let comments = Arc::new(Comments::of(&views));
+        let mut once = state.config().clone();
+        once.options_mut().optimizer.max_passes = 1;
         let bare = SessionStateBuilder::new_from_existing(state.clone())
+            .with_config(once)
+            .with_optimizer_rules(rules::of_scans(state.optimizers()))
             .with_scalar_functions(Vec::new())
             .with_aggregate_functions(Vec::new())
             .with_window_functions(Vec::new())

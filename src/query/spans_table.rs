@@ -52,7 +52,7 @@ use crate::{
         scan::{self, ScanFile, ScanRequest},
         store::Store,
         trace_filters::TraceFilters,
-        trace_set::set_of,
+        trace_set::{TraceSet, set_of},
     },
 };
 
@@ -338,7 +338,7 @@ impl TableProvider for SpansTable {
                 return future::ready(self.plan_scan(session, projection, files, (limit, false))).boxed();
             };
             return async move {
-                let files = self.with_rows(session, files, &|number| set.holds(number)).await?;
+                let files = self.with_rows(session, files, &set).await?;
                 self.plan_scan(session, projection, files, (limit, false))
             }
             .boxed();
@@ -349,8 +349,7 @@ impl TableProvider for SpansTable {
             self.files_without_trace.fetch_add((before - files.len()) as u64, Ordering::Relaxed);
             let mut files: Vec<ScanFile> = files.into_iter().map(scan_file).collect();
             if ids.len() >= ROWS_TRACES_MIN || knows_rows(session, &files) {
-                let ids: HashSet<u128> = ids.iter().map(|id| u128::from_be_bytes(*id.as_bytes())).collect();
-                files = self.with_rows(session, files, &|number| ids.contains(&number)).await?;
+                files = self.with_rows(session, files, &TraceSet::of(ids.iter().copied())).await?;
             }
             self.plan_scan(session, projection, files, (limit, true))
         }

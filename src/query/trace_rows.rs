@@ -60,12 +60,12 @@ impl SpansTable {
         &self,
         session: &dyn Session,
         files: Vec<ScanFile>,
-        is_wanted: &(dyn Fn(u128) -> bool + Sync),
+        wanted: &TraceSet,
     ) -> Result<Vec<ScanFile>> {
         let Some(rows) = &self.rows(session)? else { return Ok(files) };
         let select = |file: ScanFile| async move {
             let runs = rows.of(&file).await?;
-            Ok::<_, DataFusionError>(ScanFile { selected: runs.map(|runs| runs.rows_of(is_wanted)), ..file })
+            Ok::<_, DataFusionError>(ScanFile { selected: runs.map(|runs| runs.rows_of(wanted)), ..file })
         };
         let mut with_rows: Vec<ScanFile> =
             stream::iter(files).map(select).buffered(FOOTER_READS_MAX).try_collect().await?;

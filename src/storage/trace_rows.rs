@@ -123,8 +123,8 @@ impl Runs {
     }
 
     /// The rows of traces that are wanted.
-    pub(crate) fn rows_of(&self, is_wanted: impl Fn(u128) -> bool) -> RowSelection {
-        let wanted = self.iter().filter(|(number, _)| is_wanted(*number));
+    pub(crate) fn rows_of(&self, traces: &TraceSet) -> RowSelection {
+        let wanted = self.iter().filter(|(number, _)| traces.holds(*number));
         let wanted = wanted.map(|(_, rows)| rows.start as usize..rows.end as usize);
         RowSelection::from_consecutive_ranges(wanted, self.rows() as usize)
     }
@@ -212,9 +212,10 @@ impl TraceRows {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use proptest::{collection::vec, prelude::*};
+    use proptest::{
+        collection::{hash_set, vec},
+        prelude::*,
+    };
 
     use super::*;
 
@@ -222,10 +223,10 @@ mod tests {
         #[test]
         fn the_rows_of_traces_are_those_that_have_their_ids(
             ids in vec(0..6_u128, 0..60),
-            wanted in vec(0..8_u128, 0..4),
+            wanted in hash_set(0..8_u128, 0..4),
             cut in 0..60_usize,
         ) {
-            let wanted: HashSet<u128> = wanted.into_iter().collect();
+            let traces = TraceSet::of(wanted.iter().map(|number| TraceId::from_bytes(number.to_be_bytes())));
             let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
             let (first, second) = bytes.split_at(cut.min(ids.len()) * TraceId::LEN);
             let mut runs = Runs::default();
@@ -234,7 +235,7 @@ mod tests {
             prop_assert_eq!(runs.rows() as usize, ids.len());
             let mut row = 0;
             let mut selected = vec![false; ids.len()];
-            for selector in runs.rows_of(|number| wanted.contains(&number)).iter() {
+            for selector in runs.rows_of(&traces).iter() {
                 selected[row..row + selector.row_count].fill(!selector.skip);
                 row += selector.row_count;
             }

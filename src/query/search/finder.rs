@@ -264,6 +264,13 @@ impl Finder {
         Ok(parts)
     }
 
+    /// The same with scans of one thread.
+    pub(super) fn narrow(&self) -> Self {
+        let mut narrow = self.clone();
+        narrow.session.config_mut().options_mut().execution.target_partitions = 1;
+        narrow
+    }
+
     fn reservation(&self) -> MemoryReservation {
         MemoryConsumer::new("traces found").register(&self.session.runtime_env().memory_pool)
     }

@@ -3,7 +3,7 @@
 //! A round looks at witnesses from a moment on, and of the traces they belong to at those with the latest first witness.
 //! Where the table knows how its spans spread over time, the first moment leaves few spans to read; each further round
 //! looks at more traces, or further back, and reads what no round before it has read. Traces that an earlier round has
-//! evaluated are not evaluated again.
+//! evaluated are not evaluated again, and a round with fewer traces than the answer can have leaves them to the next.
 
 use std::{
     cmp::Reverse,
@@ -48,6 +48,8 @@ const GROWTH_MAX: usize = 64;
 const CANDIDATES_BOUNDED_MAX: usize = 1 << 16;
 /// Spans that the first round looks through for candidates, about.
 const SPANS_FIRST: u64 = 1 << 16;
+/// Most spans that one thread looks through alone; another one has to open the same files.
+const SPANS_NARROW_MAX: u64 = 1 << 17;
 /// Spans that the first round looks through per trace of the answer, about.
 const SPANS_PER_TRACE: u64 = 256;
 
@@ -104,29 +106,42 @@ impl Running {
             if from < read_from {
                 let window = TimeRange::new(from, read_from);
                 let starts = if most.is_some() { Starts::Read } else { Starts::Left };
-                self.finder.witnessed(&witnesses, reach, (window, starts), &mut witnessed).await?;
+                let finder = match from != i64::MIN && look_through <= SPANS_NARROW_MAX {
+                    true => &self.finder.narrow(),
+                    false => &self.finder,
+                };
+                finder.witnessed(&witnesses, reach, (window, starts), &mut witnessed).await?;
                 read_from = from;
             }
             let (latest, cut) = witnessed.latest(witnesses.len(), most);
             let first = latest.last().map(|(first, _)| *first);
             let fresh: Vec<TraceId> =
                 latest.into_iter().map(|(_, id)| id).filter(|id| !evaluated.contains(id)).collect();
-            if !fresh.is_empty() {
-                evaluated.extend(fresh.iter().copied());
-                let more = self.evaluate(self.finder.these(fresh, reach).await?).await?;
-                found = merged(&[found, more], self.search.limit)?;
-            }
-            // The latest that a trace which was left out can start.
-            let left_out = [first.filter(|_| cut), (read_from != i64::MIN).then(|| read_from.saturating_sub(1))];
-            let Some(left_out) = left_out.into_iter().flatten().max() else { return Ok(found) };
-            let starts = found[column::START_TIME].as_primitive::<Int64Type>();
-            if found.num_rows() >= self.search.limit && starts.values().last().is_some_and(|last| *last > left_out) {
-                return Ok(found);
-            }
+            let looked_at_all = read_from == i64::MIN;
+            let possible = found.num_rows() + fresh.len();
+            // Too few for a whole answer are evaluated with those of the next round.
+            let hits = if looked_at_all || possible >= self.search.limit {
+                if !fresh.is_empty() {
+                    evaluated.extend(fresh.iter().copied());
+                    let more = self.evaluate(self.finder.these(fresh, reach).await?).await?;
+                    found = merged(&[found, more], self.search.limit)?;
+                }
+                // The latest that a trace which was left out can start.
+                let left_out = [first.filter(|_| cut), (!looked_at_all).then(|| read_from.saturating_sub(1))];
+                let Some(left_out) = left_out.into_iter().flatten().max() else { return Ok(found) };
+                let starts = found[column::START_TIME].as_primitive::<Int64Type>();
+                if found.num_rows() >= self.search.limit && starts.values().last().is_some_and(|last| *last > left_out)
+                {
+                    return Ok(found);
+                }
+                found.num_rows()
+            } else {
+                possible
+            };
             if cut {
                 most = most.map(|most| most.saturating_mul(GROWTH)).filter(|most| *most <= CANDIDATES_BOUNDED_MAX);
             }
-            look_through = look_through.saturating_mul(growth(found.num_rows(), self.search.limit) as u64);
+            look_through = look_through.saturating_mul(growth(hits, self.search.limit) as u64);
         }
     }
 
@@ -146,11 +161,11 @@ impl Running {
     }
 }
 
-/// How many times more spans to look through after `found` of `limit` traces: twice what it takes if matches lie evenly.
-fn growth(found: usize, limit: usize) -> usize {
-    match found {
+/// How many times more spans to look through after `hits` of `limit` traces: twice what it takes if matches lie evenly.
+fn growth(hits: usize, limit: usize) -> usize {
+    match hits {
         0 => GROWTH_MAX,
-        found => limit.saturating_mul(2).div_ceil(found).clamp(GROWTH, GROWTH_MAX),
+        hits => limit.saturating_mul(2).div_ceil(hits).clamp(GROWTH, GROWTH_MAX),
     }
 }
 
