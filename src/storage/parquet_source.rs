@@ -364,6 +364,8 @@ impl FileSource for SpanFileSource {
             return Ok(result);
         }
         source.chooses_rows |= source.predicates.iter().any(is_selective);
+        // The columns of a predicate are decoded for rows that those before it have left.
+        source.predicates.sort_by_key(|predicate| !is_selective(predicate));
         Ok(result.with_updated_node(Arc::new(source)))
     }
 

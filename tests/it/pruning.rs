@@ -228,6 +228,19 @@ async fn an_attribute_that_few_rows_have_chooses_rows_while_a_file_is_decoded() 
 }
 
 #[tokio::test]
+async fn what_few_rows_meet_is_asked_before_what_many_do() {
+    let context = files().await;
+    let conditions = ["start_time_unix_nano > 10", "attr_str(span_attributes, 'user.id') = 'user 77'"];
+    for order in [[0, 1], [1, 0]] {
+        let [first, second] = order.map(|at| conditions[at]);
+        let (rows, scan) = run(&context, &format!("SELECT span_id FROM t WHERE {first} AND {second}")).await;
+        assert!(rows > 0 && rows < 100, "{rows}");
+        let expected = "predicate=attr_str(span_attributes@17, user.id) = user 77 AND start_time_unix_nano@9 > 10";
+        assert!(scan.contains(expected), "{scan}");
+    }
+}
+
+#[tokio::test]
 async fn newest_first_reaches_the_scan_as_a_moving_filter() {
     let sql = "SELECT span_id FROM t ORDER BY attr_int(span_attributes, 'http.response.status_code') DESC LIMIT 3";
     let (rows, scan) = run(&files().await, sql).await;
