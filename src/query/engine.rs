@@ -394,10 +394,12 @@ impl Parts {
                 query.plan(base).map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TagNames(query) => {
-                tags::names::plan(query, &query.scopes(), base).map_err(|error| failure::from_datafusion(&error))
+                let plan = tags::names::plan(query, &query.scopes(), self.limits.trace_extent_max_nano, base);
+                plan.map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TagValues(query) => {
-                tags::values::plan(query, &AttributeScope::ALL, base).map_err(|error| failure::from_datafusion(&error))
+                let plan = tags::values::plan(query, &AttributeScope::ALL, self.limits.trace_extent_max_nano, base);
+                plan.map_err(|error| failure::from_datafusion(&error))
             }
             QueryKind::TraceQl(_) => Err(failure::internal(&"a search is more than one plan")),
         }

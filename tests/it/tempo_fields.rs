@@ -120,6 +120,30 @@ async fn check_roots(server: &Server, state: &str) {
     }
 }
 
+async fn names(server: &Server, query: &str) -> Vec<String> {
+    let answer = get(server, "/api/v2/search/tags", query).await;
+    let scopes = answer["scopes"].as_array().unwrap().iter().filter(|scope| scope["name"] == "event");
+    let tags = scopes.flat_map(|scope| scope["tags"].as_array().unwrap());
+    tags.map(|tag| tag.as_str().unwrap().to_owned()).collect()
+}
+
+/// Filters that only the whole trace decides, with parts that are not written yet.
+async fn check_of_traces(server: &Server, state: &str) {
+    for (field, query, expected) in [
+        ("name", r#"{ rootServiceName = "gateway" }"#, &["GET /cart", "cart", "select"][..]),
+        ("name", r#"{ rootServiceName = "shop" && span.a = "#, &["tidy"]),
+        ("resource.service.name", r#"{ trace:rootName = "GET /cart" && name != "cart" }"#, &["gateway", "store"]),
+        ("event.level", r#"{ rootName = "tidy" }"#, &["info"]),
+        ("event.exception.type", r#"{ rootName = "tidy" }"#, &[]),
+        ("event.message", r#"{ parent.service.name = "gateway" && event.level = "#, &["asked", "no stock", "refused"]),
+        ("rootName", r#"{ span:childCount = 1 && name = "cart" }"#, &["GET /cart"]),
+    ] {
+        assert_eq!(values(server, field, query).await, expected, "{state}: {field} {query}");
+    }
+    assert_eq!(names(server, r#"{ rootName = "tidy" }"#).await, ["level"], "{state}");
+    assert_eq!(names(server, r#"{ rootName = "GET /cart" "#).await, ["exception.type", "level", "message"], "{state}");
+}
+
 #[tokio::test]
 async fn the_event_that_is_looked_for_is_shown_and_roots_are_those_of_the_traces_that_match() {
     let folder = tempfile::tempdir().unwrap();
@@ -128,9 +152,11 @@ async fn the_event_that_is_looked_for_is_shown_and_roots_are_those_of_the_traces
     send(&server).await;
     check_shown(&server, "in memory").await;
     check_roots(&server, "in memory").await;
+    check_of_traces(&server, "in memory").await;
     server.stop().await.unwrap();
     let server = frame::start(&settings).await;
     check_shown(&server, "in files").await;
     check_roots(&server, "in files").await;
+    check_of_traces(&server, "in files").await;
     server.stop().await.unwrap();
 }

@@ -69,7 +69,7 @@ impl Leaf {
     }
 
     fn request(&self, scope: Scope<'_>, more: Vec<(String, SpanValue)>) -> SpanRequest {
-        let mut columns: Vec<_> = self.distinct_labels().flat_map(|label| label.asked.iter().cloned()).collect();
+        let mut columns: Vec<_> = self.labels.iter().flat_map(|label| label.asked.iter().cloned()).collect();
         columns.extend(self.number().and_then(|number| number.asked.clone()));
         columns.extend(more);
         let (range, extent_nano) = (scope.intervals.range(), scope.extent_nano);
@@ -81,15 +81,9 @@ impl Leaf {
         self.source.on_traces(&self.request(scope, Vec::new()))
     }
 
-    /// The labels without those of a field that has one: it is read once, and shown as often as it is asked for.
-    fn distinct_labels(&self) -> impl Iterator<Item = &LabelColumns> {
-        let is_new = |index: usize| !self.labels[..index].iter().any(|known| known.key == self.labels[index].key);
-        self.labels.iter().enumerate().filter(move |(index, _)| is_new(*index)).map(|(_, label)| label)
-    }
-
     /// The columns that make a group of spans with equal labels, under names of their own.
     pub(crate) fn keys(&self) -> Vec<Expr> {
-        let keys = self.distinct_labels().flat_map(|label| label.keys.iter());
+        let keys = self.labels.iter().flat_map(|label| label.keys.iter());
         keys.enumerate().map(|(index, key)| key.clone().alias(format!("key_{index}"))).collect()
     }
 
@@ -103,21 +97,18 @@ impl Leaf {
 
     /// How many columns the group key has.
     pub(crate) fn key_width(&self) -> usize {
-        self.distinct_labels().map(|label| label.width()).sum()
+        self.labels.iter().map(LabelColumns::width).sum()
     }
 
     /// The labels whose fields have a value; where none has one, the first says so.
     pub(crate) fn labels_of(&self, columns: &[ArrayRef], row: usize) -> Vec<Label> {
         let mut columns = columns;
-        let mut values = Vec::with_capacity(self.labels.len());
-        for label in self.distinct_labels() {
+        let mut labels: Vec<Label> = Vec::with_capacity(self.labels.len());
+        for label in &self.labels {
             let (own, rest) = columns.split_at(label.width());
-            values.push((label.key.as_str(), value_of(own, row)));
+            labels.extend(value_of(own, row).map(|value| (label.key.clone(), value)));
             columns = rest;
         }
-        let value = |label: &LabelColumns| values.iter().find(|(key, _)| *key == label.key)?.1.clone();
-        let with_value = |label: &LabelColumns| Some((label.key.clone(), value(label)?));
-        let mut labels: Vec<Label> = self.labels.iter().filter_map(with_value).collect();
         if let (true, Some(first)) = (labels.is_empty(), self.labels.first()) {
             labels.push((first.key.clone(), LabelValue::nil()));
         }

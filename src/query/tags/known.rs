@@ -18,7 +18,7 @@ use datafusion::{catalog::TableProvider, common::Result, execution::SessionState
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    buffered,
+    buffered, lenient,
     names::{self, Names},
     values::{self, DISTINCT_MAX, Value},
 };
@@ -46,6 +46,9 @@ use crate::{
     traceql::ast::{FieldName, Intrinsic},
 };
 
+/// How far spans outside of the range matter: not at all, where filters speak of single spans.
+const NO_EXTENT: i64 = 0;
+
 /// The path of the column of the names of events.
 const EVENT_NAME: [&str; 4] = [column::EVENTS, "list", "element", "name"];
 
@@ -69,6 +72,8 @@ pub(crate) async fn known(
     match kind {
         QueryKind::TagNames(query) if query.filter.is_none() => known_names(query, spans, session).await.map(Some),
         QueryKind::TagValues(query) if query.filter.is_none() => known_values(query, spans, session).await.map(Some),
+        // A trace may lie in files that have no such attribute.
+        QueryKind::TagValues(query) if lenient::reads_trace(query.filter.as_deref()) => Ok(None),
         QueryKind::TagValues(query) => known_places(query, spans, session).await.map(Some),
         _ => Ok(None),
     }
@@ -139,7 +144,7 @@ async fn known_names(query: &TagNamesQuery, spans: &SpansTable, session: &Sessio
     let rest = only(spans, left.iter().filter(|(_, scopes)| !scopes.is_empty()).map(|(part, _)| *part));
     let scopes: Vec<AttributeScope> =
         scopes.into_iter().filter(|scope| left.iter().any(|(_, left)| left.contains(scope))).collect();
-    let plan = if scopes.is_empty() { None } else { Some(names::plan(query, &scopes, &rest)?) };
+    let plan = if scopes.is_empty() { None } else { Some(names::plan(query, &scopes, NO_EXTENT, &rest)?) };
     Ok(Known { plan, rest, shape: Shape::Names(names::Shape { listed }) })
 }
 
@@ -195,7 +200,7 @@ async fn known_values(query: &TagValuesQuery, spans: &SpansTable, session: &Sess
     drop(read);
     let scopes = scopes_left(&query.field, &left);
     let rest = only(spans, left.into_iter());
-    let plan = if scopes.is_empty() { None } else { Some(values::plan(query, &scopes, &rest)?) };
+    let plan = if scopes.is_empty() { None } else { Some(values::plan(query, &scopes, NO_EXTENT, &rest)?) };
     if let Some(rest) = SpansTable::of(rest.as_ref()) {
         rest.add_reads_of(spans);
     }
@@ -209,7 +214,7 @@ async fn known_places(query: &TagValuesQuery, spans: &SpansTable, session: &Sess
     let left: Vec<&Part<'_>> = parts.iter().filter(|part| !scopes_left(&query.field, &[part]).is_empty()).collect();
     let scopes = scopes_left(&query.field, &left);
     let rest = only(spans, left.into_iter());
-    let plan = if scopes.is_empty() { None } else { Some(values::plan(query, &scopes, &rest)?) };
+    let plan = if scopes.is_empty() { None } else { Some(values::plan(query, &scopes, NO_EXTENT, &rest)?) };
     Ok(Known { plan, rest, shape: Shape::Values(values::Shape::new(query)) })
 }
 

@@ -4,12 +4,9 @@
 //! are not finished, or that cannot be answered, become `true`; brackets that are open are closed. Only the first filter of
 //! a longer query counts. What cannot be repaired filters nothing.
 
-use datafusion::logical_expr::Expr;
-
 use crate::{
-    query::traceql::lower,
+    query::traceql::spans::SpanSource,
     traceql::{
-        self,
         ast::{Body, FieldKind, SpansetExpr, Stage, StageKind},
         compile,
         literal::Literal,
@@ -22,13 +19,18 @@ const TEXT_BYTES_MAX: usize = 16 << 10;
 /// Most repaired matchers, each of which is parsed.
 const MATCHERS_MAX: usize = 100;
 
-/// What the text demands of a span; nothing if it demands nothing that can be told.
-pub(crate) fn condition(text: Option<&str>) -> Option<Expr> {
+/// The spans that the text asks for; nothing if it demands nothing that can be told.
+pub(crate) fn spans(text: Option<&str>) -> Option<SpanSource> {
     let text = text.map(str::trim).filter(|text| !text.is_empty() && text.len() <= TEXT_BYTES_MAX)?;
     match first_filter(text) {
         Some(filter) => search(&filter).or_else(|| search(&repaired(&filter)?)),
         None => search(&repaired(text)?),
     }
+}
+
+/// Whether whole traces decide which spans the text asks for.
+pub(super) fn reads_trace(text: Option<&str>) -> bool {
+    spans(text).is_some_and(|spans| spans.reads_trace())
 }
 
 /// The first filter of a query that parses, as a query.
@@ -59,17 +61,18 @@ fn is_finished(text: &str) -> bool {
     }
 }
 
-fn search(text: &str) -> Option<Expr> {
+fn search(text: &str) -> Option<SpanSource> {
     if text == "{ true }" {
         return None;
     }
     single(text)
 }
 
-/// The condition of a query that is one filter on spans alone.
-fn single(text: &str) -> Option<Expr> {
-    let search = traceql::search(text).ok()?;
-    search.spansets.single().map(lower::filter)
+/// The spans of a query that is one filter.
+fn single(text: &str) -> Option<SpanSource> {
+    let Body::Spansets(pipeline) = compile(text).ok()?.body else { return None };
+    matches!(pipeline.stages.as_slice(), [Stage { kind: StageKind::Spansets(SpansetExpr::Filter(_)), .. }])
+        .then(|| SpanSource::compile(&pipeline).ok())?
 }
 
 /// A part of what is between the braces.
@@ -215,11 +218,14 @@ mod tests {
     #[test]
     fn what_demands_nothing_is_no_condition() {
         for text in ["", "{}", "{ true }", "{ .a = }", "nonsense", "{} | rate()", "{ .a = } | count() > 2"] {
-            assert_eq!(condition(Some(text)), None, "{text}");
+            assert!(spans(Some(text)).is_none(), "{text}");
         }
-        assert_eq!(condition(None), None);
+        assert!(spans(None).is_none());
         for text in ["{ .a = 1 }", "{ .a = 1 && .b = }", "{ .a = 1 } | count() > 2"] {
-            assert!(condition(Some(text)).is_some(), "{text}");
+            assert!(spans(Some(text)).is_some() && !reads_trace(Some(text)), "{text}");
+        }
+        for text in ["{ rootName = \"a\" }", "{ .a = 1 && rootServiceName = \"a\" && .b = }", "{ parent.a = 1"] {
+            assert!(reads_trace(Some(text)), "{text}");
         }
     }
 }

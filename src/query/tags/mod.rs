@@ -13,7 +13,8 @@
 //! ([`known`]).
 //!
 //! Answers are in order: names by scope and name, values by type and value. Filters come from half-written queries, so
-//! they are read leniently ([`lenient`]); what cannot be read does not filter.
+//! they are read leniently ([`lenient`]); what cannot be read does not filter. What they say of the trace, such as the name
+//! of its root, is decided on whole traces.
 
 mod buffered;
 pub(crate) mod known;
@@ -21,13 +22,38 @@ pub(crate) mod lenient;
 pub(crate) mod names;
 pub(crate) mod values;
 
+use std::sync::Arc;
+
 use datafusion::{
+    catalog::TableProvider,
     common::Result,
     functions::core::expr_fn::get_field,
-    logical_expr::{Expr, LogicalPlanBuilder, col, lit},
+    logical_expr::{Expr, LogicalPlanBuilder, col, lit, utils::conjunction},
 };
 
-use crate::{functions::scalar_function, model::attributes::AttributeScope, model::schema::column};
+use crate::{
+    functions::scalar_function,
+    model::{attributes::AttributeScope, schema::column, time::TimeRange},
+    query::{search::starts_in, session::scan_base},
+};
+
+/// The spans of the range that a half-written query asks for, with all columns. Other spans of their traces start at most
+/// `extent_nano` away from it.
+fn asked(
+    range: TimeRange,
+    filter: Option<&str>,
+    extent_nano: i64,
+    base: &Arc<dyn TableProvider>,
+) -> Result<LogicalPlanBuilder> {
+    if let Some(spans) = lenient::spans(filter) {
+        return Ok(LogicalPlanBuilder::from(spans.rows(range, extent_nano, base)?));
+    }
+    let spans = scan_base(base)?;
+    match conjunction(starts_in(range)) {
+        Some(starts) => spans.filter(starts),
+        None => Ok(spans),
+    }
+}
 
 /// The attribute map of each row in a column, for a scope. Events and links give a row each.
 fn maps(spans: LogicalPlanBuilder, scope: AttributeScope) -> Result<(LogicalPlanBuilder, Expr)> {

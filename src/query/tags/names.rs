@@ -9,15 +9,12 @@ use datafusion::{
     },
     catalog::TableProvider,
     common::Result,
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, utils::conjunction},
+    logical_expr::{LogicalPlan, LogicalPlanBuilder, col},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 
-use super::{call, lenient, maps, text};
-use crate::{
-    model::attributes::AttributeScope,
-    query::{request::TagNamesQuery, search::starts_in, session::scan_base},
-};
+use super::{asked, call, maps, text};
+use crate::{model::attributes::AttributeScope, query::request::TagNamesQuery};
 
 /// Column of the scope: `resource`, `instrumentation`, `span`, `event` or `link`.
 const SCOPE: &str = "scope";
@@ -33,12 +30,12 @@ pub(crate) fn answer_schema() -> SchemaRef {
 pub(crate) fn plan(
     query: &TagNamesQuery,
     scopes: &[AttributeScope],
+    extent_nano: i64,
     base: &Arc<dyn TableProvider>,
 ) -> Result<LogicalPlan> {
-    let filter = conjunction(starts_in(query.range).into_iter().chain(lenient::condition(query.filter.as_deref())));
     let mut union: Option<LogicalPlanBuilder> = None;
     for scope in scopes {
-        let names = of_scope(*scope, filter.clone(), base)?;
+        let names = of_scope(*scope, asked(query.range, query.filter.as_deref(), extent_nano, base)?)?;
         union = Some(match union {
             Some(union) => union.union(names.build()?)?,
             None => names,
@@ -50,11 +47,7 @@ pub(crate) fn plan(
     }
 }
 
-fn of_scope(scope: AttributeScope, filter: Option<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
-    let mut spans = scan_base(base)?;
-    if let Some(filter) = filter {
-        spans = spans.filter(filter)?;
-    }
+fn of_scope(scope: AttributeScope, spans: LogicalPlanBuilder) -> Result<LogicalPlanBuilder> {
     let (rows, map) = maps(spans, scope)?;
     rows.project([call("attr_keys", vec![map])?.alias(NAME)])?
         .unnest_column(NAME)?

@@ -10,15 +10,15 @@ use datafusion::{
     catalog::TableProvider,
     common::{JoinType, Result, ScalarValue},
     functions::core::expr_fn::get_field,
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit, utils::conjunction},
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 
-use super::{call, items, lenient, maps};
+use super::{asked, call, items, maps};
 use crate::{
     functions::AttrFunction,
     model::{attributes::AttributeScope, schema::column},
-    query::{request::TagValuesQuery, search::starts_in, session::scan_base, traceql::rows::array_of_json},
+    query::{request::TagValuesQuery, traceql::rows::array_of_json},
     traceql::{
         ast::{Attribute, FieldName, Intrinsic, Scope},
         literal::{Kind, Status},
@@ -53,23 +53,20 @@ pub(crate) fn answer_schema() -> SchemaRef {
 pub(crate) fn plan(
     query: &TagValuesQuery,
     within: &[AttributeScope],
+    extent_nano: i64,
     base: &Arc<dyn TableProvider>,
 ) -> Result<LogicalPlan> {
-    let (starts, matches) = (starts_in(query.range), lenient::condition(query.filter.as_deref()));
-    let filter: Vec<Expr> = starts.iter().cloned().chain(matches.clone()).collect();
+    let asked = || asked(query.range, query.filter.as_deref(), extent_nano, base);
     let branches = match &query.field {
-        FieldName::Intrinsic(intrinsic @ (Intrinsic::RootName | Intrinsic::RootServiceName)) => {
-            let spans = match matches {
-                Some(_) => roots_of(starts, filter, base)?,
-                None => roots(starts, base)?,
-            };
+        FieldName::Intrinsic(intrinsic) => {
+            let is_of_root = matches!(intrinsic, Intrinsic::RootName | Intrinsic::RootServiceName);
+            let spans = if is_of_root { roots(query, asked()?, base)? } else { asked()? };
             of_intrinsic(*intrinsic, spans)?.into_iter().collect()
         }
-        FieldName::Intrinsic(intrinsic) => of_intrinsic(*intrinsic, filtered(filter, base)?)?.into_iter().collect(),
         FieldName::Attribute(attribute) => scopes(attribute)
             .iter()
             .filter(|scope| within.contains(scope))
-            .map(|scope| of_attribute(*scope, &attribute.key, &filter, base))
+            .map(|scope| of_attribute(*scope, &attribute.key, asked()?))
             .collect::<Result<Vec<_>>>()?,
     };
     let mut union: Option<LogicalPlanBuilder> = None;
@@ -101,19 +98,12 @@ pub(super) fn scopes(attribute: &Attribute) -> &'static [AttributeScope] {
     }
 }
 
-fn of_attribute(
-    scope: AttributeScope,
-    key: &str,
-    filter: &[Expr],
-    base: &Arc<dyn TableProvider>,
-) -> Result<LogicalPlanBuilder> {
+fn of_attribute(scope: AttributeScope, key: &str, spans: LogicalPlanBuilder) -> Result<LogicalPlanBuilder> {
     let get = |function: AttrFunction, map: &Expr| call(function.name(), vec![map.clone(), lit(key)]);
-    let mut filter = filter.to_vec();
+    let (mut rows, map) = maps(spans, scope)?;
     if !matches!(scope, AttributeScope::Event | AttributeScope::Link) {
-        let (_, map) = maps(scan_base(base)?, scope)?;
-        filter.push(get(AttrFunction::Exists, &map)?);
+        rows = rows.filter(get(AttrFunction::Exists, &map)?)?;
     }
-    let (rows, map) = maps(filtered(filter, base)?, scope)?;
     let columns = columns().map(|(function, name)| Ok(get(function, &map)?.alias(name)));
     let rows = rows.project(columns.collect::<Result<Vec<_>>>()?)?;
     match self::columns().map(|(_, name)| col(name).is_not_null()).reduce(Expr::or) {
@@ -122,23 +112,19 @@ fn of_attribute(
     }
 }
 
-fn filtered(filter: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
-    let spans = scan_base(base)?;
-    match conjunction(filter) {
-        Some(filter) => spans.filter(filter),
-        None => Ok(spans),
+/// The roots of the range in traces of the asked spans: their names are what those have as `rootName`.
+fn roots(
+    query: &TagValuesQuery,
+    asked: LogicalPlanBuilder,
+    base: &Arc<dyn TableProvider>,
+) -> Result<LogicalPlanBuilder> {
+    let is_root = col(column::PARENT_SPAN_ID).is_null();
+    if query.filter.is_none() {
+        return asked.filter(is_root);
     }
-}
-
-/// Spans without a parent that start in the range.
-fn roots(starts: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
-    filtered(starts.into_iter().chain([col(column::PARENT_SPAN_ID).is_null()]).collect(), base)
-}
-
-/// The roots of the traces that have a span for which `filter` holds: their names are what that span has as `rootName`.
-fn roots_of(starts: Vec<Expr>, filter: Vec<Expr>, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
-    let traces = filtered(filter, base)?.project([col(column::TRACE_ID).alias(MATCHING)])?.distinct()?.build()?;
-    roots(starts, base)?.join(traces, JoinType::LeftSemi, (vec![column::TRACE_ID], vec![MATCHING]), None)
+    let traces = asked.project([col(column::TRACE_ID).alias(MATCHING)])?.distinct()?.build()?;
+    let on = (vec![column::TRACE_ID], vec![MATCHING]);
+    super::asked(query.range, None, 0, base)?.filter(is_root)?.join(traces, JoinType::LeftSemi, on, None)
 }
 
 /// The texts of an intrinsic; nothing for those that are numbers or ids, which nobody picks from a list.

@@ -115,6 +115,11 @@ impl SpanSource {
         self
     }
 
+    /// Whether whole traces decide which spans there are.
+    pub(crate) fn reads_trace(&self) -> bool {
+        self.spansets.filters().is_none()
+    }
+
     /// The plan that yields the spans.
     pub(crate) fn plan(&self, request: &SpanRequest, base: &Arc<dyn TableProvider>) -> DfResult<LogicalPlan> {
         match self.one_by_one(request) {
