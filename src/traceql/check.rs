@@ -164,6 +164,15 @@ fn check_binary(op: FieldOp, lhs: &FieldExpr, rhs: &FieldExpr, whole: &FieldExpr
     if let FieldOp::Regex(op) = op {
         check_regex(op, rhs, whole)?;
     }
+    let of_parent = matches!(&lhs.kind, FieldKind::Field(FieldName::Attribute(attribute)) if attribute.of_parent);
+    if of_parent && matches!(right, Type::Status | Type::Kind) {
+        let problem = format!("binary operations must operate on the same type: {whole}");
+        let help = format!(
+            "{lhs} is an attribute, and no attribute is of type {}; children of such spans are found by {{ ... }} > {{ ... }}",
+            right.name()
+        );
+        return Err(TraceQlError::invalid(problem, whole.at).with_help(help));
+    }
     if !left.meets(right) {
         let problem = format!("binary operations must operate on the same type: {whole}");
         let help = without_quotes(op, lhs, rhs).unwrap_or_else(types);

@@ -27,7 +27,7 @@ impl Params {
 
     /// The value of a parameter that is there and not empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 
     fn unix_seconds(&self, name: &str) -> Result<Option<i64>> {

@@ -195,6 +195,10 @@ fn unknown(text: &str, at: TextRange) -> TraceQlError {
     if text == "operation" {
         return TraceQlError::parse(format!("{problem}; did you mean name?"), at);
     }
+    if text.starts_with("parent:") {
+        return TraceQlError::parse(problem, at)
+            .with_help("of the parent span attributes are known, parent.http.route; else { kind = server } > { ... }");
+    }
     match names::nearest_name(text) {
         Some(near) => TraceQlError::parse(format!("{problem}; did you mean {near}?"), at),
         None if text.contains(':') => TraceQlError::parse(problem, at),
