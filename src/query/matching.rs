@@ -49,7 +49,7 @@ use crate::{
         traceql::lower,
     },
     storage::{
-        scan::{self, ScanRequest},
+        scan::{self, ScanRequest, Selected},
         store::Store,
     },
     traceql,
@@ -301,6 +301,7 @@ impl TableProvider for Rows {
             projection: Some(projection.map_or(all.as_slice(), Vec::as_slice)),
             limit,
             is_narrow: false,
+            selected: Selected::Traces,
             demand: None,
         };
         scan::plan(session, &request)

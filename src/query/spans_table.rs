@@ -32,6 +32,7 @@ use futures::{
     FutureExt,
     future::{self, BoxFuture},
 };
+use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::{
     catalog::{LiveFile, StatisticsValue},
@@ -49,7 +50,8 @@ use crate::{
     },
     storage::{
         remote::ReadCounters,
-        scan::{self, ScanFile, ScanRequest},
+        scan::{self, ScanFile, ScanRequest, Selected},
+        start_set::{rows_in, rows_of},
         store::Store,
         trace_filters::TraceFilters,
         trace_set::{TraceSet, set_of},
@@ -218,7 +220,7 @@ impl SpansTable {
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
         files: Vec<ScanFile>,
-        (limit, is_narrow): (Option<usize>, bool),
+        (limit, is_narrow, selected): (Option<usize>, bool, Selected),
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // The scan's table has the partition column behind the columns of this one.
         let all: Vec<usize> = (0..logical_schema().fields().len()).collect();
@@ -233,6 +235,7 @@ impl SpansTable {
             projection: Some(projection),
             limit,
             is_narrow,
+            selected,
             demand: Some(Arc::clone(self.view.demand())),
         };
         match &self.objects {
@@ -331,15 +334,20 @@ impl TableProvider for SpansTable {
             Ok(files) => files,
             Err(error) => return future::ready(Err(error)).boxed(),
         };
+        if let Some(rows) = filters.iter().find_map(rows_of) {
+            let files = with_single_rows(files.into_iter().map(scan_file).collect(), &rows);
+            return future::ready(self.plan_scan(session, projection, files, (limit, true, Selected::Single))).boxed();
+        }
         let set = filters.iter().find_map(set_of);
         let Some(ids) = wanted_traces(filters) else {
             let files: Vec<ScanFile> = files.into_iter().map(scan_file).collect();
             let Some(set) = set else {
-                return future::ready(self.plan_scan(session, projection, files, (limit, false))).boxed();
+                return future::ready(self.plan_scan(session, projection, files, (limit, false, Selected::Traces)))
+                    .boxed();
             };
             return async move {
                 let files = self.with_rows(session, files, &set).await?;
-                self.plan_scan(session, projection, files, (limit, false))
+                self.plan_scan(session, projection, files, (limit, false, Selected::Traces))
             }
             .boxed();
         };
@@ -351,7 +359,7 @@ impl TableProvider for SpansTable {
             if ids.len() >= ROWS_TRACES_MIN || knows_rows(session, &files) {
                 files = self.with_rows(session, files, &TraceSet::of(ids.iter().copied())).await?;
             }
-            self.plan_scan(session, projection, files, (limit, true))
+            self.plan_scan(session, projection, files, (limit, true, Selected::Traces))
         }
         .boxed()
     }
@@ -372,6 +380,15 @@ pub(crate) fn scan_file(file: &LiveFile) -> ScanFile {
         start_time_range: file.start_range_unix_nano(),
         selected: None,
     }
+}
+
+/// The files with those of the rows that they can have, if all of them tell; without those that have none.
+fn with_single_rows(mut files: Vec<ScanFile>, rows: &[(i64, u64)]) -> Vec<ScanFile> {
+    let selected: Option<Vec<_>> = files.iter().map(|file| rows_in(rows, file)).collect();
+    let Some(selected) = selected else { return files };
+    files.iter_mut().zip(selected).for_each(|(file, selected)| file.selected = Some(selected));
+    files.retain(|file| file.selected.as_ref().is_some_and(RowSelection::selects_any));
+    files
 }
 
 /// The traces that a row has to belong to, where the filters name them.

@@ -13,16 +13,16 @@ use arrow::{
 };
 use datafusion::{
     common::{
-        Result, Statistics,
+        Result, ScalarValue, Statistics,
         config::ConfigOptions,
         exec_err, internal_err,
-        tree_node::{TreeNode, TreeNodeRecursion},
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
     datasource::source::DataSource,
     execution::{SendableRecordBatchStream, TaskContext},
     physical_expr::{
         EquivalenceProperties, Partitioning, PhysicalExpr, conjunction, conjunction_opt,
-        expressions::Column,
+        expressions::{Column, lit},
         projection::ProjectionExprs,
         simplifier::PhysicalExprSimplifier,
         utils::{collect_columns, reassign_expr_columns},
@@ -47,6 +47,7 @@ use crate::{
         demand::ScanDemand,
         order::date_of,
         scan::table_schema,
+        start_set::is_row_in_file,
     },
 };
 
@@ -314,6 +315,11 @@ impl Rewriter {
     }
 
     fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+        let in_no_file = |node: Arc<dyn PhysicalExpr>| match is_row_in_file(node.as_ref()) {
+            true => Ok(Transformed::yes(lit(ScalarValue::Int64(None)))),
+            false => Ok(Transformed::no(node)),
+        };
+        let expr = expr.transform_up(in_no_file).data()?;
         PhysicalExprSimplifier::new(&self.physical).simplify(self.adapter.rewrite(expr)?)
     }
 }

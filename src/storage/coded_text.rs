@@ -4,7 +4,7 @@
 //! scans that gain by it, the footer is changed after it is read ([`changed_footer`]): columns of which every page has codes
 //! become dictionaries.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema};
 use parquet::{
@@ -15,7 +15,8 @@ use parquet::{
 
 use crate::{
     functions::coded_text_type,
-    storage::{changed_footer, dictionary},
+    model::schema::column,
+    storage::{changed_footer, dictionary, footer::KEYS_METADATA, items::NARROWED_METADATA},
 };
 
 /// The type that the values of a column have, in codes or not.
@@ -24,6 +25,19 @@ pub(crate) fn value_type(data_type: &DataType) -> &DataType {
         DataType::Dictionary(_, values) => values,
         other => other,
     }
+}
+
+/// Gives what the footer says of attributes and of items that were left out to a field, too, since a schema loses its own metadata
+/// where a scan adds the number of the row.
+fn with_entries(footer: &FileMetaData, mut fields: Vec<Arc<Field>>) -> Vec<Arc<Field>> {
+    let entries = footer.key_value_metadata().into_iter().flatten();
+    let told = entries.filter(|entry| [KEYS_METADATA, NARROWED_METADATA].contains(&entry.key.as_str()));
+    let told: HashMap<String, String> =
+        told.filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?))).collect();
+    if let Some(field) = fields.iter_mut().find(|field| field.name() == column::TRACE_STATE) {
+        *field = Arc::new(field.as_ref().clone().with_metadata(told));
+    }
+    fields
 }
 
 /// The footer with codes for text.
@@ -38,6 +52,7 @@ pub(crate) fn with_codes(metadata: &ParquetMetaData) -> Result<ParquetMetaData> 
             false => Arc::clone(field),
         })
         .collect();
+    let fields = with_entries(footer, fields);
     let entries = changed_footer::entries_with(footer, &Schema::new(fields), []);
     let footer = FileMetaData::new(
         footer.version(),

@@ -37,9 +37,16 @@ pub fn keys_of(metadata: &ParquetMetaData) -> Option<AttributeKeys> {
     AttributeKeys::from_json(json)
 }
 
-/// The same, from the schema of the file, whose metadata is that of the footer.
+/// The same, from the schema of the file.
 pub(crate) fn keys_of_schema(schema: &Schema) -> Option<AttributeKeys> {
-    AttributeKeys::from_json(schema.metadata().get(KEYS_METADATA)?)
+    AttributeKeys::from_json(entry_of_schema(schema, KEYS_METADATA)?)
+}
+
+/// An entry of a footer, from the schema of the file, whose metadata is that of the footer. Where a scan has added the number of the
+/// row to the schema, it has lost that, and a field has kept it.
+pub(crate) fn entry_of_schema<'a>(schema: &'a Schema, key: &str) -> Option<&'a String> {
+    let of_field = || schema.fields().iter().find_map(|field| field.metadata().get(key));
+    schema.metadata().get(key).or_else(of_field)
 }
 
 /// The attributes in a file.

@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// The footer's entry that names the lists of which something is left out.
-const NARROWED_METADATA: &str = "tracehouse.narrowed";
+pub(crate) const NARROWED_METADATA: &str = "tracehouse.narrowed";
 
 /// The lists, and whose attributes they hold.
 const LISTS: [(&str, AttributeScope); 2] =
@@ -324,7 +324,7 @@ impl LeftOut {
 
 /// The columns of the table as a file has them from which something was taken out of lists: these have the file's type.
 pub(crate) fn narrowed_table(table: SchemaRef, file: &Schema) -> SchemaRef {
-    let Some(narrowed) = file.metadata().get(NARROWED_METADATA) else { return table };
+    let Some(narrowed) = footer::entry_of_schema(file, NARROWED_METADATA) else { return table };
     let field = |field: &FieldRef| match file.field_with_name(field.name()) {
         Ok(stored) if narrowed.split(',').any(|list| list == field.name()) => {
             Arc::new(field.as_ref().clone().with_data_type(stored.data_type().clone()))

@@ -47,7 +47,7 @@ use crate::{
         marked::{Marked, Use},
         readers::{Form, IndexedReaders, TextForm},
         remainder::{Filtered, ROWS_DROPPED, Remainder},
-        start_set::STARTS_AT,
+        start_set::{STARTS_AT, is_row_in_file},
         trace_set::IN_TRACES,
     },
 };
@@ -83,6 +83,8 @@ pub(crate) struct Reading {
     pub(crate) is_narrow: bool,
     /// Whether the rows that are read are those of the traces that predicates name, so that ids need not be looked at.
     pub(crate) has_traces: bool,
+    /// Whether the rows that are read are so few that choosing among them before decoding costs more than it saves.
+    pub(crate) has_rows: bool,
     /// Whether any rows will do, but no more than some, so that predicates are about those that come out.
     pub(crate) is_limited: bool,
 }
@@ -112,7 +114,8 @@ impl SpanFileSource {
     /// Whether text is read as codes: they are asked for, or it is compared, and not shown besides.
     fn reads_codes(&self) -> bool {
         let outputs = || self.projection.iter().map(|column| &column.expr);
-        if outputs().any(takes_codes) {
+        // Only footers that are changed have the list of attributes where a scan of rows' numbers finds it.
+        if outputs().any(takes_codes) || outputs().any(|output| is_row_in_file(output.as_ref())) {
             return true;
         }
         let schema = self.table_schema().table_schema();
@@ -363,7 +366,7 @@ impl FileSource for SpanFileSource {
         if source.predicates.len() == self.predicates.len() {
             return Ok(result);
         }
-        source.chooses_rows |= source.predicates.iter().any(is_selective);
+        source.chooses_rows |= !self.reading.has_rows && source.predicates.iter().any(is_selective);
         // The columns of a predicate are decoded for rows that those before it have left.
         source.predicates.sort_by_key(|predicate| !is_selective(predicate));
         Ok(result.with_updated_node(Arc::new(source)))

@@ -111,6 +111,15 @@ impl ScanFile {
     }
 }
 
+/// How selected rows of files were found, if all files have some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// They are the rows of the traces that predicates name.
+    Traces,
+    /// They are single rows, which predicates judge.
+    Single,
+}
+
 /// What to read.
 #[derive(Clone, Debug)]
 pub struct ScanRequest<'a> {
@@ -126,6 +135,8 @@ pub struct ScanRequest<'a> {
     pub limit: Option<usize>,
     /// Whether few rows of a file are wanted, so that several threads would cost more in opening it than they save.
     pub is_narrow: bool,
+    /// What the rows are that files have selected.
+    pub selected: Selected,
     /// Where it is noted which attributes are read, if anywhere.
     pub demand: Option<Arc<KeyDemand>>,
 }
@@ -209,9 +220,11 @@ fn file_source(
         .with_parquet_file_reader_factory(Arc::clone(&readers) as Arc<dyn ParquetFileReaderFactory>);
     let files = FileGroup::new(request.files.iter().map(partitioned_file).collect());
     let groups = files.split_files(session.config().target_partitions());
+    let is_selected = request.files.iter().all(|file| file.selected.is_some());
     let reading = Reading {
         is_narrow: request.is_narrow,
-        has_traces: request.files.iter().all(|file| file.selected.is_some()),
+        has_traces: request.selected == Selected::Traces && is_selected,
+        has_rows: request.selected == Selected::Single && is_selected,
         is_limited: request.limit.is_some(),
     };
     let source = SpanFileSource::new(parquet, readers, reading);

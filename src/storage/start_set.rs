@@ -3,6 +3,15 @@
 //! A list of literals would do, but for its price: it is compared with the statistics of every page, moment by moment. The
 //! predicate goes down to the files instead, where starts are decoded first and the other columns only for rows that pass
 //! ([`crate::storage::scan`]).
+//!
+//! Where an earlier scan has told in which rows of files spans start then ([`row_in_file`]), these rows alone are read:
+//!
+//! ```text
+//!  (start 17, row 3) (start 40, row 9)      a: 12..30   rows {3}
+//!                                           b: 15..50   rows {3, 9}, of which the predicate keeps those that start at 17 or 40
+//! ```
+//!
+//! Which file a row is of is not known: it is read in all that reach to its start, and the predicate decides.
 
 use std::{hash::Hash, sync::Arc};
 
@@ -13,10 +22,13 @@ use arrow::{
 };
 use datafusion::{
     common::{Result, ScalarValue, exec_err},
+    functions::core::{expr_fn::file_row_index, file_row_index::FileRowIndexFunc},
     logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, col},
+    physical_expr::{PhysicalExpr, ScalarFunctionExpr},
 };
+use parquet::arrow::arrow_reader::RowSelection;
 
-use crate::model::schema::column;
+use crate::{model::schema::column, storage::scan::ScanFile};
 
 /// The name of the predicate in plans.
 pub(crate) const STARTS_AT: &str = "starts_at";
@@ -24,15 +36,53 @@ pub(crate) const STARTS_AT: &str = "starts_at";
 /// Marks by hash, so that most moments are ruled out by one look.
 const MARKS: usize = 1 << 14;
 
+/// The row of its file that a span is in, counted from 0; NULL for one that is in none. It can be asked of a scan, and of nothing
+/// above one.
+pub(crate) fn row_in_file() -> Expr {
+    file_row_index()
+}
+
+/// Whether an expression is [`row_in_file`].
+pub(crate) fn is_row_in_file(expr: &dyn PhysicalExpr) -> bool {
+    ScalarFunctionExpr::try_downcast_func::<FileRowIndexFunc>(expr).is_some()
+}
+
 /// The predicate that a span starts at one of these moments, in Unix nanoseconds.
 pub(crate) fn starts_at(moments: impl IntoIterator<Item = i64>) -> Expr {
-    let mut moments: Vec<i64> = moments.into_iter().collect();
+    predicate(moments.into_iter().collect(), None)
+}
+
+/// The same of spans that are in these rows, with the start of each, or in no file.
+pub(crate) fn starts_at_rows(moments: impl IntoIterator<Item = i64>, mut rows: Vec<(i64, u64)>) -> Expr {
+    rows.sort_unstable();
+    rows.dedup();
+    predicate(moments.into_iter().collect(), Some(Arc::new(rows)))
+}
+
+fn predicate(mut moments: Vec<i64>, rows: Option<Arc<Vec<(i64, u64)>>>) -> Expr {
     moments.sort_unstable();
     moments.dedup();
     let mut marks = vec![false; MARKS];
     moments.iter().for_each(|moment| marks[mark(*moment)] = true);
     let signature = Signature::exact(vec![DataType::Int64], Volatility::Immutable);
-    ScalarUDF::from(StartsAt { moments, marks, signature }).call(vec![col(column::START_TIME)])
+    ScalarUDF::from(StartsAt { moments, marks, rows, signature }).call(vec![col(column::START_TIME)])
+}
+
+/// The rows that a predicate names, each with its start, in order of these.
+pub(crate) fn rows_of(filter: &Expr) -> Option<Arc<Vec<(i64, u64)>>> {
+    let Expr::ScalarFunction(call) = filter else { return None };
+    call.func.inner().downcast_ref::<StartsAt>()?.rows.clone()
+}
+
+/// The rows that a file can have of these; `None` if it is not known how many it has, or when they start.
+pub(crate) fn rows_in(rows: &[(i64, u64)], file: &ScanFile) -> Option<RowSelection> {
+    let ((first, last), total) = (file.start_time_range?, file.rows?);
+    let of_file = rows.iter().filter(|(start, _)| (first..=last).contains(start));
+    let mut of_file: Vec<usize> = of_file.filter_map(|(_, row)| usize::try_from(*row).ok()).collect();
+    of_file.retain(|row| *row < total);
+    of_file.sort_unstable();
+    of_file.dedup();
+    Some(RowSelection::from_consecutive_ranges(of_file.into_iter().map(|row| row..row + 1), total))
 }
 
 fn mark(moment: i64) -> usize {
@@ -43,6 +93,7 @@ fn mark(moment: i64) -> usize {
 struct StartsAt {
     moments: Vec<i64>,
     marks: Vec<bool>,
+    rows: Option<Arc<Vec<(i64, u64)>>>,
     signature: Signature,
 }
 
@@ -54,7 +105,7 @@ impl StartsAt {
 
 impl PartialEq for StartsAt {
     fn eq(&self, other: &Self) -> bool {
-        self.moments == other.moments
+        (&self.moments, &self.rows) == (&other.moments, &other.rows)
     }
 }
 
@@ -63,6 +114,7 @@ impl Eq for StartsAt {}
 impl Hash for StartsAt {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.moments.hash(state);
+        self.rows.hash(state);
     }
 }
 
@@ -108,5 +160,38 @@ mod tests {
         let function = call.func.inner().downcast_ref::<StartsAt>().unwrap();
         assert!(moments.into_iter().all(|moment| function.holds(moment)));
         assert!((1..7).chain(8..100_000).all(|moment| !function.holds(moment)));
+    }
+
+    #[test]
+    fn rows_are_read_in_files_that_reach_to_their_starts() {
+        let filter = starts_at_rows([17, 40, 60], vec![(40, 9), (17, 3), (40, 9), (60, 2)]);
+        let rows = rows_of(&filter).unwrap();
+        assert_eq!(rows_of(&starts_at([17])), None);
+        let file = |start_time_range, rows| ScanFile {
+            path: "a".into(),
+            size_bytes: 1,
+            date: 0,
+            rows,
+            start_time_range,
+            selected: None,
+        };
+        let selected = |range, count| {
+            let selection = rows_in(&rows, &file(Some(range), Some(count))).unwrap();
+            let mut row = 0;
+            let mut selected = Vec::new();
+            for selector in selection.iter() {
+                selected.extend((row..row + selector.row_count).filter(|_| !selector.skip));
+                row += selector.row_count;
+            }
+            assert_eq!(row, count);
+            selected
+        };
+        assert_eq!(selected((12, 30), 10), [3]);
+        assert_eq!(selected((15, 50), 10), [3, 9]);
+        assert_eq!(selected((15, 50), 9), [3], "a file of fewer rows");
+        assert_eq!(selected((41, 50), 9), [0; 0]);
+        assert!(
+            rows_in(&rows, &file(None, Some(10))).is_none() && rows_in(&rows, &file(Some((0, 90)), None)).is_none()
+        );
     }
 }

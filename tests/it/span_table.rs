@@ -16,7 +16,7 @@ use tracehouse::{
     functions,
     model::batch::SpanBatch,
     storage::{
-        scan::{self, ScanFile, ScanRequest, table_schema},
+        scan::{self, ScanFile, ScanRequest, Selected, table_schema},
         writer::{Origin, WrittenFile, write_files},
     },
 };
@@ -52,6 +52,7 @@ impl TableProvider for StoredTable {
             projection: projection.map(Vec::as_slice),
             limit,
             is_narrow: false,
+            selected: Selected::Traces,
             demand: None,
         };
         scan::plan(session, &request)

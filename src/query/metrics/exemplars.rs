@@ -1,11 +1,21 @@
 //! Exemplars: single spans that stand for the values of series.
 //!
-//! The aggregation notes the first and the last start of the spans of each cell. Out of those a few are chosen, spread over
-//! time and series, and a second plan fetches the spans that start then: it reads few pages, because starts are sorted
-//! nearly. What is chosen depends on the spans alone, not on the files that they lie in. A series that arithmetic has made
-//! shows spans of the side that it has its labels from.
+//! The aggregation notes the first and the last start of the spans of each cell, and where these spans are. Out of those a few are
+//! chosen, spread over time and series, and a second plan fetches the spans that start then:
+//!
+//! ```text
+//!  found one by one        a row of a file: these rows are read, and of each column the pages that they are in
+//!  found on whole traces   a trace: these traces are put together again
+//! ```
+//!
+//! What is chosen depends on the spans alone, not on the files that they lie in; but where several spans of a series start in
+//! the same nanosecond, one of them is fetched. A series that arithmetic has made shows spans of the side that it has its labels
+//! from.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
+};
 
 use datafusion::{
     arrow::{
@@ -29,13 +39,13 @@ use super::{
 use crate::{
     model::{ids::TraceId, schema::column},
     query::traceql::spans::SpanValue,
-    storage::start_set::starts_at,
+    storage::start_set::{starts_at, starts_at_rows},
 };
 
 /// Exemplars in each part of the range.
 const PER_SLOT: usize = 2;
-/// Spans that are kept for a moment of a group, so that one of another trace can take the place of the first.
-const SPANS_PER_MOMENT: usize = 4;
+/// Traces that are kept for a moment of a group, so that another can take the place of the first.
+const TRACES_PER_MOMENT: usize = 4;
 
 /// What the values of series are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +64,22 @@ pub(crate) struct Moment {
     bucket: u32,
 }
 
-/// Spans that start at chosen moments, by trace and span id.
-pub(crate) type Fetched = HashMap<Moment, BTreeMap<(Vec<u8>, Vec<u8>), Found>>;
+/// Spans that start at chosen moments, by trace: of several of one, the least.
+pub(crate) type Fetched = HashMap<Moment, BTreeMap<Vec<u8>, Found>>;
 
 /// What an exemplar shows of its span.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     number: Option<f64>,
     labels: Vec<Label>,
+}
+
+impl Found {
+    /// An order in which spans that look alike are equal.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let numbers = self.number.map(f64::to_bits).cmp(&other.number.map(f64::to_bits));
+        numbers.then_with(|| self.labels.cmp(&other.labels))
+    }
 }
 
 /// At most `most` moments for the values of `series`, spread over the range: in each part of it those of series that have
@@ -77,35 +95,45 @@ pub(crate) fn choose(
     let slots = (most / PER_SLOT).max(1) as i128;
     let range = intervals.range();
     let length = i128::from(range.end_unix_nano - range.start_unix_nano).max(1);
-    let mut candidates: BTreeMap<i128, Vec<Moment>> = BTreeMap::new();
+    // Exemplars of each origin so far, and by slot the candidates, each with its place there.
+    let mut taken: Vec<usize> = Vec::new();
+    let mut places: HashMap<Origin, usize> = HashMap::new();
+    let mut candidates: BTreeMap<i128, Vec<(usize, Moment)>> = BTreeMap::new();
     let all: HashSet<usize> = by_origin.keys().map(|origin| origin.group).collect();
     for group in all {
+        let mut last: Option<(Origin, usize, &[usize])> = None;
         for cell in groups.cells(group) {
-            let shown = by_origin.get(&origin(leaf, group, cell.bucket));
-            let has_value = |index: &usize| !series[*index].values[cell.interval as usize].is_nan();
-            if !shown.is_some_and(|indexes| indexes.iter().any(has_value)) {
+            let origin = origin(leaf, group, cell.bucket);
+            let (place, shown) = match last {
+                Some((known, place, shown)) if known == origin => (place, shown),
+                _ => {
+                    let Some(shown) = by_origin.get(&origin) else { continue };
+                    let place = *places.entry(origin).or_insert_with(|| {
+                        taken.push(0);
+                        taken.len() - 1
+                    });
+                    last = Some((origin, place, shown));
+                    (place, shown.as_slice())
+                }
+            };
+            if !shown.iter().any(|index| !series[*index].values[cell.interval as usize].is_nan()) {
                 continue;
             }
             for start in cell.starts {
                 let slot = i128::from(start - range.start_unix_nano) * slots / length;
-                candidates.entry(slot).or_default().push(Moment { start, group, bucket: cell.bucket });
+                candidates.entry(slot).or_default().push((place, Moment { start, group, bucket: cell.bucket }));
             }
         }
     }
-    let mut taken: HashMap<Origin, usize> = HashMap::new();
-    let mut chosen = Vec::new();
-    for mut moments in candidates.into_values() {
-        moments.sort_unstable();
-        moments.dedup();
-        for _ in 0..PER_SLOT.min(most - chosen.len()) {
-            let of = |moment: &Moment| origin(leaf, moment.group, moment.bucket);
-            let count = |moment: &Moment| taken.get(&of(moment)).copied().unwrap_or_default();
-            let Some(best) = (0..moments.len()).min_by_key(|index| (count(&moments[*index]), moments[*index])) else {
-                break;
-            };
-            let best = moments.swap_remove(best);
-            *taken.entry(of(&best)).or_default() += 1;
-            chosen.push(best);
+    let mut chosen: Vec<Moment> = Vec::new();
+    for moments in candidates.into_values() {
+        let before = chosen.len();
+        for _ in 0..PER_SLOT.min(most - before) {
+            let is_new = |moment: &Moment| !chosen[before..].contains(moment);
+            let left = moments.iter().filter(|(_, moment)| is_new(moment));
+            let Some((place, best)) = left.min_by_key(|(place, moment)| (taken[*place], *moment)) else { break };
+            taken[*place] += 1;
+            chosen.push(*best);
         }
     }
     chosen
@@ -113,7 +141,14 @@ pub(crate) fn choose(
 
 /// The traces of the chosen moments, where they were read.
 pub(crate) fn traces(groups: &Groups, chosen: &[Moment]) -> Vec<TraceId> {
-    groups.traces_at(chosen.iter().map(|moment| (moment.group, moment.bucket, moment.start)))
+    let mut traces: Vec<u128> = places(groups, chosen).into_iter().map(|(_, trace)| trace).collect();
+    traces.sort_unstable();
+    traces.dedup();
+    traces.into_iter().map(|trace| TraceId::from_bytes(trace.to_be_bytes())).collect()
+}
+
+fn places(groups: &Groups, chosen: &[Moment]) -> Vec<(i64, u128)> {
+    groups.places_at(chosen.iter().map(|moment| (moment.group, moment.bucket, moment.start)))
 }
 
 fn origin(leaf: &Leaf, group: usize, bucket: u32) -> Origin {
@@ -130,12 +165,19 @@ fn by_origin(series: &[Series]) -> HashMap<Origin, Vec<usize>> {
 }
 
 /// The plan that fetches the spans at these moments.
-pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>, chosen: &[Moment]) -> DfResult<LogicalPlan> {
+pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>, groups: &Groups, chosen: &[Moment]) -> DfResult<LogicalPlan> {
     let asked = leaf.mentioned.iter().enumerate();
     let asked = asked.map(|(index, field)| (shown_column(index), SpanValue::Field(field.clone()))).collect();
-    let at_these = starts_at(chosen.iter().map(|moment| moment.start));
+    let moments = chosen.iter().map(|moment| moment.start);
+    let at_these = match leaf.on_traces(scope)? {
+        None if groups.knows_places => {
+            let rows = places(groups, chosen).into_iter();
+            starts_at_rows(moments, rows.filter_map(|(start, row)| Some((start, u64::try_from(row).ok()?))).collect())
+        }
+        _ => starts_at(moments),
+    };
     let mut shown = leaf.keys();
-    shown.extend([column::START_TIME, column::TRACE_ID, column::SPAN_ID].map(col));
+    shown.extend([column::START_TIME, column::TRACE_ID].map(col));
     if let Some(number) = leaf.number() {
         shown.push(number.value.clone().alias(NUMBER));
     }
@@ -159,8 +201,7 @@ pub(crate) fn add(
         batch.column_by_name(name).ok_or_else(|| internal_datafusion_err!("exemplars got no column {name}"))
     };
     let starts = column(column::START_TIME)?.as_primitive::<Int64Type>();
-    let (traces, spans) = (column(column::TRACE_ID)?, column(column::SPAN_ID)?);
-    let (traces, spans) = (traces.as_fixed_size_binary(), spans.as_fixed_size_binary());
+    let traces = column(column::TRACE_ID)?.as_fixed_size_binary();
     let numbers = batch.column_by_name(NUMBER);
     let has_buckets = matches!(leaf.function, Function::Histogram(_) | Function::Quantiles(..));
     for row in 0..batch.num_rows() {
@@ -181,8 +222,8 @@ pub(crate) fn add(
             continue;
         }
         let kept = fetched.entry(moment).or_default();
-        let key = (traces.value(row).to_vec(), spans.value(row).to_vec());
-        if kept.len() >= SPANS_PER_MOMENT && kept.last_key_value().is_some_and(|(last, _)| *last <= key) {
+        let trace = traces.value(row);
+        if kept.len() >= TRACES_PER_MOMENT && kept.last_key_value().is_some_and(|(last, _)| last.as_slice() < trace) {
             continue;
         }
         let mut labels = Vec::new();
@@ -192,8 +233,17 @@ pub(crate) fn add(
                 labels.extend(fields::value_of(values.columns(), row).map(|value| (field.to_string(), value)));
             }
         }
-        kept.insert(key, Found { number, labels });
-        if kept.len() > SPANS_PER_MOMENT {
+        let found = Found { number, labels };
+        match kept.entry(trace.to_vec()) {
+            Entry::Vacant(new) => {
+                new.insert(found);
+            }
+            Entry::Occupied(mut known) if found.cmp(known.get()).is_lt() => {
+                known.insert(found);
+            }
+            Entry::Occupied(_) => {}
+        }
+        if kept.len() > TRACES_PER_MOMENT {
             kept.pop_last();
         }
     }
@@ -237,7 +287,7 @@ pub(crate) fn attach(
     moments.sort_unstable();
     for moment in moments {
         let Some(spans) = fetched.remove(&moment) else { continue };
-        let Some(((trace, _), found)) = spans.into_iter().find(|((trace, _), _)| !seen.contains(trace)) else {
+        let Some((trace, found)) = spans.into_iter().find(|(trace, _)| !seen.contains(trace)) else {
             continue;
         };
         let Some(indexes) = by_origin.get(&origin(leaf, moment.group, moment.bucket)) else { continue };

@@ -16,7 +16,7 @@ use std::{
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch},
+        array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Float64Array, Int64Array, RecordBatch},
         datatypes::Int64Type,
     },
     common::{Result as DfResult, internal_datafusion_err},
@@ -25,14 +25,14 @@ use datafusion::{
 
 use crate::{
     error::Error,
-    model::{ids::TraceId, schema::column},
+    model::schema::column,
     query::metrics::{
         compile::{Function, Leaf},
         fields::Number,
         interval::Intervals,
         keys::Keys,
         label::{Label, LabelValue, NAME, compare_labels},
-        leaf::{NUMBER, check_samples},
+        leaf::{NUMBER, ROW, check_samples},
         log2,
         series::{Origin, Series, SeriesSet},
         sum::Sum,
@@ -53,24 +53,24 @@ pub(crate) struct Cell {
     value: Sum,
     /// First and last start of its spans in Unix nanoseconds.
     pub(crate) starts: [i64; 2],
-    /// The traces of the spans that start then, the least of several, where traces were read.
-    pub(crate) traces: [u128; 2],
+    /// What leads to the spans that start then, the least of several.
+    places: [u128; 2],
 }
 
 impl Cell {
     /// Takes note of spans that start from one time to another.
-    fn reach(&mut self, starts: [i64; 2], traces: [u128; 2]) {
-        if (starts[0], traces[0]) < (self.starts[0], self.traces[0]) {
-            (self.starts[0], self.traces[0]) = (starts[0], traces[0]);
+    fn reach(&mut self, starts: [i64; 2], places: [u128; 2]) {
+        if (starts[0], places[0]) < (self.starts[0], self.places[0]) {
+            (self.starts[0], self.places[0]) = (starts[0], places[0]);
         }
-        if (starts[1], Reverse(traces[1])) > (self.starts[1], Reverse(self.traces[1])) {
-            (self.starts[1], self.traces[1]) = (starts[1], traces[1]);
+        if (starts[1], Reverse(places[1])) > (self.starts[1], Reverse(self.places[1])) {
+            (self.starts[1], self.places[1]) = (starts[1], places[1]);
         }
     }
 
     fn merge(&mut self, function: &Function, other: &Cell) {
         self.count += other.count;
-        self.reach(other.starts, other.traces);
+        self.reach(other.starts, other.places);
         if let Function::Reduce(reducer, _) = function {
             match reducer {
                 Reducer::Min => self.value = self.value.value().min(other.value.value()).into(),
@@ -81,13 +81,40 @@ impl Cell {
     }
 }
 
-/// Stands for the trace where none is read.
-const NO_TRACE: u128 = u128::MAX;
+/// Stands for the place of a span that is in no file, or where no places are read.
+const NO_PLACE: u128 = u128::MAX;
+
+/// What leads to spans: the trace that one is in, by the number that its id is, or the row of its file.
+enum Places<'a> {
+    None,
+    Traces(&'a FixedSizeBinaryArray),
+    Rows(&'a Int64Array),
+}
+
+impl<'a> Places<'a> {
+    fn of(batch: &'a RecordBatch) -> Self {
+        let traces = batch.column_by_name(column::TRACE_ID).and_then(|traces| traces.as_fixed_size_binary_opt());
+        let rows = batch.column_by_name(ROW).and_then(|rows| rows.as_primitive_opt());
+        traces.map(Places::Traces).or(rows.map(Places::Rows)).unwrap_or(Places::None)
+    }
+
+    fn at(&self, row: usize) -> u128 {
+        match self {
+            Places::None => NO_PLACE,
+            Places::Traces(traces) => traces.value(row).try_into().map_or(NO_PLACE, u128::from_be_bytes),
+            Places::Rows(rows) if rows.is_valid(row) => rows.value(row) as u128,
+            Places::Rows(_) => NO_PLACE,
+        }
+    }
+}
 
 /// Spans of one group that are added at once.
 const BLOCK_SPANS: usize = 256;
 
-/// The cell that a key hit last.
+/// Cells at hand for each key and power of two: spans of neighbouring intervals come mixed where one ends.
+const SLOTS: usize = 2;
+
+/// The cell that a key hit last, of every other interval.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     interval: u32,
@@ -102,13 +129,14 @@ pub(crate) struct Part {
     keys: Keys,
     /// By number of a key.
     labels: Vec<Option<Vec<Label>>>,
-    /// By number of a key, and power of two where there are any.
+    /// By number of a key, power of two where there are any, and interval, every other of them.
     slots: Vec<Slot>,
     /// Where cells are, by number of a key, power of two and interval.
     places: datafusion::common::HashMap<(u32, u32, u32), u32>,
     /// Cells, each with the number of its key.
     cells: Vec<(u32, Cell)>,
     label_bytes: usize,
+    knows_places: bool,
 }
 
 /// The numbers of a batch.
@@ -130,21 +158,16 @@ impl Part {
             (Function::Histogram(_) | Function::Quantiles(..), Some(numbers)) => Numbers::Ints(numbers.as_primitive()),
             _ => Numbers::None,
         };
-        let traces = batch.column_by_name(column::TRACE_ID).and_then(|traces| traces.as_fixed_size_binary_opt());
-        let trace_of = |row: usize| {
-            let id = traces.and_then(|traces| traces.value(row).try_into().ok());
-            id.map_or(NO_TRACE, u128::from_be_bytes)
-        };
-        let is_one_group =
-            columns.is_empty() && matches!(numbers, Numbers::None) && !starts.is_empty() && traces.is_none();
-        if is_one_group {
-            self.add_to_one_group(leaf, intervals, starts);
+        let places = Places::of(batch);
+        self.knows_places |= !matches!(places, Places::None);
+        if columns.is_empty() && matches!(numbers, Numbers::None) && !starts.is_empty() {
+            self.add_to_one_group(leaf, intervals, starts, &places);
             return Ok(());
         }
         let width = if matches!(numbers, Numbers::Ints(_)) { 1 + log2::EXPONENT_MAX as usize } else { 1 };
         let keys = self.keys.numbers(columns, batch.num_rows())?;
         self.labels.resize(self.keys.len(), None);
-        self.slots.resize(self.keys.len() * width, NO_SLOT);
+        self.slots.resize(self.keys.len() * width * SLOTS, NO_SLOT);
         // The interval of the row before, and where it begins and ends.
         let (mut interval, mut from, mut to) = (0, 1, 0);
         for (row, (key, start)) in keys.into_iter().zip(starts).enumerate() {
@@ -169,14 +192,14 @@ impl Part {
                 self.label_bytes += labels.iter().map(heap).sum::<usize>();
                 self.labels[key as usize] = Some(labels);
             }
-            let at = key as usize * width + bucket as usize;
+            let at = (key as usize * width + bucket as usize) * SLOTS + interval as usize % SLOTS;
             if self.slots[at].interval != interval {
                 self.slots[at] = Slot { interval, cell: self.cell(key, bucket, interval) };
             }
             let cell = &mut self.cells[self.slots[at].cell as usize].1;
             cell.count += 1;
             if *start <= cell.starts[0] || *start >= cell.starts[1] {
-                cell.reach([*start; 2], [trace_of(row); 2]);
+                cell.reach([*start; 2], [places.at(row); 2]);
             }
             if let Function::Reduce(reducer, _) = &leaf.function {
                 match reducer {
@@ -191,11 +214,12 @@ impl Part {
     }
 
     /// Adds spans that only their starts tell apart: as a rule, all of a block are in one interval.
-    fn add_to_one_group(&mut self, leaf: &Leaf, intervals: Intervals, starts: &[i64]) {
+    fn add_to_one_group(&mut self, leaf: &Leaf, intervals: Intervals, starts: &[i64], places: &Places<'_>) {
         const KEY: u32 = 0;
         if self.labels.is_empty() {
             self.labels.push(Some(leaf.labels_of(&[], 0)));
         }
+        let mut row = 0;
         for block in starts.chunks(BLOCK_SPANS) {
             let (first, last) =
                 block.iter().fold((i64::MAX, i64::MIN), |(first, last), start| (first.min(*start), last.max(*start)));
@@ -206,7 +230,14 @@ impl Part {
                 let cell = self.cell(KEY, 0, intervals.index_of(first) as u32);
                 let cell = &mut self.cells[cell as usize].1;
                 cell.count += part.len() as u64;
-                cell.reach([first, last], [NO_TRACE; 2]);
+                if first <= cell.starts[0] || last >= cell.starts[1] {
+                    let of_start = |start: i64| {
+                        let rows = part.iter().enumerate().filter(move |(_, known)| **known == start);
+                        rows.map(|(at, _)| places.at(row + at)).min().unwrap_or(NO_PLACE)
+                    };
+                    cell.reach([first, last], [of_start(first), of_start(last)]);
+                }
+                row += part.len();
             }
         }
     }
@@ -214,8 +245,8 @@ impl Part {
     /// The position of a cell, which is made if it is new.
     fn cell(&mut self, key: u32, bucket: u32, interval: u32) -> u32 {
         *self.places.entry((key, bucket, interval)).or_insert_with(|| {
-            let (starts, traces) = ([i64::MAX, i64::MIN], [NO_TRACE; 2]);
-            let cell = Cell { interval, bucket, count: 0, value: Sum::default(), starts, traces };
+            let (starts, places) = ([i64::MAX, i64::MIN], [NO_PLACE; 2]);
+            let cell = Cell { interval, bucket, count: 0, value: Sum::default(), starts, places };
             self.cells.push((key, cell));
             (self.cells.len() - 1) as u32
         })
@@ -244,6 +275,8 @@ struct Group {
 pub(crate) struct Groups {
     by_labels: HashMap<String, usize>,
     groups: Vec<Group>,
+    /// Whether it was noted where spans are.
+    pub(crate) knows_places: bool,
     memory: MemoryReservation,
 }
 
@@ -251,7 +284,8 @@ impl Groups {
     /// The groups of all parts; their memory is the reservation's. They are in the order of their labels, so that their
     /// positions do not depend on how the spans came.
     pub(crate) fn of(leaf: &Leaf, parts: Vec<Part>, memory: MemoryReservation) -> DfResult<Self> {
-        let mut all = Self { by_labels: HashMap::new(), groups: Vec::new(), memory };
+        let knows_places = parts.iter().any(|part| part.knows_places);
+        let mut all = Self { by_labels: HashMap::new(), groups: Vec::new(), knows_places, memory };
         for mut part in parts {
             let mut positions: Vec<Option<usize>> = vec![None; part.labels.len()];
             all.memory.try_grow(part.cells.len() * size_of::<Cell>())?;
@@ -308,18 +342,18 @@ impl Groups {
         self.by_labels.get(&text_of(&leaf.labels_of(columns, row))).copied()
     }
 
-    /// The traces of the spans at these moments, each a group, a power of two and a start.
-    pub(crate) fn traces_at(&self, moments: impl Iterator<Item = (usize, u32, i64)>) -> Vec<TraceId> {
-        let mut traces = Vec::new();
+    /// The places of the spans at these moments, each a group, a power of two and a start, with their starts.
+    pub(crate) fn places_at(&self, moments: impl Iterator<Item = (usize, u32, i64)>) -> Vec<(i64, u128)> {
+        let mut places = Vec::new();
         for (group, bucket, start) in moments {
             for cell in self.cells(group).iter().filter(|cell| cell.bucket == bucket) {
-                let of_cell = cell.starts.iter().zip(cell.traces);
-                traces.extend(of_cell.filter(|(known, _)| **known == start).map(|(_, trace)| trace));
+                places.extend(cell.starts.into_iter().zip(cell.places).filter(|(known, _)| *known == start));
             }
         }
-        traces.sort_unstable();
-        traces.dedup();
-        traces.into_iter().map(|trace| TraceId::from_bytes(trace.to_be_bytes())).collect()
+        places.retain(|(_, place)| *place != NO_PLACE);
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     /// The cells of a group.

@@ -25,13 +25,17 @@ use crate::{
             label::{Label, LabelValue},
         },
         search::Candidates,
+        spans_table::SpansTable,
         spansets::Program,
         traceql::spans::{SpanRequest, SpanValue},
     },
+    storage::start_set::row_in_file,
 };
 
 /// Column of the number that a function takes.
 pub(crate) const NUMBER: &str = "number";
+/// Column of the row that a span is in its file, where it is read.
+pub(crate) const ROW: &str = "file_row";
 
 /// What spans are asked for, and where their intervals are.
 #[derive(Clone, Copy, Debug)]
@@ -44,17 +48,30 @@ pub(crate) struct Scope<'a> {
     pub(crate) extent_nano: i64,
     /// The traces that are looked at, where they were found before.
     pub(crate) candidates: Option<&'a Candidates>,
+    /// Whether it is noted where spans are.
+    pub(crate) notes_places: bool,
 }
 
 impl Leaf {
-    /// The plan of what is added up: start, keys, and the number if the function takes one.
+    /// The plan of what is added up: start, keys, the number if the function takes one, and if exemplars are looked for later, what
+    /// leads to the spans.
     pub(crate) fn plan(&self, scope: Scope<'_>) -> DfResult<LogicalPlan> {
         let mut columns = vec![col(column::START_TIME)];
         columns.extend(self.keys());
         columns.extend(self.number().map(|number| number.value.clone().alias(NUMBER)));
-        // Exemplars are then looked for in the traces that they are known to be in.
-        columns.extend(scope.candidates.map(|_| col(column::TRACE_ID)));
-        self.spans(scope, Vec::new())?.project(columns)?.build()
+        let mut asked = Vec::new();
+        if scope.notes_places {
+            match (scope.candidates, self.on_traces(scope)?) {
+                (Some(_), _) => columns.push(col(column::TRACE_ID)),
+                (None, None) if SpansTable::of(scope.base.as_ref()).is_some() => {
+                    asked.push((ROW.to_owned(), SpanValue::Expr(row_in_file())));
+                    columns.push(col(ROW));
+                }
+                // Rows that are in memory alone, or all traces, of which none is known before.
+                (None, _) => {}
+            }
+        }
+        self.spans(scope, asked)?.project(columns)?.build()
     }
 
     /// The spans that count, with the columns of labels and value, and `more`.

@@ -1,21 +1,19 @@
 //! Running a metrics query: its leaves one after the other, then what is computed from them.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use datafusion::{
     arrow::array::RecordBatch,
     catalog::TableProvider,
-    common::{Result as DfResult, runtime::SpawnedTask},
+    common::{Result as DfResult, runtime::SpawnedTask, tree_node::TreeNode},
     error::DataFusionError,
     execution::{
         SessionState,
         memory_pool::{MemoryConsumer, MemoryReservation},
     },
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
-    physical_plan::{ExecutionPlan, execute_stream, execute_stream_partitioned},
+    physical_expr::PhysicalExpr,
+    physical_plan::{ExecutionPlan, execute_stream, execute_stream_partitioned, projection::ProjectionExec},
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 
@@ -43,6 +41,7 @@ use crate::{
         spans_table::SpansTable,
         stats::SharedStats,
     },
+    storage::start_set::is_row_in_file,
 };
 
 /// A metrics query that is ready to run.
@@ -96,7 +95,8 @@ impl MetricsRun {
     pub(crate) fn explained(&self, explain: Explain) -> DfResult<LogicalPlan> {
         match self.compiled.leaves.first() {
             Some(leaf) => {
-                LogicalPlanBuilder::from(self.plan(leaf, None)?).explain(false, explain == Explain::Analyze)?.build()
+                let scope = Scope { notes_places: false, ..self.scope(None) };
+                LogicalPlanBuilder::from(self.plan(leaf, scope)?).explain(false, explain == Explain::Analyze)?.build()
             }
             None => LogicalPlanBuilder::empty(false).build(),
         }
@@ -113,12 +113,17 @@ impl MetricsRun {
     }
 
     fn scope<'a>(&'a self, candidates: Option<&'a Candidates>) -> Scope<'a> {
-        Scope { base: &self.base, intervals: self.intervals, extent_nano: self.limits.extent_nano, candidates }
+        Scope {
+            base: &self.base,
+            intervals: self.intervals,
+            extent_nano: self.limits.extent_nano,
+            candidates,
+            notes_places: self.limits.exemplars_max > 0,
+        }
     }
 
     /// The plan of what a leaf computes over spans.
-    fn plan(&self, leaf: &Leaf, candidates: Option<&Candidates>) -> DfResult<LogicalPlan> {
-        let scope = self.scope(candidates);
+    fn plan(&self, leaf: &Leaf, scope: Scope<'_>) -> DfResult<LogicalPlan> {
         match leaf.function {
             Function::Compare { .. } => compare::plan(leaf, &self.counted(), scope),
             _ => leaf.plan(scope),
@@ -185,7 +190,13 @@ impl MetricsRun {
             part.add(&leaf_of_parts, intervals, batch)?;
             Ok(part.bytes())
         };
-        let parts = self.finder(ran).fold(&self.plan(leaf, candidates)?, add).await?;
+        let (finder, scope) = (self.finder(ran), self.scope(candidates));
+        let mut physical = finder.planned(&self.plan(leaf, scope)?).await?;
+        if asks_for_rows_above_scans(&physical)? {
+            physical = finder.planned(&self.plan(leaf, Scope { notes_places: false, ..scope })?).await?;
+        }
+        finder.note(&physical);
+        let parts = finder.fold_planned(physical, add).await?;
         Groups::of(leaf, parts, self.reservation("series"))
     }
 
@@ -231,7 +242,7 @@ impl MetricsRun {
             Some(_) => Some(self.finder(ran).these(exemplars::traces(&groups, &chosen), self.reach()).await?),
             None => None,
         };
-        let physical = self.physical(&exemplars::plan(leaf, self.scope(few.as_ref()), &chosen)?, ran).await?;
+        let physical = self.physical(&exemplars::plan(leaf, self.scope(few.as_ref()), &groups, &chosen)?, ran).await?;
         let mut batches = execute_stream(physical, self.session.task_ctx())?;
         let (wanted, mut fetched) = (HashSet::from_iter(chosen.iter().copied()), exemplars::Fetched::new());
         while let Some(batch) = batches.next().await {
@@ -251,11 +262,18 @@ impl MetricsRun {
     }
 
     async fn physical(&self, logical: &LogicalPlan, ran: &RanPlans) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let optimized = self.session.optimize(logical)?;
-        let physical = self.session.query_planner().create_physical_plan(&optimized, &self.session).await?;
-        ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
-        Ok(physical)
+        self.finder(ran).physical(logical).await
     }
+}
+
+/// Whether a projection asks for the rows of files. Where it is not taken into the scan, as one that reads a struct twice,
+/// there is no answer.
+fn asks_for_rows_above_scans(physical: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
+    physical.exists(|node| {
+        let Some(projection) = node.downcast_ref::<ProjectionExec>() else { return Ok(false) };
+        let asks = |expr: &Arc<dyn PhysicalExpr>| expr.exists(|expr| Ok(is_row_in_file(expr.as_ref())));
+        projection.expr().iter().map(|column| asks(&column.expr)).try_fold(false, |any, one| Ok(any || one?))
+    })
 }
 
 fn external(error: Error) -> DataFusionError {

@@ -244,7 +244,15 @@ impl Finder {
         plan: &LogicalPlan,
         add: impl Fn(&mut T, &RecordBatch) -> DfResult<usize> + Send + Sync + 'static,
     ) -> DfResult<Vec<T>> {
-        let physical = self.physical(plan).await?;
+        self.fold_planned(self.physical(plan).await?, add).await
+    }
+
+    /// Folds the rows of each partition of a plan that is ready to run.
+    pub(crate) async fn fold_planned<T: Default + Send + 'static>(
+        &self,
+        physical: Arc<dyn ExecutionPlan>,
+        add: impl Fn(&mut T, &RecordBatch) -> DfResult<usize> + Send + Sync + 'static,
+    ) -> DfResult<Vec<T>> {
         let add = Arc::new(add);
         let mut tasks = Vec::new();
         for mut batches in execute_stream_partitioned(physical, self.session.task_ctx())? {
@@ -277,10 +285,20 @@ impl Finder {
 
     /// The physical plan, noted as one that runs.
     pub(crate) async fn physical(&self, plan: &LogicalPlan) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let optimized = self.session.optimize(plan)?;
-        let physical = self.session.query_planner().create_physical_plan(&optimized, &self.session).await?;
-        self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&physical));
+        let physical = self.planned(plan).await?;
+        self.note(&physical);
         Ok(physical)
+    }
+
+    /// The physical plan.
+    pub(crate) async fn planned(&self, plan: &LogicalPlan) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let optimized = self.session.optimize(plan)?;
+        self.session.query_planner().create_physical_plan(&optimized, &self.session).await
+    }
+
+    /// Notes a plan as one that runs.
+    pub(crate) fn note(&self, physical: &Arc<dyn ExecutionPlan>) {
+        self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(physical));
     }
 }
 
