@@ -44,6 +44,7 @@ mod sql_http;
 mod store;
 mod support;
 mod tempo_drilldown;
+mod tempo_exemplars;
 mod tempo_fields;
 mod tempo_grpc;
 mod tempo_grpc_metrics;
