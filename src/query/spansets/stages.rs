@@ -43,7 +43,7 @@ impl Owned {
     pub(super) fn into_duration(self) -> Self {
         match self {
             Owned::Int(nanos) => Owned::Text(format_duration(nanos)),
-            Owned::Float(nanos) => Owned::Text(format_duration(nanos as i64)),
+            Owned::Float(nanos) if nanos.is_finite() => Owned::Text(format_duration(nanos as i64)),
             other => other,
         }
     }

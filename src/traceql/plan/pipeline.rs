@@ -267,6 +267,12 @@ fn is_duration(expr: &ScalarExpr) -> bool {
         },
         ScalarExpr::Pipeline(inner) => is_duration(&inner.value),
         ScalarExpr::Negate(inner) => is_duration(inner),
-        ScalarExpr::Number(_) | ScalarExpr::Binary { .. } => false,
+        ScalarExpr::Number(number) => matches!(number, Literal::Duration(_)),
+        ScalarExpr::Binary { op, lhs, rhs } => match (op, is_duration(lhs), is_duration(rhs)) {
+            (ArithmeticOp::Add | ArithmeticOp::Sub | ArithmeticOp::Mod, lhs, rhs) => lhs || rhs,
+            (ArithmeticOp::Mul, lhs, rhs) => lhs != rhs,
+            (ArithmeticOp::Div, lhs, rhs) => lhs && !rhs,
+            (ArithmeticOp::Pow, ..) => false,
+        },
     }
 }

@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 
 use tracehouse::traceql::{
     ast::{
-        Aggregate, AggregateFunction, LogicalOp, Pipeline, Reducer, Relation, ScalarExpr, ScalarFilter, SpansetExpr,
-        SpansetOp, StageKind, Variant,
+        Aggregate, AggregateFunction, ArithmeticOp, LogicalOp, Pipeline, Reducer, Relation, ScalarExpr, ScalarFilter,
+        SpansetExpr, SpansetOp, StageKind, Variant,
     },
+    literal::Literal,
     types::Type,
 };
 
@@ -161,7 +162,7 @@ fn shown(value: Val, of_type: Type) -> Val {
         (Val::Status(status), _) => Val::Str(status.name().to_owned()),
         (Val::Kind(kind), _) => Val::Str(kind.name().to_owned()),
         (Val::Int(nanos), Type::Duration) => value::duration_text(nanos),
-        (Val::Float(nanos), Type::Duration) => value::duration_text(nanos as i64),
+        (Val::Float(nanos), Type::Duration) if nanos.is_finite() => value::duration_text(nanos as i64),
         (value, _) => value,
     }
 }
@@ -171,6 +172,17 @@ fn scalar_type(expr: &ScalarExpr) -> Type {
         ScalarExpr::Aggregate(Aggregate { function: AggregateFunction::Reduce(_, expr), .. }) => expr.type_of(),
         ScalarExpr::Pipeline(inner) => scalar_type(&inner.value),
         ScalarExpr::Negate(inner) => scalar_type(inner),
+        ScalarExpr::Number(Literal::Duration(_)) => Type::Duration,
+        ScalarExpr::Binary { op, lhs, rhs } => {
+            let durations = [lhs, rhs].map(|side| scalar_type(side) == Type::Duration);
+            let is_duration = match op {
+                ArithmeticOp::Add | ArithmeticOp::Sub | ArithmeticOp::Mod => durations != [false, false],
+                ArithmeticOp::Mul => durations == [true, false] || durations == [false, true],
+                ArithmeticOp::Div => durations == [true, false],
+                ArithmeticOp::Pow => false,
+            };
+            if is_duration { Type::Duration } else { Type::Float }
+        }
         _ => Type::Float,
     }
 }
