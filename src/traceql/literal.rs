@@ -143,6 +143,10 @@ pub(super) fn is_unit(name: &str) -> bool {
 
 /// Reads a token that starts like a number.
 pub(super) fn parse_number(token: &str) -> Result<Literal, String> {
+    if let Some((digits, radix)) = go_integer(token) {
+        let out_of_range = |_| format!("integer {token} is out of range");
+        return i64::from_str_radix(&digits, radix).map(Literal::Int).map_err(out_of_range);
+    }
     if token.bytes().all(|b| b.is_ascii_digit()) {
         return token.parse().map(Literal::Int).map_err(|_| format!("integer {token} is out of range"));
     }
@@ -153,6 +157,17 @@ pub(super) fn parse_number(token: &str) -> Result<Literal, String> {
         return Some(value).filter(|value| value.is_finite()).map(Literal::Float).ok_or_else(out_of_range);
     }
     parse_duration(token).map(Literal::Duration)
+}
+
+/// The digits and base of an integer in the forms of Go that others do not read: `0x1f`, `0o17`, `0b11`, `1_000`.
+fn go_integer(token: &str) -> Option<(String, u32)> {
+    let prefixes = [("0x", 16), ("0X", 16), ("0o", 8), ("0O", 8), ("0b", 2), ("0B", 2)];
+    let prefixed = prefixes.iter().find_map(|(prefix, radix)| Some((token.strip_prefix(prefix)?, *radix)));
+    let (text, radix) = prefixed.unwrap_or((token, 10));
+    let digits = text.replace('_', "");
+    let is_separated = !text.contains("__") && !text.ends_with('_') && (radix != 10 || !text.starts_with('_'));
+    let is_integer = !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix)) && is_separated;
+    (is_integer && (radix != 10 || text.contains('_'))).then_some((digits, radix))
 }
 
 /// Reads `1h30m`, `1.5s`, `1d12h` as nanoseconds. The error says what is wrong with it.
@@ -396,6 +411,10 @@ mod tests {
         for (token, expected) in [
             ("0", Literal::Int(0)),
             ("007", Literal::Int(7)),
+            ("0x1F", Literal::Int(31)),
+            ("0b101", Literal::Int(5)),
+            ("0o17", Literal::Int(15)),
+            ("1_000", Literal::Int(1000)),
             (".5", Literal::Float(0.5)),
             ("1.", Literal::Float(1.0)),
             ("1e3", Literal::Float(1000.0)),
@@ -412,7 +431,9 @@ mod tests {
         ] {
             assert_eq!(parse_number(token), Ok(expected), "{token}");
         }
-        for token in ["9223372036854775808", "1e999", "10min", "1s5", "1.2.3s", "300y", "1_000", "0x1f", "."] {
+        for token in
+            ["9223372036854775808", "1e999", "10min", "1s5", "1.2.3s", "300y", "1__0", "1_", "0x", "0b2", "0x1g", "."]
+        {
             assert!(parse_number(token).is_err(), "{token}");
         }
     }
