@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tracehouse::server::Server;
 
 use crate::frame;
@@ -142,6 +146,23 @@ async fn check_of_traces(server: &Server, state: &str) {
     }
     assert_eq!(names(server, r#"{ rootName = "tidy" }"#).await, ["level"], "{state}");
     assert_eq!(names(server, r#"{ rootName = "GET /cart" "#).await, ["exception.type", "level", "message"], "{state}");
+}
+
+#[tokio::test]
+async fn a_query_of_almost_64_kib_fits_the_address_of_a_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = frame::start(&frame::settings(folder.path())).await;
+    for (length, status) in [(64_000, "200"), (66_000, "414")] {
+        // The client library refuses the longer one itself.
+        let mut connection = TcpStream::connect(server.addresses().tempo).await.unwrap();
+        let address = format!("/api/search?q=%7Bname=%60{}%60%7D", "x".repeat(length));
+        let request = format!("GET {address} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        connection.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{length}");
+    }
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]

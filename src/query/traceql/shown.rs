@@ -133,8 +133,9 @@ impl PerSpan for WantedValue {
             let of = |condition: &Condition| {
                 rows.first(row, |focus| is_there(focus) && condition.holds(&|name| rows.get(name, focus), is_root))
             };
-            let wanted = if rows.has_choice(row) { self.wanted.iter().find_map(of) } else { None };
-            let found = wanted.or_else(|| rows.first(row, is_there));
+            let first = rows.first(row, is_there);
+            let wanted = if first.is_some() && rows.has_choice(row) { self.wanted.iter().find_map(of) } else { None };
+            let found = wanted.or(first);
             builder.append_found(found.and_then(|focus| rows.find(name, focus)), is_duration);
         }
         builder.finish()
