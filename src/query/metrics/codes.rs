@@ -10,18 +10,20 @@ use datafusion::{
     common::{HashMap, Result as DfResult, internal_err},
 };
 
-use super::label::LabelValue;
+use super::{
+    label::LabelValue,
+    texts::{Texts, hash_of},
+};
 use crate::functions::{for_each_valid, is_same_dictionary};
 
 /// Codes of the values seen so far, from 1 on; 0 is NULL.
 #[derive(Debug, Default)]
 pub(super) struct Codes {
-    texts: HashMap<Box<str>, u32>,
+    texts: Texts,
     ints: HashMap<i64, u32>,
     floats: HashMap<u64, u32>,
     bools: [u32; 2],
     given: u32,
-    bytes: usize,
     dictionary: Dictionary,
 }
 
@@ -33,8 +35,8 @@ struct Dictionary {
     here: Vec<u32>,
 }
 
-/// Bytes that a value takes besides those of its text, about.
-const ENTRY_BYTES: usize = 2 * size_of::<(Box<str>, u32)>();
+/// Bytes that a number takes, about.
+const ENTRY_BYTES: usize = 2 * size_of::<(u64, u32)>();
 
 fn code_of<K: Hash + Eq>(codes: &mut HashMap<K, u32>, value: K, given: &mut u32) -> u32 {
     *codes.entry(value).or_insert_with(|| {
@@ -93,12 +95,7 @@ impl Codes {
         let Some(texts) = coded.values().as_string_opt::<i32>() else {
             return internal_err!("values of type {} are not counted", coded.data_type());
         };
-        let mut dictionary = std::mem::take(&mut self.dictionary);
-        if !dictionary.texts.as_ref().is_some_and(|known| is_same_dictionary(known, texts)) {
-            dictionary.here.clear();
-            dictionary.here.resize(texts.len(), 0);
-            dictionary.texts = Some(texts.clone());
-        }
+        let mut dictionary = self.take_dictionary(texts);
         let keys = coded.keys().values();
         let mut codes = vec![0; keys.len()];
         for_each_valid(coded.keys(), |row| {
@@ -111,6 +108,31 @@ impl Codes {
         });
         self.dictionary = dictionary;
         Ok(codes)
+    }
+
+    /// The dictionary of these texts, which is given back later.
+    fn take_dictionary(&mut self, texts: &StringArray) -> Dictionary {
+        let mut dictionary = std::mem::take(&mut self.dictionary);
+        if !dictionary.texts.as_ref().is_some_and(|known| is_same_dictionary(known, texts)) {
+            dictionary.here.clear();
+            dictionary.here.resize(texts.len(), 0);
+            dictionary.texts = Some(texts.clone());
+        }
+        dictionary
+    }
+
+    /// The codes of those texts of a dictionary that are wanted, by their keys; 0 for others.
+    pub(super) fn of_keys(&mut self, texts: &StringArray, is_wanted: impl Fn(usize) -> bool) -> Vec<u32> {
+        let mut dictionary = self.take_dictionary(texts);
+        let mut codes = vec![0; texts.len()];
+        for key in (0..texts.len()).filter(|key| is_wanted(*key)) {
+            if dictionary.here[key] == 0 {
+                dictionary.here[key] = self.of_text(texts.value(key));
+            }
+            codes[key] = dictionary.here[key];
+        }
+        self.dictionary = dictionary;
+        codes
     }
 
     fn of_texts(&mut self, texts: &StringArray) -> Vec<u32> {
@@ -129,11 +151,14 @@ impl Codes {
 
     /// The code of a text.
     pub(super) fn of_text(&mut self, text: &str) -> u32 {
-        if let Some(code) = self.texts.get(text) {
-            return *code;
-        }
-        self.bytes += text.len();
-        code_of(&mut self.texts, text.into(), &mut self.given)
+        self.of_hashed(text, hash_of(text))
+    }
+
+    fn of_hashed(&mut self, text: &str, hash: u64) -> u32 {
+        let next = self.given + 1;
+        let code = self.texts.code_or(hash, text, next);
+        self.given += u32::from(code == next);
+        code
     }
 
     /// The code of an integer.
@@ -163,8 +188,8 @@ impl Codes {
 
     /// The values whose codes are wanted, each with its code.
     pub(super) fn values(&self, is_wanted: impl Fn(u32) -> bool + Copy) -> impl Iterator<Item = (LabelValue, u32)> {
-        let texts = self.texts.iter().filter(move |(_, code)| is_wanted(**code));
-        let texts = texts.map(|(text, code)| (LabelValue::Text(text.to_string()), *code));
+        let texts = self.texts.iter().filter(move |(.., code)| is_wanted(*code));
+        let texts = texts.map(|(text, _, code)| (LabelValue::Text(text.to_owned()), code));
         let ints = self.ints.iter().map(|(value, code)| (LabelValue::Int(*value), *code));
         let floats = self.floats.iter().map(|(bits, code)| (LabelValue::Float(f64::from_bits(*bits)), *code));
         let bools = [false, true].into_iter().zip(self.bools).filter(|(_, code)| *code != 0);
@@ -175,8 +200,8 @@ impl Codes {
     /// Gives the values of another a code here, too: by code there, the code here.
     pub(super) fn take_over(&mut self, other: &Self) -> Vec<u32> {
         let mut here = vec![0; other.len()];
-        for (text, code) in &other.texts {
-            here[*code as usize] = self.of_text(text);
+        for (text, hash, code) in other.texts.iter() {
+            here[code as usize] = self.of_hashed(text, hash);
         }
         for (int, code) in &other.ints {
             here[*code as usize] = self.of_int(*int);
@@ -192,7 +217,9 @@ impl Codes {
 
     /// Bytes that this takes, about.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.given as usize * ENTRY_BYTES + self.dictionary.here.len() * size_of::<u32>()
+        self.texts.memory_bytes()
+            + (self.ints.len() + self.floats.len()) * ENTRY_BYTES
+            + self.dictionary.here.len() * size_of::<u32>()
     }
 }
 

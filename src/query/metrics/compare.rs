@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Attributes that may have columns of their own are asked for one by one, so that no map is put together of what lies apart.
-//! All values are counted, within the memory of the query, so that those that stay are the most frequent ones.
+//! All values are counted, so that those that stay are the most frequent ones. Where they do not fit into the memory of the query,
+//! the values of the attribute that takes most are given up: of that attribute an answer has the spans that have it at all, and
+//! `__meta_error="__too_many_values__"`, as Tempo says of one with more values than it counts.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -23,12 +25,12 @@ use datafusion::{
 };
 
 use super::{
-    codes::Codes,
     compile::{Function, Leaf},
     interval::Intervals,
     label::{Label, LabelValue},
     leaf::{Scope, check_samples},
     series::{Origin, Series, SeriesSet},
+    values::{Empty, Moments, Values},
 };
 use crate::{
     error::Error,
@@ -44,6 +46,13 @@ use crate::{
 const SELECTED: &str = "selected";
 /// Label that says which side a series counts.
 const META_TYPE: &str = "__meta_type";
+/// Label of a series that tells what is missing of an attribute.
+const META_ERROR: &str = "__meta_error";
+const TOO_MANY_VALUES: &str = "__too_many_values__";
+/// What an attribute takes besides its values, in bytes.
+const NAME_BYTES: usize = 2 * size_of::<(String, Values)>();
+/// Giving up fewer bytes of values than these makes no room.
+const GIVEN_UP_BYTES_MIN: usize = 64 << 10;
 /// Names of the sides and of their totals, by whether they are selected.
 const SIDES: [&str; 2] = ["baseline", "selection"];
 const TOTALS: [&str; 2] = ["baseline_total", "selection_total"];
@@ -149,179 +158,19 @@ pub(crate) fn plan(leaf: &Leaf, counted: &Counted, scope: Scope<'_>) -> DfResult
     leaf.spans(scope, asked)?.project(shown)?.build()
 }
 
-/// Spans per moment: interval times two, plus one for the selection. Most values come in order of time.
-#[derive(Clone, Debug, Default)]
-struct Counts(Vec<(u32, u64)>);
-
-impl Counts {
-    /// Bytes that this takes more.
-    fn add(&mut self, moment: u32, spans: u64) -> usize {
-        // Of one interval there are two, and most spans are of the last.
-        if let Some(known) = self.0.iter_mut().rev().take(2).find(|known| known.0 == moment) {
-            known.1 += spans;
-            return 0;
-        }
-        match self.0.binary_search_by_key(&moment, |(moment, _)| *moment) {
-            Ok(index) => {
-                self.0[index].1 += spans;
-                0
-            }
-            Err(index) => {
-                self.0.insert(index, (moment, spans));
-                2 * size_of::<(u32, u64)>()
-            }
-        }
-    }
-
-    fn merge(&mut self, other: &Counts) {
-        for (moment, spans) in &other.0 {
-            self.add(*moment, *spans);
-        }
-    }
-
-    fn of_side(&self, side: u32) -> u64 {
-        self.0.iter().filter(|(moment, _)| moment % 2 == side).map(|(_, spans)| spans).sum()
-    }
-
-    fn series(&self, side: u32, labels: Vec<Label>, intervals: Intervals) -> Series {
-        let mut values = vec![0.0; intervals.count()];
-        for (moment, spans) in self.0.iter().filter(|(moment, _)| moment % 2 == side) {
-            values[(moment / 2) as usize] = *spans as f64;
-        }
-        Series { labels, values, exemplars: Vec::new(), origin: Origin::default() }
-    }
-}
-
-/// Values of one attribute.
-#[derive(Debug, Default)]
-struct Values {
-    codes: Codes,
-    /// By code.
-    counts: Vec<Counts>,
-}
-
 /// Counts of all attributes in some of the spans.
 #[derive(Debug)]
 pub(crate) struct Tally {
     counted: Arc<Counted>,
     intervals: Intervals,
     attributes: HashMap<String, Values>,
-    bytes: usize,
     memory: MemoryReservation,
-}
-
-/// The moments of the rows of a batch, of which most batches have a few.
-#[derive(Debug)]
-struct Moments {
-    by_row: Vec<u32>,
-    /// The different ones.
-    distinct: Vec<u32>,
-    /// By row: which of these it is.
-    places: Vec<u32>,
-}
-
-impl Moments {
-    fn of(by_row: Vec<u32>) -> Self {
-        let (mut distinct, mut places) = (Vec::new(), Vec::with_capacity(by_row.len()));
-        let mut known: HashMap<u32, u32> = HashMap::new();
-        let mut last = None;
-        for moment in &by_row {
-            let place = match last {
-                Some((same, place)) if same == *moment => place,
-                _ => *known.entry(*moment).or_insert_with(|| {
-                    distinct.push(*moment);
-                    distinct.len() as u32 - 1
-                }),
-            };
-            last = Some((*moment, place));
-            places.push(place);
-        }
-        Self { by_row, distinct, places }
-    }
-}
-
-impl Values {
-    /// Counts the rows of a batch by the codes of their values, but for those that are NULL or `empty`. Gives the bytes that
-    /// this takes more.
-    fn add_batch(&mut self, codes: &[u32], empty: u32, moments: &Moments) -> usize {
-        let is_counted = |code: u32| code != 0 && code != empty;
-        let width = moments.distinct.len();
-        if self.codes.len() * width > codes.len() {
-            let counted = codes.iter().copied().zip(moments.by_row.iter().copied());
-            return self.add(counted.filter(|(code, _)| is_counted(*code)));
-        }
-        // Few values and moments: each of them has a cell, so that rows are counted without looking for theirs.
-        let mut cells = vec![0_u32; self.codes.len() * width];
-        for (code, place) in codes.iter().zip(&moments.places) {
-            cells[*code as usize * width + *place as usize] += 1;
-        }
-        self.counts.resize_with(self.codes.len(), Counts::default);
-        let mut bytes = 0;
-        for (code, cells) in cells.chunks_exact(width.max(1)).enumerate().filter(|(code, _)| is_counted(*code as u32)) {
-            for (spans, moment) in cells.iter().zip(&moments.distinct).filter(|(spans, _)| **spans > 0) {
-                bytes += self.counts[code].add(*moment, u64::from(*spans));
-            }
-        }
-        bytes
-    }
-
-    /// Counts rows by the codes of their values. Gives the bytes that this takes more.
-    fn add(&mut self, codes: impl IntoIterator<Item = (u32, u32)>) -> usize {
-        self.counts.resize_with(self.codes.len(), Counts::default);
-        codes.into_iter().map(|(code, moment)| self.counts[code as usize].add(moment, 1)).sum()
-    }
-
-    fn merge(&mut self, other: &Values) {
-        let here = self.codes.take_over(&other.codes);
-        self.counts.resize_with(self.codes.len(), Counts::default);
-        for (code, counts) in here.into_iter().zip(&other.counts) {
-            self.counts[code as usize].merge(counts);
-        }
-    }
-
-    /// Spans that have any value.
-    fn all(&self) -> Counts {
-        let mut all = Counts::default();
-        self.counts.iter().for_each(|counts| all.merge(counts));
-        all
-    }
-
-    /// The values with most spans on a side, most first; of equals those that come first as text.
-    fn most_frequent(&self, side: u32, top: usize) -> Vec<(u64, LabelValue, &Counts)> {
-        let of_side = |code: u32| self.counts.get(code as usize).map_or(0, |counts| counts.of_side(side));
-        let mut spans: Vec<u64> =
-            self.counts.iter().map(|counts| counts.of_side(side)).filter(|spans| *spans > 0).collect();
-        // Most values are out by their number, and need not be compared as text.
-        let least = match spans.len() > top && top > 0 {
-            true => *spans.select_nth_unstable_by(top - 1, |a, b| b.cmp(a)).1,
-            false => 1,
-        };
-        drop(spans);
-        let ranked = self.codes.values(|code| of_side(code) >= least);
-        let mut ranked: Vec<(u64, LabelValue, &Counts)> =
-            ranked.map(|(value, code)| (of_side(code), value, &self.counts[code as usize])).collect();
-        let order = |a: &(u64, LabelValue, &Counts), b: &(u64, LabelValue, &Counts)| {
-            b.0.cmp(&a.0)
-                .then_with(|| match (&a.1, &b.1) {
-                    (LabelValue::Text(a), LabelValue::Text(b)) => a.cmp(b),
-                    (a, b) => a.to_string().cmp(&b.to_string()),
-                })
-                .then_with(|| a.1.cmp(&b.1))
-        };
-        if ranked.len() > top && top > 0 {
-            ranked.select_nth_unstable_by(top - 1, order);
-            ranked.truncate(top);
-        }
-        ranked.sort_by(order);
-        ranked.truncate(top);
-        ranked
-    }
 }
 
 impl Tally {
     /// Nothing counted yet; the counts' memory is the reservation's.
     pub(crate) fn new(counted: Arc<Counted>, intervals: Intervals, memory: MemoryReservation) -> Self {
-        Self { counted, intervals, attributes: HashMap::new(), bytes: 0, memory }
+        Self { counted, intervals, attributes: HashMap::new(), memory }
     }
 
     /// Counts rows of [`plan`].
@@ -347,20 +196,28 @@ impl Tally {
                 }
             }
         }
-        let codes: usize = self.attributes.values().map(|values| values.codes.bytes()).sum();
-        self.memory.try_resize(self.bytes + codes)
+        self.fit_into_memory()
+    }
+
+    /// Makes room, where it lacks, by giving up the values of the attributes that take most.
+    fn fit_into_memory(&mut self) -> DfResult<()> {
+        loop {
+            let sizes = self.attributes.iter().map(|(name, values)| name.len() + NAME_BYTES + values.bytes());
+            let Err(error) = self.memory.try_resize(sizes.sum()) else { return Ok(()) };
+            match self.attributes.values_mut().max_by_key(|values| values.bytes()) {
+                Some(largest) if largest.bytes() >= GIVEN_UP_BYTES_MIN => largest.give_up(),
+                _ => return Err(error),
+            }
+        }
     }
 
     fn add_values(&mut self, name: &str, column: &ArrayRef, is_attribute: bool, moments: &Moments) -> DfResult<()> {
         if column.null_count() == column.len() {
             return Ok(());
         }
-        let values = self.attributes.entry(name.to_owned()).or_default();
-        let codes = values.codes.of(column)?;
+        let values = self.attributes.entry_ref(name).or_default();
         // Columns of text that are no attributes are empty where a span says nothing.
-        let empty = if is_attribute { 0 } else { values.codes.of_text("") };
-        self.bytes += values.add_batch(&codes, empty, moments);
-        Ok(())
+        values.add_column(column, if is_attribute { Empty::Counts } else { Empty::IsMissing }, moments)
     }
 
     fn add_maps(
@@ -394,18 +251,14 @@ impl Tally {
                 let Some(name) = name else { continue };
                 let values = match self.attributes.get_mut(name.as_str()) {
                     Some(values) => values,
-                    None => {
-                        self.bytes += name.len() + 2 * size_of::<(String, Values)>();
-                        self.attributes.entry(name.clone()).or_default()
-                    }
+                    None => self.attributes.entry(name.clone()).or_default(),
                 };
-                let code = match value_type {
-                    AttributeType::Str => values.codes.of_text(texts.value(entry)),
-                    AttributeType::Int => values.codes.of_int(ints.value(entry)),
-                    AttributeType::Float => values.codes.of_float(floats.value(entry)),
-                    AttributeType::Bool => values.codes.of_bool(bools.value(entry)),
-                };
-                self.bytes += values.add([(code, *moment)]);
+                values.add_one(*moment, |codes| match value_type {
+                    AttributeType::Str => codes.of_text(texts.value(entry)),
+                    AttributeType::Int => codes.of_int(ints.value(entry)),
+                    AttributeType::Float => codes.of_float(floats.value(entry)),
+                    AttributeType::Bool => codes.of_bool(bools.value(entry)),
+                });
             }
         }
         Ok(())
@@ -414,7 +267,7 @@ impl Tally {
     /// The counts of both.
     pub(crate) fn merge(&mut self, other: Tally) {
         for (name, values) in other.attributes {
-            self.attributes.entry(name).or_default().merge(&values);
+            self.attributes.entry(name).or_default().merge(values);
         }
         // What the other holds is held here now, at most.
         self.memory.grow(other.memory.size());
@@ -427,23 +280,39 @@ impl Tally {
     pub(crate) fn series(&self, top: usize, samples_max: usize) -> Result<SeriesSet, Error> {
         let (mut series, intervals) = (Vec::new(), self.intervals);
         for (name, values) in &self.attributes {
-            let all = values.all();
-            for side in [0_u32, 1] {
+            let (all, ranked) = (values.all(2 * intervals.count()), values.most_frequent(top));
+            for (side, ranked) in [0, 1].into_iter().zip(ranked) {
                 let of_type = |names: [&str; 2], value: LabelValue| {
-                    let side = names[side as usize].to_owned();
+                    let side = names[side].to_owned();
                     vec![(META_TYPE.to_owned(), LabelValue::Text(side)), (name.clone(), value)]
                 };
-                if all.of_side(side) == 0 {
+                let all = all.iter().enumerate().filter(|(moment, spans)| moment % 2 == side && **spans > 0);
+                let mut all = all.map(|(moment, spans)| (moment, *spans)).peekable();
+                if all.peek().is_none() {
                     continue;
                 }
-                series.push(all.series(side, of_type(TOTALS, LabelValue::nil()), intervals));
-                let ranked = values.most_frequent(side, top);
-                series.extend(
-                    ranked.into_iter().map(|(_, value, counts)| counts.series(side, of_type(SIDES, value), intervals)),
-                );
+                series.push(series_of(all, of_type(TOTALS, LabelValue::nil()), intervals));
+                for (value, counts) in ranked {
+                    let of_side = counts.iter().filter(|(moment, _)| *moment as usize % 2 == side);
+                    let of_side = of_side.map(|(moment, spans)| (moment as usize, spans));
+                    series.push(series_of(of_side, of_type(SIDES, value), intervals));
+                }
                 check_samples(series.len(), intervals, samples_max)?;
+            }
+            if values.are_given_up() {
+                let error = (META_ERROR.to_owned(), LabelValue::Text(TOO_MANY_VALUES.to_owned()));
+                let labels = vec![error, (name.clone(), LabelValue::nil())];
+                series.push(series_of(std::iter::empty(), labels, intervals));
             }
         }
         Ok(SeriesSet { name: "compare".to_owned(), series })
     }
+}
+
+fn series_of(spans: impl Iterator<Item = (usize, u64)>, labels: Vec<Label>, intervals: Intervals) -> Series {
+    let mut values = vec![0.0; intervals.count()];
+    for (moment, spans) in spans {
+        values[moment / 2] = spans as f64;
+    }
+    Series { labels, values, exemplars: Vec::new(), origin: Origin::default() }
 }

@@ -37,5 +37,7 @@ mod log2;
 mod run;
 mod series;
 mod sum;
+mod texts;
+mod values;
 
 pub(crate) use self::{answer::answer_schema, run::MetricsRun};
