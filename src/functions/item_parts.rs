@@ -12,7 +12,10 @@ use arrow::{
 };
 use datafusion::{
     common::{Result, exec_err, plan_err},
-    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit},
+    logical_expr::{
+        ColumnarValue, Expr, ExpressionPlacement, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        lit,
+    },
     physical_expr::{PhysicalExpr, ScalarFunctionExpr, expressions::Literal},
 };
 
@@ -114,6 +117,13 @@ impl ScalarUDFImpl for ItemParts {
             ColumnarValue::Array(list) => ColumnarValue::Array(filled(&list, args.return_field.data_type())?),
             scalar @ ColumnarValue::Scalar(_) => scalar,
         })
+    }
+
+    fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
+        match args.first() {
+            Some(ExpressionPlacement::Column) => ExpressionPlacement::MoveTowardsLeafNodes,
+            _ => ExpressionPlacement::KeepInPlace,
+        }
     }
 }
 

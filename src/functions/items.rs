@@ -8,7 +8,7 @@ use arrow::{
 };
 use datafusion::{
     common::{Result, exec_err},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, ExpressionPlacement, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
 };
 
 /// Takes a list of structs that have an attribute map, and a literal key. False for a row without items. A file of which it
@@ -44,6 +44,13 @@ impl ScalarUDFImpl for ItemHas {
         let key = key.try_as_str().flatten().unwrap_or_default();
         let lists = lists.to_array(args.number_rows)?;
         Ok(ColumnarValue::Array(Arc::new(any_has(&lists, key)?)))
+    }
+
+    fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
+        match args {
+            [ExpressionPlacement::Column, ExpressionPlacement::Literal] => ExpressionPlacement::MoveTowardsLeafNodes,
+            _ => ExpressionPlacement::KeepInPlace,
+        }
     }
 }
 

@@ -26,7 +26,7 @@
 //! for its values ([`OnValues`]).
 //! Everything else (columns that a file lacks, casts) is left to DataFusion's own adapter.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::{
@@ -36,6 +36,7 @@ use datafusion::{
         exec_err,
         tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
     },
+    execution::cache::cache_manager::FileMetadataCache,
     logical_expr::{Operator, ScalarUDF},
     physical_expr::{
         PhysicalExpr, ScalarFunctionExpr,
@@ -58,10 +59,11 @@ use crate::{
         condition::fold,
         demand::ScanDemand,
         footer,
-        items::narrowed_table,
+        items::{kept_name, narrowed_table},
         marked::{Marked, Use},
         on_values::OnValues,
         remainder::Remainder,
+        sparse_items::{ItemsOfRow, KeptList, SparseItems},
     },
 };
 
@@ -69,13 +71,17 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct AttributeAdapterFactory {
     pub(crate) demand: Option<Arc<ScanDemand>>,
+    /// Where the items of lists are kept, if some are.
+    pub(crate) kept: Option<Arc<FileMetadataCache>>,
 }
 
 impl PhysicalExprAdapterFactory for AttributeAdapterFactory {
     fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         let keys = footer::keys_of_schema(&physical).map(Arc::new);
         let demand = self.demand.as_ref().map(Arc::clone);
-        Ok(Arc::new(AttributeAdapter::try_new(logical, physical, keys)?.with_demand(demand)))
+        let kept = self.kept.as_ref().map(Arc::clone);
+        let adapter = AttributeAdapter::try_new(logical, physical, keys)?.with_demand(demand);
+        Ok(Arc::new(AttributeAdapter { kept, ..adapter }))
     }
 }
 
@@ -86,6 +92,7 @@ pub struct AttributeAdapter {
     promoted: Vec<PromotedAttribute>,
     keys: Option<Arc<AttributeKeys>>,
     demand: Option<Arc<ScanDemand>>,
+    kept: Option<Arc<FileMetadataCache>>,
     rest: DefaultPhysicalExprAdapter,
 }
 
@@ -105,7 +112,7 @@ impl AttributeAdapter {
             }
         }
         let rest = DefaultPhysicalExprAdapter::new(narrowed_table(logical, &physical), Arc::clone(&physical));
-        Ok(Self { physical, promoted, keys, demand: None, rest })
+        Ok(Self { physical, promoted, keys, demand: None, kept: None, rest })
     }
 
     /// The same, telling which attributes were read.
@@ -174,6 +181,9 @@ impl AttributeAdapter {
                     false => Ok(Transformed::no(node)),
                 };
             }
+            if let Some(of_row) = node.downcast_ref::<ItemsOfRow>() {
+                return rewritten(self.items_of_row(of_row)?);
+            }
             if let Some((scope, listed)) = rest_of_column(&node) {
                 let is_listed = |attribute: &PromotedAttribute| {
                     let value_type = AttrRest::type_name(attribute.value_type);
@@ -191,6 +201,26 @@ impl AttributeAdapter {
             Ok(Transformed::no(node))
         })
         .data()
+    }
+
+    /// A call on a list that is kept takes it from there, any other one the column.
+    fn items_of_row(&self, of_row: &ItemsOfRow) -> Result<Arc<dyn PhysicalExpr>> {
+        let call = self.attributes(Arc::clone(&of_row.call))?;
+        let Some((list, rest)) = call.children().split_first().map(|(list, rest)| (*list, rest.to_vec())) else {
+            return Ok(call);
+        };
+        let kept = || {
+            let name = kept_name(&self.physical, list.downcast_ref::<Column>()?.name())?;
+            let entry = self.kept.as_ref()?.get(&name)?;
+            let items: Arc<dyn Any + Send + Sync> = entry.file_metadata;
+            items.downcast::<SparseItems>().ok()
+        };
+        let Some(items) = kept().filter(|items| matches!(items.as_ref(), SparseItems::Few(..))) else {
+            return Ok(call);
+        };
+        let list: Arc<dyn PhysicalExpr> = Arc::new(KeptList { items, row: Arc::clone(&of_row.row) });
+        let args = std::iter::once(list).chain(rest.into_iter().map(Arc::clone)).collect();
+        call.with_new_children(args)
     }
 
     fn get(

@@ -36,22 +36,18 @@ pub(crate) fn keep(
     changed
 }
 
-fn changed_name(file: &ObjectMeta, change: &str) -> Path {
+/// The name under which it is kept.
+pub(crate) fn changed_name(file: &ObjectMeta, change: &str) -> Path {
     // No file of a table is in a folder that is named like a file.
     file.location.clone().join(change)
 }
 
-/// The entries of a footer for another Arrow schema, of which the fields count, and some entries more.
-pub(crate) fn entries_with(
-    footer: &FileMetaData,
-    schema: &Schema,
-    more: impl IntoIterator<Item = KeyValue>,
-) -> Vec<KeyValue> {
+/// The entries of a footer for another Arrow schema, of which the fields count.
+pub(crate) fn entries_with(footer: &FileMetaData, schema: &Schema) -> Vec<KeyValue> {
     // The rest of the footer's entries is metadata of the schema already.
     let encoded = encode_arrow_schema(schema);
     let mut entries = footer.key_value_metadata().cloned().unwrap_or_default();
     entries.retain(|entry| entry.key != ARROW_SCHEMA_META_KEY);
     entries.push(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encoded));
-    entries.extend(more);
     entries
 }

@@ -16,7 +16,7 @@ use parquet::{
 use crate::{
     functions::coded_text_type,
     model::schema::column,
-    storage::{changed_footer, dictionary, footer::KEYS_METADATA, items::NARROWED_METADATA},
+    storage::{changed_footer, dictionary, footer::KEYS_METADATA},
 };
 
 /// The type that the values of a column have, in codes or not.
@@ -27,11 +27,11 @@ pub(crate) fn value_type(data_type: &DataType) -> &DataType {
     }
 }
 
-/// Gives what the footer says of attributes and of items that were left out to a field, too, since a schema loses its own metadata
-/// where a scan adds the number of the row.
+/// Gives what the footer says of attributes to a field, too, since a schema loses its own metadata where a scan adds the number of
+/// the row.
 fn with_entries(footer: &FileMetaData, mut fields: Vec<Arc<Field>>) -> Vec<Arc<Field>> {
     let entries = footer.key_value_metadata().into_iter().flatten();
-    let told = entries.filter(|entry| [KEYS_METADATA, NARROWED_METADATA].contains(&entry.key.as_str()));
+    let told = entries.filter(|entry| entry.key == KEYS_METADATA);
     let told: HashMap<String, String> =
         told.filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?))).collect();
     if let Some(field) = fields.iter_mut().find(|field| field.name() == column::TRACE_STATE) {
@@ -53,7 +53,7 @@ pub(crate) fn with_codes(metadata: &ParquetMetaData) -> Result<ParquetMetaData> 
         })
         .collect();
     let fields = with_entries(footer, fields);
-    let entries = changed_footer::entries_with(footer, &Schema::new(fields), []);
+    let entries = changed_footer::entries_with(footer, &Schema::new(fields));
     let footer = FileMetaData::new(
         footer.version(),
         footer.num_rows(),

@@ -13,19 +13,28 @@
 //!
 //! An expression that takes a list as it is gets it as it is.
 
-use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+    sync::Arc,
+};
 
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use datafusion::physical_expr::{
-    PhysicalExpr, ScalarFunctionExpr,
-    expressions::{Column, Literal},
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
+use datafusion::{
+    common::{
+        Result as DfResult,
+        tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion},
+    },
+    object_store::path::Path,
+    physical_expr::{
+        PhysicalExpr, ScalarFunctionExpr,
+        expressions::{Column, Literal},
+    },
 };
 use parquet::{
     arrow::parquet_to_arrow_schema,
     errors::Result,
-    file::metadata::{
-        FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData, SortingColumn,
-    },
+    file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData, SortingColumn},
     schema::types::{SchemaDescPtr, SchemaDescriptor, Type},
 };
 
@@ -36,14 +45,18 @@ use crate::{
         keys::{AttributeKeys, TypeSet},
         schema::{column, logical_schema},
     },
-    storage::{changed_footer, footer},
+    storage::{
+        changed_footer,
+        footer::{self, KEYS_METADATA},
+        sparse_items::ItemsOfRow,
+    },
 };
 
-/// The footer's entry that names the lists of which something is left out.
-pub(crate) const NARROWED_METADATA: &str = "tracehouse.narrowed";
+/// The metadata of the field of a list that was narrowed: the name of its footer among those that are kept.
+const NAME_METADATA: &str = "tracehouse.changed";
 
 /// The lists, and whose attributes they hold.
-const LISTS: [(&str, AttributeScope); 2] =
+pub(crate) const LISTS: [(&str, AttributeScope); 2] =
     [(column::EVENTS, AttributeScope::Event), (column::LINKS, AttributeScope::Link)];
 
 /// What a scan asks of one of the lists.
@@ -93,6 +106,30 @@ impl ItemsAsked {
         expr.children().into_iter().for_each(|child| self.add(child));
     }
 
+    /// The lists of which parts are asked for.
+    pub(crate) fn in_parts(&self) -> impl Iterator<Item = &'static str> {
+        let lists = LISTS.iter().zip(&self.0).filter(|(_, asked)| matches!(asked, Asked::Parts(_)));
+        lists.map(|((list, _), _)| *list)
+    }
+
+    /// The same expression with the number of the row beside each call that takes a part of one of these lists.
+    pub(crate) fn by_row(
+        &self,
+        expr: &Arc<dyn PhysicalExpr>,
+        row: &Arc<dyn PhysicalExpr>,
+    ) -> DfResult<Arc<dyn PhysicalExpr>> {
+        let expr = Arc::clone(expr).transform_down(|node| {
+            let parts = ItemParts::called(node.as_ref()).or_else(|| has(&node));
+            let list = parts.and_then(|(list, _)| list_of(list));
+            if !list.is_some_and(|list| matches!(self.0[list], Asked::Parts(_))) {
+                return Ok(Transformed::no(node));
+            }
+            let of_row: Arc<dyn PhysicalExpr> = Arc::new(ItemsOfRow { call: node, row: Arc::clone(row) });
+            Ok(Transformed::new(of_row, true, TreeNodeRecursion::Jump))
+        });
+        expr.data()
+    }
+
     /// The columns of a file that need not be read.
     pub(crate) fn left_out(&self, metadata: &ParquetMetaData) -> LeftOut {
         let mut left_out = LeftOut::default();
@@ -102,12 +139,13 @@ impl ItemsAsked {
             let keys: &Option<AttributeKeys> = keys.get_or_insert_with(|| footer::keys_of(metadata));
             let types = |key: &str| keys.as_ref().map_or(TypeSet::ALL, |keys| keys.residual(scope, key));
             let needed = Needed::new(parts, types);
+            left_out.lists.push(list);
             let leaves = metadata.file_metadata().schema_descr().columns().iter().enumerate();
             for (index, leaf) in leaves.filter(|(_, leaf)| leaf.path().parts().first().is_some_and(|root| root == list))
             {
                 match needed.needs(leaf.path().parts()) {
                     Some(true) => {}
-                    Some(false) => left_out.0.push(index),
+                    Some(false) => left_out.leaves.push(index),
                     // A file of another layout is read as it is.
                     None => return LeftOut::default(),
                 }
@@ -174,18 +212,23 @@ impl<'a> Needed<'a> {
     }
 }
 
-/// Columns that are taken out of a footer, by their positions, in order.
+/// Columns that are taken out of a footer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LeftOut(Vec<usize>);
+pub(crate) struct LeftOut {
+    /// By their positions, in order.
+    leaves: Vec<usize>,
+    /// The lists of which parts are asked for.
+    lists: Vec<&'static str>,
+}
 
 impl LeftOut {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.leaves.is_empty()
     }
 
     /// A name for footers without these columns.
     pub(crate) fn name(&self) -> String {
-        self.0.iter().fold("without".to_owned(), |mut name, leaf| {
+        self.leaves.iter().fold("without".to_owned(), |mut name, leaf| {
             // Writing to text does not fail.
             let _ = write!(name, "-{leaf}");
             name
@@ -193,7 +236,7 @@ impl LeftOut {
     }
 
     fn has(&self, leaf: usize) -> bool {
-        self.0.binary_search(&leaf).is_ok()
+        self.leaves.binary_search(&leaf).is_ok()
     }
 
     /// What is left of something that there is of each column.
@@ -201,8 +244,9 @@ impl LeftOut {
         columns.iter().enumerate().filter(|(leaf, _)| !self.has(*leaf)).map(|(_, column)| column.clone()).collect()
     }
 
-    /// The footer without these columns. One that has lists of another type than the table comes as it is.
-    pub(crate) fn narrowed(&self, metadata: &ParquetMetaData) -> Result<ParquetMetaData> {
+    /// The footer without these columns, to be kept under this name. One that has lists of another type than the table keeps
+    /// them all.
+    pub(crate) fn narrowed(&self, metadata: &ParquetMetaData, name: &Path) -> Result<ParquetMetaData> {
         let footer = metadata.file_metadata();
         let schema = parquet_to_arrow_schema(footer.schema_descr(), footer.key_value_metadata())?;
         let table = logical_schema();
@@ -214,20 +258,27 @@ impl LeftOut {
         let (Some(fields), Some(parquet), true) =
             (self.of_fields(schema.fields(), &mut 0), self.of_parquet(stored, &mut 0)?, is_ours)
         else {
-            return Ok(metadata.clone());
+            let numbered = metadata
+                .row_groups()
+                .iter()
+                .enumerate()
+                .map(|(index, group)| group.clone().into_builder().set_ordinal(i16::try_from(index)?).build());
+            return Ok(metadata.clone().into_builder().set_row_groups(numbered.collect::<Result<_>>()?).build());
         };
-        let narrowed: Vec<&str> = LISTS
-            .iter()
-            .map(|(list, _)| *list)
-            .filter(|list| {
-                let field = fields.iter().find(|field| field.name() == list);
-                field.map(|field| field.data_type()) != schema.field_with_name(list).ok().map(Field::data_type)
-            })
-            .collect();
-        let names = KeyValue::new(NARROWED_METADATA.to_owned(), narrowed.join(","));
-        let entries = changed_footer::entries_with(footer, &Schema::new(fields), [names]);
+        // A field keeps its metadata where a schema's is lost, as where rows are numbered.
+        let keys = footer.key_value_metadata().into_iter().flatten().find(|entry| entry.key == KEYS_METADATA);
+        let keys = keys.and_then(|entry| Some((KEYS_METADATA.to_owned(), entry.value.clone()?)));
+        let metadata_of_lists: HashMap<String, String> =
+            keys.into_iter().chain([(NAME_METADATA.to_owned(), name.to_string())]).collect();
+        let noted = |field: &FieldRef| match self.lists.iter().any(|list| list == field.name()) {
+            true => Arc::new(field.as_ref().clone().with_metadata(metadata_of_lists.clone())),
+            false => Arc::clone(field),
+        };
+        let fields: Fields = fields.iter().map(noted).collect();
+        let entries = changed_footer::entries_with(footer, &Schema::new(fields));
         let columns = SchemaDescPtr::new(SchemaDescriptor::new(Arc::new(parquet)));
-        let groups = metadata.row_groups().iter().map(|group| self.of_group(group, &columns));
+        let groups = metadata.row_groups().iter().enumerate();
+        let groups = groups.map(|(index, group)| self.of_group(group, index, &columns));
         let footer = FileMetaData::new(
             footer.version(),
             footer.num_rows(),
@@ -247,10 +298,10 @@ impl LeftOut {
             .build())
     }
 
-    fn of_group(&self, group: &RowGroupMetaData, columns: &SchemaDescPtr) -> Result<RowGroupMetaData> {
+    fn of_group(&self, group: &RowGroupMetaData, index: usize, columns: &SchemaDescPtr) -> Result<RowGroupMetaData> {
         let moved = |sorted: &SortingColumn| {
             let leaf = usize::try_from(sorted.column_idx).ok().filter(|leaf| !self.has(*leaf))?;
-            let before = self.0.iter().filter(|left_out| **left_out < leaf).count();
+            let before = self.leaves.iter().filter(|left_out| **left_out < leaf).count();
             Some(SortingColumn { column_idx: i32::try_from(leaf - before).ok()?, ..*sorted })
         };
         // An order is one as far as its columns are there.
@@ -259,10 +310,9 @@ impl LeftOut {
             .set_num_rows(group.num_rows())
             .set_total_byte_size(group.total_byte_size())
             .set_sorting_columns(sorting)
+            // Rows are counted by it.
+            .set_ordinal(i16::try_from(index)?)
             .set_column_metadata(self.rest(group.columns()));
-        if let Some(ordinal) = group.ordinal() {
-            narrowed = narrowed.set_ordinal(ordinal);
-        }
         if let Some(offset) = group.file_offset() {
             narrowed = narrowed.set_file_offset(offset);
         }
@@ -322,14 +372,29 @@ impl LeftOut {
     }
 }
 
-/// The columns of the table as a file has them from which something was taken out of lists: these have the file's type.
+/// Where the items of a list are kept for a file with this schema.
+pub(crate) fn kept_name(file: &Schema, list: &str) -> Option<Path> {
+    let name = file.field_with_name(list).ok()?.metadata().get(NAME_METADATA)?;
+    Some(name_of_items(&Path::parse(name).ok()?, list))
+}
+
+/// The same, for footers with this name.
+pub(crate) fn name_of_items(footer: &Path, list: &str) -> Path {
+    footer.clone().join(list)
+}
+
+/// The columns of the table as a file has them of which lists were narrowed: these have the file's type.
 pub(crate) fn narrowed_table(table: SchemaRef, file: &Schema) -> SchemaRef {
-    let Some(narrowed) = footer::entry_of_schema(file, NARROWED_METADATA) else { return table };
-    let field = |field: &FieldRef| match file.field_with_name(field.name()) {
-        Ok(stored) if narrowed.split(',').any(|list| list == field.name()) => {
-            Arc::new(field.as_ref().clone().with_data_type(stored.data_type().clone()))
-        }
-        _ => Arc::clone(field),
+    let narrowed = |field: &FieldRef| {
+        let stored = file.field_with_name(field.name()).ok()?;
+        stored.metadata().contains_key(NAME_METADATA).then(|| stored.data_type().clone())
+    };
+    if !table.fields().iter().any(|field| narrowed(field).is_some()) {
+        return table;
+    }
+    let field = |field: &FieldRef| match narrowed(field) {
+        Some(data_type) => Arc::new(field.as_ref().clone().with_data_type(data_type)),
+        None => Arc::clone(field),
     };
     let fields: Fields = table.fields().iter().map(field).collect();
     Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()))

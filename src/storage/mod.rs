@@ -13,7 +13,8 @@
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
 //! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows, and a scan that
-//! groups rows by them leaves codes as they are (`coded_text`); of events and links it reads what is asked of them (`items`);
+//! groups rows by them leaves codes as they are (`coded_text`); of events and links it reads what is asked of them (`items`),
+//! and keeps what few rows have (`sparse_items`);
 //! [`map_values`] reads the values of one key of the maps
 //! without putting maps together.
 //!
@@ -55,4 +56,5 @@ mod on_values;
 mod parquet_source;
 mod readers;
 mod remainder;
+mod sparse_items;
 mod trace_filter;

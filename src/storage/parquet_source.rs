@@ -21,6 +21,7 @@ use datafusion::{
         physical_plan::{FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource},
         table_schema::TableSchema,
     },
+    functions::core::file_row_index,
     logical_expr::Operator,
     object_store::ObjectStore,
     physical_expr::{
@@ -129,7 +130,23 @@ impl SpanFileSource {
     fn form(&self) -> Form {
         let text = if self.reads_codes() { TextForm::Coded } else { TextForm::Plain };
         let outputs = self.projection.iter().map(|column| &column.expr);
-        Form { text, items: Arc::new(ItemsAsked::of(self.predicates.iter().chain(outputs))) }
+        let items = ItemsAsked::of(self.predicates.iter().chain(outputs));
+        // Where some rows will do, reading lists of all of them does not pay.
+        let reads_many = !self.reading.is_narrow && !self.reading.is_limited;
+        Form { text, by_row: reads_many && items.in_parts().next().is_some(), items: Arc::new(items) }
+    }
+
+    /// The output columns and the conditions to be judged on them, with the number of the row where it is of use.
+    fn by_row(&self, form: &Form) -> Result<(ProjectionExprs, Vec<Arc<dyn PhysicalExpr>>)> {
+        if !form.by_row {
+            return Ok((self.projection.clone(), self.answered.clone()));
+        }
+        let schema = self.table_schema().table_schema();
+        let row: Arc<dyn PhysicalExpr> =
+            Arc::new(ScalarFunctionExpr::try_new(file_row_index(), Vec::new(), schema, Arc::default())?);
+        let answered = self.answered.iter().map(|condition| form.items.by_row(condition, &row));
+        let output = self.projection.clone().try_map_exprs(|expr| form.items.by_row(&expr, &row))?;
+        Ok((output, answered.collect::<Result<_>>()?))
     }
 
     /// The source of an output over the columns of the table.
@@ -287,13 +304,15 @@ impl FileSource for SpanFileSource {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
-        let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(self.form())));
+        let form = self.form();
+        let (output, answered) = self.by_row(&form)?;
+        let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(form)));
         let shown = |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() {
             true => column.clone(),
             false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },
         };
-        let shown = self.projection.iter().map(shown);
-        let Some(answered) = conjunction_opt(self.answered.iter().map(condition::mark)) else {
+        let shown = output.iter().map(shown);
+        let Some(answered) = conjunction_opt(answered.iter().map(condition::mark)) else {
             let output = ProjectionExprs::new(shown);
             return self.projected(&parquet, &output)?.create_morselizer(store, config, partition);
         };

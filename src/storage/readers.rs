@@ -4,22 +4,23 @@
 //! alone: every query parses it anew. Here both are read at once and kept in the runtime's cache. An error keeps its cause, of
 //! which DataFusion's own reader keeps the text alone: a store that does not answer is no broken file.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use datafusion::{
-    common::Result,
+    common::{Result, runtime::SpawnedTask},
     datasource::physical_plan::{
         ParquetFileReaderFactory,
         parquet::{CachedParquetFileReaderFactory, metadata::DFParquetMetadata},
     },
     error::DataFusionError,
-    execution::cache::cache_manager::FileMetadataCache,
-    object_store::{ObjectMeta, ObjectStore},
+    execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache},
+    object_store::{ObjectMeta, ObjectStore, path::Path},
     physical_plan::metrics::ExecutionPlanMetricsSet,
 };
 use datafusion_datasource::PartitionedFile;
 use futures::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
 use parquet::{
     arrow::{arrow_reader::ArrowReaderOptions, async_reader::AsyncFileReader},
     errors::{ParquetError, Result as ParquetResult},
@@ -28,7 +29,8 @@ use parquet::{
 
 use crate::storage::{
     changed_footer, coded_text,
-    items::{ItemsAsked, LeftOut},
+    items::{self, ItemsAsked, LeftOut},
+    sparse_items::SparseItems,
 };
 
 /// Makes the readers of a scan.
@@ -38,7 +40,11 @@ pub(crate) struct IndexedReaders {
     objects: Arc<dyn ObjectStore>,
     cache: Arc<FileMetadataCache>,
     form: Form,
+    loading: Loading,
 }
+
+/// Whose items are being read, so that each are read once.
+type Loading = Arc<Mutex<HashMap<Path, Arc<tokio::sync::Mutex<()>>>>>;
 
 /// In which form files are read.
 #[derive(Clone, Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct Form {
     pub(crate) text: TextForm,
     /// What is read of events and links.
     pub(crate) items: Arc<ItemsAsked>,
+    /// Whether rows are numbered, so that lists that few rows have are kept ([`SparseItems`]).
+    pub(crate) by_row: bool,
 }
 
 /// What the readers make of text that a file has as codes of a dictionary.
@@ -60,12 +68,13 @@ pub(crate) enum TextForm {
 impl IndexedReaders {
     pub(crate) fn new(objects: Arc<dyn ObjectStore>, cache: Arc<FileMetadataCache>, form: Form) -> Self {
         let files = CachedParquetFileReaderFactory::new(Arc::clone(&objects), Arc::clone(&cache));
-        Self { files, objects, cache, form }
+        Self { files, objects, cache, form, loading: Loading::default() }
     }
 
     /// Readers of the same files in another form.
     pub(crate) fn reading(&self, form: Form) -> Self {
-        Self::new(Arc::clone(&self.objects), Arc::clone(&self.cache), form)
+        let loading = Arc::clone(&self.loading);
+        Self { loading, ..Self::new(Arc::clone(&self.objects), Arc::clone(&self.cache), form) }
     }
 }
 
@@ -80,7 +89,8 @@ impl ParquetFileReaderFactory for IndexedReaders {
         let meta = file.object_meta.clone();
         let reader = self.files.create_reader(partition_index, file, metadata_size_hint, metrics)?;
         let (objects, cache) = (Arc::clone(&self.objects), Arc::clone(&self.cache));
-        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, form: self.form.clone() }))
+        let (form, loading) = (self.form.clone(), Arc::clone(&self.loading));
+        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, form, loading }))
     }
 }
 
@@ -92,6 +102,7 @@ struct IndexedReader {
     meta: ObjectMeta,
     metadata_size_hint: Option<usize>,
     form: Form,
+    loading: Loading,
 }
 
 impl IndexedReader {
@@ -106,29 +117,62 @@ impl IndexedReader {
     async fn changed_footer(&mut self) -> ParquetResult<Arc<ParquetMetaData>> {
         let stored = self.read_footer().await?;
         let left_out = self.form.items.left_out(&stored);
-        let Some(change) = change(self.form.text, &left_out) else { return Ok(stored) };
-        if let Some(kept) = changed_footer::kept(&self.cache, &self.meta, &change) {
-            return Ok(kept);
-        }
-        let mut changed = match left_out.is_empty() {
-            true => stored.as_ref().clone(),
-            false => left_out.narrowed(&stored)?,
+        let Some(change) = change(&self.form, &left_out) else { return Ok(stored) };
+        let footer = match changed_footer::kept(&self.cache, &self.meta, &change) {
+            Some(kept) => kept,
+            None => {
+                let mut changed = match left_out.is_empty() && !self.form.by_row {
+                    true => stored.as_ref().clone(),
+                    false => left_out.narrowed(&stored, &changed_footer::changed_name(&self.meta, &change))?,
+                };
+                if self.form.text == TextForm::Coded {
+                    changed = coded_text::with_codes(&changed)?;
+                }
+                changed_footer::keep(&self.cache, &self.meta, &change, changed)
+            }
         };
-        if self.form.text == TextForm::Coded {
-            changed = coded_text::with_codes(&changed)?;
+        if self.form.by_row {
+            let items = Arc::clone(&self.form.items);
+            for list in items.in_parts() {
+                self.keep_items(&footer, &changed_footer::changed_name(&self.meta, &change), list).await?;
+            }
         }
-        Ok(changed_footer::keep(&self.cache, &self.meta, &change, changed))
+        Ok(footer)
+    }
+
+    /// Reads the items of a list where few rows have some, unless they are kept already.
+    async fn keep_items(&mut self, footer: &Arc<ParquetMetaData>, name: &Path, list: &str) -> ParquetResult<()> {
+        let name = items::name_of_items(name, list);
+        if self.cache.get(&name).is_some() {
+            return Ok(());
+        }
+        let loading = Arc::clone(self.loading.lock().entry(name.clone()).or_default());
+        let _alone = loading.lock().await;
+        if self.cache.get(&name).is_some() {
+            return Ok(());
+        }
+        let items = match SparseItems::ranges(footer, list) {
+            None => SparseItems::Many,
+            Some(ranges) => {
+                let parts = self.reader.get_byte_ranges(ranges.clone()).await?;
+                let parts = ranges.into_iter().map(|range| range.start).zip(parts).collect();
+                let (footer, list) = (Arc::clone(footer), list.to_owned());
+                let decoding = SpawnedTask::spawn(async move { SparseItems::decode(footer, &list, parts) });
+                decoding.join().await.map_err(|lost| ParquetError::External(Box::new(lost)))??
+            }
+        };
+        self.cache.put(&name, CachedFileMetadataEntry::new(self.meta.clone(), Arc::new(items)));
+        Ok(())
     }
 }
 
 /// The name of a change of footers, if there is any.
-fn change(text: TextForm, left_out: &LeftOut) -> Option<String> {
-    match (text, left_out.is_empty()) {
-        (TextForm::Plain, true) => None,
-        (TextForm::Plain, false) => Some(left_out.name()),
-        (TextForm::Coded, true) => Some("coded-text".to_owned()),
-        (TextForm::Coded, false) => Some(format!("coded-text-{}", left_out.name())),
-    }
+fn change(form: &Form, left_out: &LeftOut) -> Option<String> {
+    let mut parts = Vec::new();
+    parts.extend((form.text == TextForm::Coded).then(|| "coded-text".to_owned()));
+    parts.extend((!left_out.is_empty()).then(|| left_out.name()));
+    parts.extend(form.by_row.then(|| "by-row".to_owned()));
+    (!parts.is_empty()).then(|| parts.join("-"))
 }
 
 impl AsyncFileReader for IndexedReader {

@@ -25,7 +25,7 @@ use arrow::{
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
 use datafusion::{
-    common::{Result, exec_err},
+    common::{Result, exec_err, tree_node::TreeNode},
     datasource::physical_plan::parquet::can_expr_be_pushed_down_with_schemas,
     logical_expr::ColumnarValue,
     physical_expr::{PhysicalExpr, conjunction, projection::ProjectionExpr, split_conjunction},
@@ -39,6 +39,8 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+
+use crate::storage::sparse_items::KeptList;
 
 /// The metric that counts rows which were read and not kept.
 pub(crate) const ROWS_DROPPED: &str = "remainder_rows_dropped";
@@ -69,7 +71,10 @@ impl Remainder {
     /// each condition.
     pub(crate) fn of_file(&self, rewritten: &Arc<dyn PhysicalExpr>, physical: &Schema) -> Arc<dyn PhysicalExpr> {
         let is_judged = |condition: &Arc<dyn PhysicalExpr>| {
-            self.chooses_rows && can_expr_be_pushed_down_with_schemas(condition, physical)
+            self.chooses_rows
+                && can_expr_be_pushed_down_with_schemas(condition, physical)
+                // The decoder is not asked by numbers of rows.
+                && !condition.exists(|node| Ok(node.is::<KeptList>())).unwrap_or(true)
         };
         conjunction(split_conjunction(rewritten).into_iter().filter(|condition| !is_judged(condition)).map(Arc::clone))
     }

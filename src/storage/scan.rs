@@ -210,8 +210,8 @@ fn file_source(
     (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
-    let form = Form { text: TextForm::Plain, items: Arc::default() };
-    let readers = Arc::new(IndexedReaders::new(objects, metadata_cache, form));
+    let form = Form { text: TextForm::Plain, items: Arc::default(), by_row: false };
+    let readers = Arc::new(IndexedReaders::new(objects, Arc::clone(&metadata_cache), form));
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
     let parquet = ParquetSource::new(TABLE.clone())
@@ -232,7 +232,7 @@ fn file_source(
         .with_file_groups(groups)
         .with_projection_indices(Some(projection))?
         .with_limit(request.limit)
-        .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand })))
+        .with_expr_adapter(Some(Arc::new(AttributeAdapterFactory { demand, kept: Some(metadata_cache) })))
         .build();
     Ok(Arc::new(config))
 }

@@ -32,9 +32,9 @@ use crate::{
 
 const SPANS: u64 = 2_000;
 
-/// Every fifth span has two events and a link. The messages are what takes room; a code is an int, and text as well from
+/// One span in `every` has two events and a link. The messages are what takes room; a code is an int, and text as well from
 /// `mixed_from` on.
-fn batch(first: u64, mixed_from: u64) -> SpanBatch {
+fn batch(first: u64, mixed_from: u64, every: u64) -> SpanBatch {
     let mut builder = SpanBatchBuilder::new(&standard());
     let service = Attribute { key: "service.name", value: Value::Str("shop") };
     let resource = builder.push_resource(&ResourceFields::default(), &[service]).unwrap();
@@ -66,8 +66,8 @@ fn batch(first: u64, mixed_from: u64) -> SpanBatch {
             attributes,
             dropped_attributes_count: 0,
         };
-        let has = usize::from(n % 5 == 0);
-        let events = [event("told", &told[..]), event("kind", &kinds[..usize::from(n % 50 == 0)])];
+        let has = usize::from(n % every == 0);
+        let events = [event("told", &told[..]), event("kind", &kinds[..usize::from(n % 100 == 0)])];
         let ids = (u128::from(scrambled(n)).to_be_bytes(), scrambled(n).to_be_bytes());
         let link = LinkFields {
             trace_id: &ids.0,
@@ -89,11 +89,11 @@ fn scrambled(n: u64) -> u64 {
 }
 
 /// Two files, in the second of which codes are ints and texts; or the same spans in no file; or one of each.
-async fn table(in_files: usize) -> SessionContext {
+async fn table(in_files: usize, every: u64) -> SessionContext {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let (mut files, mut buffered) = (Vec::new(), Vec::new());
     for (index, first) in [0, SPANS].into_iter().enumerate() {
-        let batch = batch(first, SPANS);
+        let batch = batch(first, SPANS, every);
         match index < in_files {
             true => files.extend(write(store.as_ref(), &index.to_string(), &batch).await),
             false => buffered.push(Arc::new(batch)),
@@ -127,13 +127,16 @@ fn scanned(plan: &str) -> u64 {
     plan.split("bytes_scanned=").skip(1).map(number).sum()
 }
 
+/// The same for one output, after a look at how many spans have items.
 async fn scanned_by(context: &SessionContext, output: &str) -> u64 {
-    scanned(&answer(context, &format!("EXPLAIN ANALYZE VERBOSE SELECT {output} FROM t")).await)
+    let sql = format!("EXPLAIN ANALYZE VERBOSE SELECT {output} FROM t");
+    answer(context, &sql).await;
+    scanned(&answer(context, &sql).await)
 }
 
 #[tokio::test]
 async fn files_are_read_for_the_parts_that_are_asked_for() {
-    let table = table(2).await;
+    let table = table(2, 5).await;
     let whole = scanned_by(&table, "events").await;
     let keys = scanned_by(&table, "item_has(events, 'kind')").await;
     let names = scanned_by(&table, "item_parts(events, 'field', 'name')").await;
@@ -144,7 +147,7 @@ async fn files_are_read_for_the_parts_that_are_asked_for() {
     assert!(messages < whole && messages > 4 * keys, "{messages} {keys} of {whole}");
     // Codes are text in the second file alone, where the texts of messages are read along with them.
     assert!(codes < whole && keys < codes, "{codes} {keys} of {whole}");
-    let first = self::table(1).await;
+    let first = self::table(1, 5).await;
     let (codes, messages) = (
         scanned_by(&first, "item_parts(events, 'value', 'code')").await,
         scanned_by(&first, "item_parts(events, 'value', 'message')").await,
@@ -172,9 +175,9 @@ async fn parts_are_those_of_whole_lists_wherever_spans_lie() {
     let select = |list: &str, shown: &str, more: &str| {
         format!("SELECT id_hex(span_id), {}{more} FROM t ORDER BY span_id", shown.replace("LIST", list))
     };
-    let buffered = table(0).await;
-    for in_files in [0, 1, 2] {
-        let table = table(in_files).await;
+    // Of few spans' events the items are kept, of many spans' they are not.
+    for (every, in_files) in [(5, 0), (5, 1), (5, 2), (40, 1), (40, 2)] {
+        let (buffered, table) = (table(0, every).await, table(in_files, every).await);
         for (parts, shown) in parts {
             let whole = answer(&buffered, &select("events", shown, "")).await;
             // Both columns have names of their own, so rows are compared without the head.
@@ -200,10 +203,28 @@ async fn parts_are_those_of_whole_lists_wherever_spans_lie() {
 }
 
 #[tokio::test]
+async fn items_that_few_spans_have_are_read_once() {
+    let table = table(2, 40).await;
+    let has = "SELECT count(*) AS n FROM t WHERE item_has(events, 'message')";
+    let first = scanned(&answer(&table, &format!("EXPLAIN ANALYZE VERBOSE {has}")).await);
+    let second = scanned(&answer(&table, &format!("EXPLAIN ANALYZE VERBOSE {has}")).await);
+    assert!(second == 0 && first > 0, "{first}, then {second}");
+    assert!(answer(&table, has).await.contains(&format!("| {} ", 2 * SPANS / 40)));
+    // Conditions that choose rows while a file is decoded stay as they are.
+    for also in ["trace_id = trace_id('1')", "name <> 'op'", "kind = 'server' AND start_time_unix_nano > 5"] {
+        let sql = format!("{has} AND {also}");
+        assert_eq!(answer(&table, &sql).await, answer(&self::table(0, 40).await, &sql).await, "{sql}");
+    }
+    // A limit reads what it needs.
+    let limited = "SELECT count(*) AS n FROM (SELECT events FROM t LIMIT 2500) WHERE item_has(events, 'message')";
+    assert!(answer(&table, limited).await.contains("| 6"));
+}
+
+#[tokio::test]
 async fn traceql_asks_events_and_links_for_what_it_needs() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::open(folder.path(), quiet()).await;
-    let request = WriteRequest { batch: batch(0, 0), digest: 1_u64.into(), received_unix_nano: NOW };
+    let request = WriteRequest { batch: batch(0, 0, 5), digest: 1_u64.into(), received_unix_nano: NOW };
     house.ingest.write(&TenantId::single(), request).await.unwrap();
     house.ingest.flush().await.unwrap();
     let store = Store::local(folder.path()).unwrap();
