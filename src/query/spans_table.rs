@@ -54,6 +54,7 @@ use crate::{
         start_set::{rows_in, rows_of},
         store::Store,
         trace_filters::TraceFilters,
+        trace_rows::TraceRows,
         trace_set::{TraceSet, set_of},
     },
 };
@@ -219,12 +220,18 @@ impl SpansTable {
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
-        files: Vec<ScanFile>,
+        mut files: Vec<ScanFile>,
         (limit, is_narrow, selected): (Option<usize>, bool, Selected),
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // The scan's table has the partition column behind the columns of this one.
-        let all: Vec<usize> = (0..logical_schema().fields().len()).collect();
+        let table = logical_schema();
+        let all: Vec<usize> = (0..table.fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
+        if projection.iter().any(|index| table.field(*index).name() == column::TRACE_ID)
+            && let Some(rows) = session.config().get_extension::<TraceRows>()
+        {
+            files.iter_mut().for_each(|file| file.runs = rows.known(file));
+        }
         self.files_scanned.fetch_add(files.len() as u64, Ordering::Relaxed);
         let pruned = self.view.files().count() - files.len();
         self.files_pruned.fetch_add(pruned as u64, Ordering::Relaxed);
@@ -379,6 +386,7 @@ pub(crate) fn scan_file(file: &LiveFile) -> ScanFile {
         rows: file.rows().and_then(|rows| usize::try_from(rows).ok()),
         start_time_range: file.start_range_unix_nano(),
         selected: None,
+        runs: None,
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) const ROWS_TRACES_MIN: usize = 16;
 /// Whether the rows of traces in all files are in memory.
 pub(super) fn knows_rows(session: &dyn Session, files: &[ScanFile]) -> bool {
     let known = session.config().get_extension::<TraceRows>();
-    known.is_some_and(|known| files.iter().all(|file| known.knows(file)))
+    known.is_some_and(|known| files.iter().all(|file| known.known(file).is_some()))
 }
 
 /// What is known of the rows of files, and the way to them.

@@ -5,16 +5,19 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{FieldRef, Schema};
 use datafusion::{
     datasource::physical_plan::parquet::CachedParquetMetaData,
     execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache},
     object_store::{ObjectMeta, path::Path},
 };
 use parquet::{
-    arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema},
-    file::metadata::{FileMetaData, KeyValue, ParquetMetaData},
+    arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema, parquet_to_arrow_schema},
+    errors::Result,
+    file::metadata::{FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder},
 };
+
+use crate::storage::footer::KEYS_METADATA;
 
 /// The footer of a file as it was changed in this way, if it is kept.
 pub(crate) fn kept(cache: &Arc<FileMetadataCache>, file: &ObjectMeta, change: &str) -> Option<Arc<ParquetMetaData>> {
@@ -50,4 +53,39 @@ pub(crate) fn entries_with(footer: &FileMetaData, schema: &Schema) -> Vec<KeyVal
     entries.retain(|entry| entry.key != ARROW_SCHEMA_META_KEY);
     entries.push(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encoded));
     entries
+}
+
+/// The footer for another Arrow schema of the same columns, of which the fields count.
+pub(crate) fn with_schema(metadata: &ParquetMetaData, schema: &Schema) -> ParquetMetaData {
+    let footer = metadata.file_metadata();
+    let changed = FileMetaData::new(
+        footer.version(),
+        footer.num_rows(),
+        footer.created_by().map(str::to_owned),
+        Some(entries_with(footer, schema)),
+        footer.schema_descr_ptr(),
+        footer.column_orders().cloned(),
+    );
+    ParquetMetaDataBuilder::new(changed)
+        .set_row_groups(metadata.row_groups().to_vec())
+        .set_column_index(metadata.column_index().cloned())
+        .set_offset_index(metadata.offset_index().cloned())
+        .build()
+}
+
+/// The footer for a scan that reads the numbers of rows: row groups say which they are, and a field has the list of attributes,
+/// since the schema that adapters get then has the file's fields, and not its metadata.
+pub(crate) fn numbered(metadata: &ParquetMetaData) -> Result<ParquetMetaData> {
+    let footer = metadata.file_metadata();
+    let schema = parquet_to_arrow_schema(footer.schema_descr(), footer.key_value_metadata())?;
+    let keys = schema.metadata().get_key_value(KEYS_METADATA);
+    let keys = keys.map(|(name, keys)| (name.clone(), keys.clone()));
+    let mut fields: Vec<FieldRef> = schema.fields().to_vec();
+    if let Some(first) = fields.first_mut() {
+        *first = Arc::new(first.as_ref().clone().with_metadata(keys.into_iter().collect()));
+    }
+    let groups = metadata.row_groups().iter().enumerate();
+    let groups = groups.map(|(index, group)| group.clone().into_builder().set_ordinal(i16::try_from(index)?).build());
+    let changed = with_schema(metadata, &Schema::new(fields));
+    Ok(changed.into_builder().set_row_groups(groups.collect::<Result<_>>()?).build())
 }

@@ -4,19 +4,14 @@
 //! scans that gain by it, the footer is changed after it is read ([`changed_footer`]): columns of which every page has codes
 //! become dictionaries.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use parquet::{
-    arrow::parquet_to_arrow_schema,
-    errors::Result,
-    file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder},
-};
+use parquet::{arrow::parquet_to_arrow_schema, errors::Result, file::metadata::ParquetMetaData};
 
 use crate::{
     functions::coded_text_type,
-    model::schema::column,
-    storage::{changed_footer, dictionary, footer::KEYS_METADATA},
+    storage::{changed_footer, dictionary},
 };
 
 /// The type that the values of a column have, in codes or not.
@@ -25,19 +20,6 @@ pub(crate) fn value_type(data_type: &DataType) -> &DataType {
         DataType::Dictionary(_, values) => values,
         other => other,
     }
-}
-
-/// Gives what the footer says of attributes to a field, too, since a schema loses its own metadata where a scan adds the number of
-/// the row.
-fn with_entries(footer: &FileMetaData, mut fields: Vec<Arc<Field>>) -> Vec<Arc<Field>> {
-    let entries = footer.key_value_metadata().into_iter().flatten();
-    let told = entries.filter(|entry| entry.key == KEYS_METADATA);
-    let told: HashMap<String, String> =
-        told.filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?))).collect();
-    if let Some(field) = fields.iter_mut().find(|field| field.name() == column::TRACE_STATE) {
-        *field = Arc::new(field.as_ref().clone().with_metadata(told));
-    }
-    fields
 }
 
 /// The footer with codes for text.
@@ -52,19 +34,5 @@ pub(crate) fn with_codes(metadata: &ParquetMetaData) -> Result<ParquetMetaData> 
             false => Arc::clone(field),
         })
         .collect();
-    let fields = with_entries(footer, fields);
-    let entries = changed_footer::entries_with(footer, &Schema::new(fields));
-    let footer = FileMetaData::new(
-        footer.version(),
-        footer.num_rows(),
-        footer.created_by().map(str::to_owned),
-        Some(entries),
-        footer.schema_descr_ptr(),
-        footer.column_orders().cloned(),
-    );
-    Ok(ParquetMetaDataBuilder::new(footer)
-        .set_row_groups(metadata.row_groups().to_vec())
-        .set_column_index(metadata.column_index().cloned())
-        .set_offset_index(metadata.offset_index().cloned())
-        .build())
+    Ok(changed_footer::with_schema(metadata, &Schema::new(fields)))
 }

@@ -13,11 +13,7 @@
 //!
 //! An expression that takes a list as it is gets it as it is.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Write as _,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
 
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::{
@@ -45,11 +41,7 @@ use crate::{
         keys::{AttributeKeys, TypeSet},
         schema::{column, logical_schema},
     },
-    storage::{
-        changed_footer,
-        footer::{self, KEYS_METADATA},
-        sparse_items::ItemsOfRow,
-    },
+    storage::{changed_footer, footer, sparse_items::ItemsOfRow},
 };
 
 /// The metadata of the field of a list that was narrowed: the name of its footer among those that are kept.
@@ -258,27 +250,19 @@ impl LeftOut {
         let (Some(fields), Some(parquet), true) =
             (self.of_fields(schema.fields(), &mut 0), self.of_parquet(stored, &mut 0)?, is_ours)
         else {
-            let numbered = metadata
-                .row_groups()
-                .iter()
-                .enumerate()
-                .map(|(index, group)| group.clone().into_builder().set_ordinal(i16::try_from(index)?).build());
-            return Ok(metadata.clone().into_builder().set_row_groups(numbered.collect::<Result<_>>()?).build());
+            return Ok(metadata.clone());
         };
-        // A field keeps its metadata where a schema's is lost, as where rows are numbered.
-        let keys = footer.key_value_metadata().into_iter().flatten().find(|entry| entry.key == KEYS_METADATA);
-        let keys = keys.and_then(|entry| Some((KEYS_METADATA.to_owned(), entry.value.clone()?)));
-        let metadata_of_lists: HashMap<String, String> =
-            keys.into_iter().chain([(NAME_METADATA.to_owned(), name.to_string())]).collect();
         let noted = |field: &FieldRef| match self.lists.iter().any(|list| list == field.name()) {
-            true => Arc::new(field.as_ref().clone().with_metadata(metadata_of_lists.clone())),
+            true => {
+                let noted = [(NAME_METADATA.to_owned(), name.to_string())];
+                Arc::new(field.as_ref().clone().with_metadata(noted.into()))
+            }
             false => Arc::clone(field),
         };
         let fields: Fields = fields.iter().map(noted).collect();
         let entries = changed_footer::entries_with(footer, &Schema::new(fields));
         let columns = SchemaDescPtr::new(SchemaDescriptor::new(Arc::new(parquet)));
-        let groups = metadata.row_groups().iter().enumerate();
-        let groups = groups.map(|(index, group)| self.of_group(group, index, &columns));
+        let groups = metadata.row_groups().iter().map(|group| self.of_group(group, &columns));
         let footer = FileMetaData::new(
             footer.version(),
             footer.num_rows(),
@@ -298,7 +282,7 @@ impl LeftOut {
             .build())
     }
 
-    fn of_group(&self, group: &RowGroupMetaData, index: usize, columns: &SchemaDescPtr) -> Result<RowGroupMetaData> {
+    fn of_group(&self, group: &RowGroupMetaData, columns: &SchemaDescPtr) -> Result<RowGroupMetaData> {
         let moved = |sorted: &SortingColumn| {
             let leaf = usize::try_from(sorted.column_idx).ok().filter(|leaf| !self.has(*leaf))?;
             let before = self.leaves.iter().filter(|left_out| **left_out < leaf).count();
@@ -310,11 +294,12 @@ impl LeftOut {
             .set_num_rows(group.num_rows())
             .set_total_byte_size(group.total_byte_size())
             .set_sorting_columns(sorting)
-            // Rows are counted by it.
-            .set_ordinal(i16::try_from(index)?)
             .set_column_metadata(self.rest(group.columns()));
         if let Some(offset) = group.file_offset() {
             narrowed = narrowed.set_file_offset(offset);
+        }
+        if let Some(ordinal) = group.ordinal() {
+            narrowed = narrowed.set_ordinal(ordinal);
         }
         narrowed.build()
     }

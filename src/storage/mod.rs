@@ -20,7 +20,8 @@
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
-//! starts ([`start_set`]). Where the spans of traces lie in files is kept in memory ([`trace_rows`]).
+//! starts ([`start_set`]). Where the spans of traces lie in files is kept in memory ([`trace_rows`]), so that ids need not be
+//! decoded again (`row_ids`).
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
@@ -52,9 +53,11 @@ mod condition;
 mod items;
 mod kept;
 mod marked;
+mod morsels;
 mod on_values;
 mod parquet_source;
 mod readers;
 mod remainder;
+mod row_ids;
 mod sparse_items;
 mod trace_filter;

@@ -10,7 +10,7 @@
 use std::{fmt, sync::Arc};
 
 use datafusion::{
-    arrow::datatypes::DataType,
+    arrow::datatypes::{DataType, SchemaRef},
     common::{
         Result,
         config::ConfigOptions,
@@ -34,7 +34,7 @@ use datafusion::{
         DisplayFormatType, SortOrderPushdownResult,
         execution_plan::apply_expression_roots,
         filter_pushdown::{FilterPushdownPropagation, PushedDown},
-        metrics::{ExecutionPlanMetricsSet, MetricBuilder},
+        metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder},
     },
 };
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
@@ -46,9 +46,12 @@ use crate::{
         condition,
         items::ItemsAsked,
         marked::{Marked, Use},
+        morsels::{Batches, FinishedFiles},
         readers::{Form, IndexedReaders, TextForm},
-        remainder::{Filtered, ROWS_DROPPED, Remainder},
+        remainder::{ROWS_DROPPED, Remainder, kept},
+        row_ids,
         start_set::{STARTS_AT, is_row_in_file},
+        trace_rows::Runs,
         trace_set::IN_TRACES,
     },
 };
@@ -88,6 +91,8 @@ pub(crate) struct Reading {
     pub(crate) has_rows: bool,
     /// Whether any rows will do, but no more than some, so that predicates are about those that come out.
     pub(crate) is_limited: bool,
+    /// Whether each file comes with the trace ids of its rows.
+    pub(crate) knows_ids: bool,
 }
 
 impl SpanFileSource {
@@ -115,8 +120,7 @@ impl SpanFileSource {
     /// Whether text is read as codes: they are asked for, or it is compared, and not shown besides.
     fn reads_codes(&self) -> bool {
         let outputs = || self.projection.iter().map(|column| &column.expr);
-        // Only footers that are changed have the list of attributes where a scan of rows' numbers finds it.
-        if outputs().any(takes_codes) || outputs().any(|output| is_row_in_file(output.as_ref())) {
+        if outputs().any(takes_codes) {
             return true;
         }
         let schema = self.table_schema().table_schema();
@@ -126,14 +130,21 @@ impl SpanFileSource {
         !compared.is_empty() && outputs().filter(|expr| is_shown(expr)).all(|shown| compared.contains(&shown))
     }
 
-    /// In which form the files are read.
-    fn form(&self) -> Form {
+    /// The output columns that are read as numbers of rows.
+    fn numbered(&self) -> Vec<usize> {
+        if self.reading.knows_ids { row_ids::places(&self.projection) } else { Vec::new() }
+    }
+
+    /// In which form the files are read, and whether the numbers of rows are read for their ids.
+    fn form(&self, numbers_ids: bool) -> Form {
         let text = if self.reads_codes() { TextForm::Coded } else { TextForm::Plain };
-        let outputs = self.projection.iter().map(|column| &column.expr);
-        let items = ItemsAsked::of(self.predicates.iter().chain(outputs));
+        let outputs = || self.projection.iter().map(|column| &column.expr);
+        let items = ItemsAsked::of(self.predicates.iter().chain(outputs()));
         // Where some rows will do, reading lists of all of them does not pay.
         let reads_many = !self.reading.is_narrow && !self.reading.is_limited;
-        Form { text, by_row: reads_many && items.in_parts().next().is_some(), items: Arc::new(items) }
+        let by_row = reads_many && items.in_parts().next().is_some();
+        let numbers_rows = numbers_ids || by_row || outputs().any(|output| is_row_in_file(output.as_ref()));
+        Form { text, numbers_rows, by_row, items: Arc::new(items) }
     }
 
     /// The output columns and the conditions to be judged on them, with the number of the row where it is of use.
@@ -292,6 +303,34 @@ fn is_common(compared: &Arc<dyn PhysicalExpr>, text: &Arc<dyn PhysicalExpr>) -> 
     }
 }
 
+/// What becomes of batches as they are decoded.
+#[derive(Debug)]
+struct Output {
+    /// Whether their last column says which rows are kept.
+    is_filtered: bool,
+    /// Columns that are numbers of rows, and become trace ids.
+    numbered: Vec<usize>,
+    /// Before that.
+    decoded: SchemaRef,
+    schema: SchemaRef,
+    rows_max: usize,
+    dropped: Count,
+}
+
+impl Output {
+    /// The rows of a file that come out; with `runs` where columns are numbers.
+    fn of(&self, batches: Batches, runs: Option<&Arc<Runs>>) -> Batches {
+        let batches = match self.is_filtered {
+            true => kept(batches, &self.decoded, self.rows_max, &self.dropped),
+            false => batches,
+        };
+        match runs {
+            Some(runs) => row_ids::with_ids(batches, Arc::clone(runs), self.numbered.clone(), Arc::clone(&self.schema)),
+            None => batches,
+        }
+    }
+}
+
 impl FileSource for SpanFileSource {
     fn create_file_opener(&self, _: Arc<dyn ObjectStore>, _: &FileScanConfig, _: usize) -> Result<Arc<dyn FileOpener>> {
         exec_err!("spans are read by morsel")
@@ -304,26 +343,43 @@ impl FileSource for SpanFileSource {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
-        let form = self.form();
+        let numbered = self.numbered();
+        let form = self.form(!numbered.is_empty());
         let (output, answered) = self.by_row(&form)?;
         let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(form)));
         let shown = |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() {
             true => column.clone(),
             false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },
         };
-        let shown = output.iter().map(shown);
-        let Some(answered) = conjunction_opt(answered.iter().map(condition::mark)) else {
-            let output = ProjectionExprs::new(shown);
-            return self.projected(&parquet, &output)?.create_morselizer(store, config, partition);
-        };
-        let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
-        let remainder = Remainder::column(answered, self.chooses_rows);
-        let output = ProjectionExprs::new(shown.chain([remainder]));
+        let outputs = output.iter().enumerate().map(|(place, column)| match numbered.contains(&place) {
+            true => row_ids::number(column),
+            false => shown(column),
+        });
+        let answered = conjunction_opt(answered.iter().map(condition::mark));
+        let remainder = answered.map(|answered| Remainder::column(answered, self.chooses_rows));
+        let is_filtered = remainder.is_some();
+        let output = ProjectionExprs::new(outputs.chain(remainder));
         // A limit is for the rows that are left at last.
-        let unlimited = FileScanConfigBuilder::from(config.clone()).with_limit(None).build();
-        let files = self.projected(&parquet, &output)?.create_morselizer(store, &unlimited, partition)?;
-        let dropped = MetricBuilder::new(self.metrics()).counter(ROWS_DROPPED, partition);
-        Ok(Box::new(Filtered::new(files, schema, self.rows_max, dropped)))
+        let limit = if is_filtered { None } else { config.limit };
+        let config = FileScanConfigBuilder::from(config.clone()).with_limit(limit).build();
+        let files = self.projected(&parquet, &output)?.create_morselizer(store, &config, partition)?;
+        if !is_filtered && numbered.is_empty() {
+            return Ok(files);
+        }
+        let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
+        let output = Arc::new(Output {
+            is_filtered,
+            decoded: row_ids::numbered_schema(&schema, &numbered),
+            numbered,
+            schema,
+            rows_max: self.rows_max,
+            dropped: MetricBuilder::new(self.metrics()).counter(ROWS_DROPPED, partition),
+        });
+        Ok(Box::new(FinishedFiles::new(files, move |file| {
+            let runs = if output.numbered.is_empty() { None } else { Some(row_ids::runs_of(file)?) };
+            let output = Arc::clone(&output);
+            Ok(Arc::new(move |batches| output.of(batches, runs.as_ref())))
+        })))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -356,7 +412,8 @@ impl FileSource for SpanFileSource {
     }
 
     fn fmt_extra(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_predicate(Arc::clone).fmt_extra(format, f)
+        self.with_predicate(Arc::clone).fmt_extra(format, f)?;
+        if self.numbered().is_empty() { Ok(()) } else { f.write_str(", trace_ids=in memory") }
     }
 
     fn try_pushdown_filters(

@@ -50,6 +50,8 @@ type Loading = Arc<Mutex<HashMap<Path, Arc<tokio::sync::Mutex<()>>>>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Form {
     pub(crate) text: TextForm,
+    /// Whether the numbers of rows are read beside the columns.
+    pub(crate) numbers_rows: bool,
     /// What is read of events and links.
     pub(crate) items: Arc<ItemsAsked>,
     /// Whether rows are numbered, so that lists that few rows have are kept ([`SparseItems`]).
@@ -117,7 +119,7 @@ impl IndexedReader {
     async fn changed_footer(&mut self) -> ParquetResult<Arc<ParquetMetaData>> {
         let stored = self.read_footer().await?;
         let left_out = self.form.items.left_out(&stored);
-        let Some(change) = change(&self.form, &left_out) else { return Ok(stored) };
+        let Some(change) = self.form.change(&left_out) else { return Ok(stored) };
         let footer = match changed_footer::kept(&self.cache, &self.meta, &change) {
             Some(kept) => kept,
             None => {
@@ -127,6 +129,9 @@ impl IndexedReader {
                 };
                 if self.form.text == TextForm::Coded {
                     changed = coded_text::with_codes(&changed)?;
+                }
+                if self.form.numbers_rows {
+                    changed = changed_footer::numbered(&changed)?;
                 }
                 changed_footer::keep(&self.cache, &self.meta, &change, changed)
             }
@@ -166,13 +171,17 @@ impl IndexedReader {
     }
 }
 
-/// The name of a change of footers, if there is any.
-fn change(form: &Form, left_out: &LeftOut) -> Option<String> {
-    let mut parts = Vec::new();
-    parts.extend((form.text == TextForm::Coded).then(|| "coded-text".to_owned()));
-    parts.extend((!left_out.is_empty()).then(|| left_out.name()));
-    parts.extend(form.by_row.then(|| "by-row".to_owned()));
-    (!parts.is_empty()).then(|| parts.join("-"))
+impl Form {
+    /// The name of the change of footers, if there is any.
+    fn change(&self, left_out: &LeftOut) -> Option<String> {
+        let parts = [
+            (self.text == TextForm::Coded).then(|| "coded-text".to_owned()),
+            (!left_out.is_empty()).then(|| left_out.name()),
+            self.by_row.then(|| "by-row".to_owned()),
+            (self.numbers_rows && !self.by_row).then(|| "numbered".to_owned()),
+        ];
+        parts.into_iter().flatten().reduce(|name, part| format!("{name}-{part}"))
+    }
 }
 
 impl AsyncFileReader for IndexedReader {

@@ -3,8 +3,8 @@
 //! A scan of spans answers for conditions exactly, so that nothing above it looks at them again. But which of them can choose
 //! rows while a file is decoded, the file decides: in one that promotes the attribute the condition reads a plain column, in
 //! another a map, which the decoder passes over silently. So the output of every file gets one more column, [`Remainder`]: what
-//! is left of the conditions there, which the file's adapter finds out. [`Filtered`] keeps the rows for which it is true,
-//! and takes the column off.
+//! is left of the conditions there, which the file's adapter finds out. [`kept`] keeps the rows for which it is true, and takes
+//! the column off.
 //!
 //! ```text
 //!  predicate=  kind = 'server' AND attr_int(span_attributes, 'k') = 5
@@ -31,14 +31,9 @@ use datafusion::{
     physical_expr::{PhysicalExpr, conjunction, projection::ProjectionExpr, split_conjunction},
     physical_plan::metrics::Count,
 };
-use datafusion_datasource::{
-    PartitionedFile,
-    morsel::{Morsel, MorselPlan, MorselPlanner, Morselizer},
-};
-use futures::{
-    StreamExt, TryStreamExt,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::storage::morsels::Batches;
 
 use crate::storage::sparse_items::KeptList;
 
@@ -134,71 +129,19 @@ impl PhysicalExpr for Remainder {
     }
 }
 
-/// Files whose last output column says which rows are kept.
-#[derive(Debug)]
-pub(crate) struct Filtered<T> {
-    inner: T,
-    output: Output,
+/// The rows whose last column says that they are kept, without it, in batches of this schema and of this many rows at most;
+/// `dropped` counts the others.
+pub(crate) fn kept(batches: Batches, schema: &SchemaRef, rows_max: usize, dropped: &Count) -> Batches {
+    let kept =
+        BatchCoalescer::new(Arc::clone(schema), rows_max).with_biggest_coalesce_batch_size(Some((rows_max / 2).max(1)));
+    let (schema, dropped) = (Arc::clone(schema), dropped.clone());
+    let rows = Rows { input: batches, schema, kept, dropped, is_over: false };
+    stream::try_unfold(rows, |mut rows| async move { Ok(rows.next().await?.map(|batch| (batch, rows))) }).boxed()
 }
 
-/// What comes out.
-#[derive(Clone, Debug)]
-struct Output {
-    schema: SchemaRef,
-    rows_max: usize,
-    dropped: Count,
-}
-
-impl Filtered<Box<dyn Morselizer>> {
-    /// Batches of this schema, of this many rows at most; `dropped` counts the rows that are not kept.
-    pub(crate) fn new(inner: Box<dyn Morselizer>, schema: SchemaRef, rows_max: usize, dropped: Count) -> Self {
-        Self { inner, output: Output { schema, rows_max, dropped } }
-    }
-}
-
-impl Morselizer for Filtered<Box<dyn Morselizer>> {
-    fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
-        Ok(self.output.planner(self.inner.plan_file(file)?))
-    }
-}
-
-impl MorselPlanner for Filtered<Box<dyn MorselPlanner>> {
-    fn plan(self: Box<Self>) -> Result<Option<MorselPlan>> {
-        let Self { inner, output } = *self;
-        let Some(mut plan) = inner.plan()? else { return Ok(None) };
-        let morsels = plan.take_morsels().into_iter().map(|morsel| output.morsel(morsel)).collect();
-        let planners = plan.take_ready_planners().into_iter().map(|planner| output.planner(planner)).collect();
-        let filtered = MorselPlan::new().with_morsels(morsels).with_planners(planners);
-        Ok(Some(match plan.take_pending_planner() {
-            Some(pending) => filtered.with_pending_planner(async move { Ok(output.planner(pending.await?)) }),
-            None => filtered,
-        }))
-    }
-}
-
-impl Morsel for Filtered<Box<dyn Morsel>> {
-    fn into_stream(self: Box<Self>) -> BoxStream<'static, Result<RecordBatch>> {
-        let Self { inner, output: Output { schema, rows_max, dropped } } = *self;
-        let kept = BatchCoalescer::new(Arc::clone(&schema), rows_max)
-            .with_biggest_coalesce_batch_size(Some((rows_max / 2).max(1)));
-        let rows = Rows { input: inner.into_stream(), schema, kept, dropped, is_over: false };
-        stream::try_unfold(rows, |mut rows| async move { Ok(rows.next().await?.map(|batch| (batch, rows))) }).boxed()
-    }
-}
-
-impl Output {
-    fn planner(&self, inner: Box<dyn MorselPlanner>) -> Box<dyn MorselPlanner> {
-        Box::new(Filtered { inner, output: self.clone() })
-    }
-
-    fn morsel(&self, inner: Box<dyn Morsel>) -> Box<dyn Morsel> {
-        Box::new(Filtered { inner, output: self.clone() })
-    }
-}
-
-/// The rows of one morsel that are kept.
+/// The rows of a part of a file that are kept.
 struct Rows {
-    input: BoxStream<'static, Result<RecordBatch>>,
+    input: Batches,
     schema: SchemaRef,
     kept: BatchCoalescer,
     dropped: Count,

@@ -61,6 +61,8 @@ use crate::{
         demand::{KeyDemand, ScanDemand},
         parquet_source::{Reading, SpanFileSource},
         readers::{Form, IndexedReaders, TextForm},
+        row_ids::FileRuns,
+        trace_rows::Runs,
     },
 };
 
@@ -96,6 +98,8 @@ pub struct ScanFile {
     pub start_time_range: Option<(i64, i64)>,
     /// The only rows that are read, where they are known.
     pub selected: Option<RowSelection>,
+    /// Which trace each row belongs to, where that is in memory.
+    pub runs: Option<Arc<Runs>>,
 }
 
 impl ScanFile {
@@ -210,7 +214,7 @@ fn file_source(
     (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
-    let form = Form { text: TextForm::Plain, items: Arc::default(), by_row: false };
+    let form = Form { text: TextForm::Plain, items: Arc::default(), by_row: false, numbers_rows: false };
     let readers = Arc::new(IndexedReaders::new(objects, Arc::clone(&metadata_cache), form));
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };
@@ -226,6 +230,7 @@ fn file_source(
         has_traces: request.selected == Selected::Traces && is_selected,
         has_rows: request.selected == Selected::Single && is_selected,
         is_limited: request.limit.is_some(),
+        knows_ids: request.files.iter().all(|file| file.runs.is_some()),
     };
     let source = SpanFileSource::new(parquet, readers, reading);
     let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(source))
@@ -242,6 +247,10 @@ fn partitioned_file(file: &ScanFile) -> PartitionedFile {
         .with_partition_values(vec![ScalarValue::Date32(Some(file.date))]);
     let partitioned = match &file.selected {
         Some(rows) => partitioned.with_extension(ParquetRowSelection::new(rows.clone())),
+        None => partitioned,
+    };
+    let partitioned = match &file.runs {
+        Some(runs) => partitioned.with_extension(FileRuns(Arc::clone(runs))),
         None => partitioned,
     };
     let Some((min, max)) = file.start_time_range else { return partitioned };

@@ -174,6 +174,7 @@ mod tests {
             rows,
             start_time_range,
             selected: None,
+            runs: None,
         };
         let selected = |range, count| {
             let selection = rows_in(&rows, &file(Some(range), Some(count))).unwrap();

@@ -1,5 +1,5 @@
 //! Which rows of a file belong to which trace: read once, kept under a budget, so that a query that has found its traces
-//! decodes the other columns of their rows and looks at no ids.
+//! decodes the other columns of their rows and looks at no ids, and one that shows ids decodes none ([`row_ids`](super::row_ids)).
 //!
 //! ```text
 //!  trace_id of a file   a a a b b c c c c a ..      pages of plain values
@@ -13,8 +13,9 @@
 
 use std::{ops::Range, sync::Arc};
 
+use arrow::array::FixedSizeBinaryArray;
 use datafusion::{
-    common::{Result, runtime::SpawnedTask},
+    common::{Result, exec_err, runtime::SpawnedTask},
     error::DataFusionError,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
 };
@@ -50,9 +51,9 @@ struct Run {
     end: u32,
 }
 
-/// The runs of a file, in the order of its rows.
+/// Which trace each row of a file belongs to, as runs in the order of the rows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Runs(Vec<Run>);
+pub struct Runs(Vec<Run>);
 
 impl InMemory for Runs {
     fn memory_bytes(&self) -> usize {
@@ -122,6 +123,30 @@ impl Runs {
         self.0.iter().map(move |run| (u128::from_be_bytes(run.id), std::mem::replace(&mut start, run.end)..run.end))
     }
 
+    /// The trace ids of rows, which mostly come in order.
+    ///
+    /// # Errors
+    /// There is no such row.
+    pub(crate) fn ids_of(&self, rows: &[i64]) -> Result<FixedSizeBinaryArray> {
+        let mut ids = Vec::with_capacity(rows.len() * TraceId::LEN);
+        let (mut run, mut start) = (0, 0);
+        for row in rows {
+            let number = u32::try_from(*row).ok().filter(|row| *row < self.rows());
+            let Some(number) = number else {
+                return exec_err!("there is no row {row} among {}", self.rows());
+            };
+            if number < start || number >= self.0[run].end {
+                run = match self.0.get(run + 1).is_some_and(|next| number >= self.0[run].end && number < next.end) {
+                    true => run + 1,
+                    false => self.0.partition_point(|run| run.end <= number),
+                };
+                start = run.checked_sub(1).map_or(0, |before| self.0[before].end);
+            }
+            ids.extend_from_slice(&self.0[run].id);
+        }
+        Ok(FixedSizeBinaryArray::try_new(TraceId::LEN as i32, ids.into(), None)?)
+    }
+
     /// The rows of traces that are wanted.
     pub(crate) fn rows_of(&self, traces: &TraceSet) -> RowSelection {
         let wanted = self.iter().filter(|(number, _)| traces.holds(*number));
@@ -143,9 +168,9 @@ impl TraceRows {
         Self { bytes_max, kept: Mutex::default() }
     }
 
-    /// Whether the runs of a file are in memory.
-    pub(crate) fn knows(&self, file: &ScanFile) -> bool {
-        self.kept.lock().used(&file.path).is_some()
+    /// The runs of a file, if they are in memory.
+    pub(crate) fn known(&self, file: &ScanFile) -> Option<Arc<Runs>> {
+        self.kept.lock().used(&file.path)
     }
 
     /// The runs of a file, read by way of `objects`; `None` if it does not tell.
@@ -159,8 +184,7 @@ impl TraceRows {
         objects: &Arc<dyn ObjectStore>,
         file: &ScanFile,
     ) -> Result<Option<Arc<Runs>>> {
-        let known = self.kept.lock().used(&file.path);
-        match known {
+        match self.known(file) {
             Some(runs) => Ok(Some(runs)),
             None => self.read(runtime, store, objects, file).await,
         }
@@ -241,6 +265,22 @@ mod tests {
             }
             let expected: Vec<bool> = ids.iter().map(|id| wanted.contains(id)).collect();
             prop_assert_eq!(selected, expected);
+        }
+
+        #[test]
+        fn a_row_has_the_id_that_is_stored_for_it(ids in vec(0..6_u128, 1..60), rows in vec(0..60_usize, 0..30)) {
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
+            let mut runs = Runs::default();
+            runs.add(&bytes).unwrap();
+            // In order, as a scan has them, and in any other.
+            let any: Vec<usize> = rows.into_iter().map(|row| row % ids.len()).collect();
+            for rows in [(0..ids.len()).collect::<Vec<_>>(), (0..ids.len()).step_by(3).collect(), any] {
+                let found = runs.ids_of(&rows.iter().map(|row| *row as i64).collect::<Vec<_>>()).unwrap();
+                let expected: Vec<_> = rows.iter().map(|row| ids[*row].to_be_bytes()).collect();
+                prop_assert_eq!(found.iter().flatten().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+            }
+            prop_assert!(runs.ids_of(&[ids.len() as i64]).is_err());
+            prop_assert!(runs.ids_of(&[-1]).is_err());
         }
     }
 }

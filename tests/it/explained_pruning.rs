@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use datafusion::arrow::array::AsArray;
+use datafusion::arrow::array::{AsArray, RecordBatch};
 use tracehouse::{
     clock::ManualClock,
     ingest::WriteRequest,
@@ -185,13 +185,63 @@ async fn each_way_of_skipping_is_seen_in_explain_analyze() {
     house.ingest.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn trace_ids_of_rows_are_read_once_and_looked_up_after_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::open(folder.path(), quiet()).await;
+    for file in 0..2 {
+        let batch = batch(file * SPANS..(file + 1) * SPANS);
+        let request = WriteRequest { batch, digest: file.into(), received_unix_nano: NOW };
+        house.ingest.write(&TenantId::single(), request).await.unwrap();
+        house.ingest.flush().await.unwrap();
+    }
+    let store = Store::local(folder.path()).unwrap();
+    let new_engine = || {
+        let clock = Arc::new(ManualClock::new(NOW));
+        QueryEngine::try_new(engines::options(house.ingest.live(), &store, clock, folder.path())).unwrap()
+    };
+    let engine = new_engine();
+    // Rows that are chosen while files are decoded, rows that are dropped after that, parts of pages, and all rows.
+    for text in [
+        r#"{ span.user.id = "user 77" }"#,
+        "{ duration > 100ns && duration < 30us }",
+        "{ span.http.response.status_code > 150 && span.http.response.status_code <= 250 }",
+        "{}",
+    ] {
+        let query = TraceQlQuery { limit: Some(100_000), ..TraceQlQuery::new(text) };
+        let expected = answer(&new_engine(), QueryKind::TraceQl(query.clone())).await;
+        assert_eq!(answer(&engine, QueryKind::TraceQl(query.clone())).await, expected, "{text}");
+        // By now it is known where traces lie.
+        assert_eq!(answer(&engine, QueryKind::TraceQl(query.clone())).await, expected, "{text}");
+        let explained_query = TraceQlQuery { explain: Some(Explain::Analyze), ..query };
+        let plan = explained(&engine, QueryKind::TraceQl(explained_query)).await;
+        assert!(plan.contains("trace_ids=in memory"), "{plan}");
+    }
+    for text in [
+        "SELECT trace_id, count(*), min(name) FROM spans WHERE duration_nano < 300 GROUP BY trace_id ORDER BY trace_id",
+        "SELECT a.trace_id, b.span_id FROM spans a JOIN spans b USING (trace_id) WHERE a.duration_nano IN (7, 20003) \
+         ORDER BY b.span_id",
+        "SELECT trace_id FROM spans ORDER BY trace_id DESC LIMIT 5",
+        "SELECT trace_id, start_time FROM spans ORDER BY start_time DESC, span_id LIMIT 5",
+        "SELECT count(DISTINCT trace_id) FROM spans",
+    ] {
+        let kind = QueryRequest::sql(TenantId::single(), text).kind;
+        assert_eq!(answer(&engine, kind.clone()).await, answer(&new_engine(), kind).await, "{text}");
+    }
+    house.ingest.shutdown().await.unwrap();
+}
+
 /// A moment as SQL writes it.
 fn shown(unix_nano: i64) -> String {
     chrono::DateTime::from_timestamp_nanos(unix_nano).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-pub(crate) async fn explained(engine: &QueryEngine, kind: QueryKind) -> String {
+async fn answer(engine: &QueryEngine, kind: QueryKind) -> Vec<RecordBatch> {
     let request = QueryRequest { kind, ..QueryRequest::sql(TenantId::single(), "") };
-    let (batches, _) = engine.execute(request).await.unwrap().collect().await.unwrap();
+    engine.execute(request).await.unwrap().collect().await.unwrap().0
+}
+
+pub(crate) async fn explained(engine: &QueryEngine, kind: QueryKind) -> String {
+    let batches = answer(engine, kind).await;
     batches.iter().flat_map(|batch| batch["plan"].as_string::<i32>().iter().flatten()).collect()
 }

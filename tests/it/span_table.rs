@@ -91,5 +91,5 @@ pub(crate) async fn put(store: &dyn ObjectStore, folder: &str, file: WrittenFile
     let size_bytes = file.bytes.len() as u64;
     store.put(&path, file.bytes.into()).await.unwrap();
     let start_time_range = Some((file.ranges[0].min, file.ranges[0].max));
-    ScanFile { path, size_bytes, date: file.date, rows: Some(file.rows), start_time_range, selected: None }
+    ScanFile { path, size_bytes, date: file.date, rows: Some(file.rows), start_time_range, selected: None, runs: None }
 }

@@ -28,6 +28,7 @@ async fn table(store: &Arc<dyn ObjectStore>, files: &[WrittenFile], name: &str) 
             rows: Some(file.rows),
             start_time_range,
             selected: None,
+            runs: None,
         });
     }
     StoredTable { files: scanned, buffered: Vec::new() }
