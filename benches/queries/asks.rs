@@ -105,7 +105,8 @@ pub(crate) const QUESTIONS: &[Question] = &[
     question("values of a key with many", Ask::Values("span.user.id"), 645.0),
     question("every trace, limit 20", Ask::First(20, "{}"), 45.0),
     question("status = error, limit 20", Ask::First(20, "{ status = error }"), 45.0),
-    question("rare string, limit 20", Ask::First(20, r#"{ span.user.id = "user-00042" }"#), 45.0),
+    // Tempo's figure is of searches that find 20, and this one finds fewer, so that a limit ends nothing.
+    ours("rare string, limit 20", Ask::First(20, r#"{ span.user.id = "user-00042" }"#)),
     question(
         "{ } >> { }, limit 20",
         Ask::First(20, r#"{ resource.service.name = "order-service" } >> { status = error && kind = client }"#),
