@@ -33,8 +33,8 @@ use tracehouse::{
         rules::{Limits, Rules},
     },
     storage::{
-        demand::Asked,
         promoter::{Declared, Evidence, FILES_AGREE, Promoter},
+        scan::demand::Asked,
         writer::{Origin, WrittenFile, write_files},
     },
 };

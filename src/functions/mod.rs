@@ -22,7 +22,7 @@
 //! there because SDKs for JavaScript send a double that happens to be whole as an int. A NULL map or key gives NULL.
 //!
 //! The functions know nothing of promoted columns: reading a stored batch, the scan rewrites calls of them to what that
-//! batch has ([`crate::storage::adapter`]). For this the calls have to reach the scan, hence their *placement*: a call on
+//! batch has ([`crate::storage::scan::adapter`]). For this the calls have to reach the scan, hence their *placement*: a call on
 //! a column and a literal key moves towards the leaves of the plan. `attr_assemble` is what the rewriting puts in place of
 //! a whole map; it, `attr_rest`, which leaves attributes out that are asked for one by one, and `item_has` and `item_parts`, by
 //! which TraceQL says what it asks of events and links, are not registered for use in SQL.

@@ -2,7 +2,7 @@
 //! dictionary once.
 //!
 //! As operators they would be asked of each row, or, where a filter stays above the scan, of text that is written out for
-//! it. These are evaluated by the scan, on the codes that files have ([`crate::storage::adapter`]). Neither can be called
+//! it. These are evaluated by the scan, on the codes that files have ([`crate::storage::scan::adapter`]). Neither can be called
 //! in SQL.
 
 use std::{

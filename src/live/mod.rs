@@ -59,7 +59,7 @@ use crate::{
         promotion::{self, Promotion},
         tenant::TenantId,
     },
-    storage::demand::KeyDemand,
+    storage::scan::demand::KeyDemand,
     wal::{LogId, RecordNumber},
 };
 

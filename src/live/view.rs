@@ -6,7 +6,7 @@ use super::{BufferedBatch, StagedFlush};
 use crate::{
     catalog::{LiveFile, Snapshot},
     model::{batch::SpanBatch, tenant::TenantId},
-    storage::demand::KeyDemand,
+    storage::scan::demand::KeyDemand,
     wal::{LogId, RecordNumber},
 };
 

@@ -8,20 +8,17 @@
 //! and of batches that are in no file yet.
 //!
 //! A query is planned on logical columns, where an attribute is an entry of a map; files and batches have promoted columns
-//! of their own choice. [`adapter`] bridges the two, file by file and batch by batch, in predicates and in output columns.
+//! of their own choice. The scan's [`adapter`](scan::adapter) bridges the two, file by file and batch by batch, in predicates and in
+//! output columns.
 //! **Promotion never changes an answer**: any query over any division of spans into files and batches, whatever they
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
-//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows, and a scan that
-//! groups rows by them leaves codes as they are (`coded_text`); of events and links it reads what is asked of them (`items`),
-//! and keeps what few rows have (`sparse_items`);
-//! [`map_values`] reads the values of one key of the maps
-//! without putting maps together.
+//! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows; [`map_values`] reads the
+//! values of one key of the maps without putting maps together.
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
-//! starts ([`start_set`]). Where the spans of traces lie in files is kept in memory ([`trace_rows`]), so that ids need not be
-//! decoded again (`row_ids`).
+//! starts ([`start_set`]). Where the spans of traces lie in files is kept in memory ([`trace_rows`]).
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
@@ -36,8 +33,6 @@ pub mod promoter;
 pub mod stitch;
 pub mod writer;
 
-pub mod adapter;
-pub mod demand;
 pub mod dictionary;
 pub mod map_values;
 pub mod scan;
@@ -46,18 +41,5 @@ pub mod trace_filters;
 pub(crate) mod trace_rows;
 pub(crate) mod trace_set;
 
-mod buffer_source;
-mod changed_footer;
-mod coded_text;
-mod condition;
-mod items;
 mod kept;
-mod marked;
-mod morsels;
-mod on_values;
-mod parquet_source;
-mod readers;
-mod remainder;
-mod row_ids;
-mod sparse_items;
 mod trace_filter;

@@ -28,7 +28,7 @@ use crate::{
         promotion::{self, PromotedAttribute, Promotion},
         tenant::TenantId,
     },
-    storage::demand::Asked,
+    storage::scan::demand::Asked,
 };
 
 /// In how many flushes an attribute has to pay, always with one type, before it gets a column.
@@ -184,7 +184,7 @@ fn lower(attribute: &PromotedAttribute) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::demand::KeyDemand;
+    use crate::storage::scan::demand::KeyDemand;
 
     fn count(key: &str, by_type: [u64; 4]) -> KeyCount {
         let spans = by_type.iter().sum();

@@ -1,5 +1,5 @@
 //! Which rows of a file belong to which trace: read once, kept under a budget, so that a query that has found its traces
-//! decodes the other columns of their rows and looks at no ids, and one that shows ids decodes none ([`row_ids`](super::row_ids)).
+//! decodes the other columns of their rows and looks at no ids, and one that shows ids decodes none (`scan::row_ids`).
 //!
 //! ```text
 //!  trace_id of a file   a a a b b c c c c a ..      pages of plain values

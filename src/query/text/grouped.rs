@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The scan makes the keys, and reads text as the dictionaries and codes that files hold for it
-//! (`storage::parquet_source`), so that no text is written out but that of the groups.
+//! (`storage::scan::parquet_source`), so that no text is written out but that of the groups.
 //!
 //! Both sides of an inner join have keys of their own. Rows that an outer join makes up have no key, which is not the key of
 //! texts that are NULL, so the side that it makes them up for has none.

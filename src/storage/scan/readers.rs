@@ -27,7 +27,7 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use crate::storage::{
+use crate::storage::scan::{
     changed_footer, coded_text,
     items::{self, ItemsAsked, LeftOut},
     sparse_items::SparseItems,

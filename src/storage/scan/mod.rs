@@ -7,6 +7,33 @@
 //! Filters reach the scan by DataFusion's physical filter pushdown, dynamic ones included. It answers exactly for those
 //! whose value is known when it starts, whatever the files hold, so that they are gone from the plan above. The filters that
 //! a table provider is handed are for choosing files alone ([`supports_filters`]).
+//!
+//! ```text
+//!  buffer_source    buffered batches
+//!  parquet_source   files: which predicates choose rows while they are decoded, and what becomes of the rest
+//!    readers          footers, changed (changed_footer) so that text comes as codes (coded_text), and of events and links
+//!                     what is asked of them (items) or, where few rows have some, from memory (sparse_items)
+//!    adapter          expressions on logical columns as those on what a file or a batch has; marked says what they are for
+//!                     (condition), on_values asks them of a dictionary
+//!    morsels          batches as they are decoded: rows that stay (remainder), ids that are known by row (row_ids)
+//!  demand           which attributes were read, for the choice of columns
+//! ```
+
+pub mod adapter;
+mod buffer_source;
+mod changed_footer;
+mod coded_text;
+mod condition;
+pub mod demand;
+mod items;
+mod marked;
+mod morsels;
+mod on_values;
+mod parquet_source;
+mod readers;
+mod remainder;
+mod row_ids;
+mod sparse_items;
 
 use std::{
     any::Any,
@@ -49,19 +76,21 @@ use datafusion::{
 use datafusion_datasource::PartitionedFile;
 use parquet::arrow::arrow_reader::RowSelection;
 
-pub(crate) use crate::storage::remainder::ROWS_DROPPED;
+pub(crate) use crate::storage::scan::remainder::ROWS_DROPPED;
 use crate::{
     model::{
         batch::SpanBatch,
         schema::{self, column},
     },
     storage::{
-        adapter::AttributeAdapterFactory,
-        buffer_source::BufferSource,
-        demand::{KeyDemand, ScanDemand},
-        parquet_source::{Reading, SpanFileSource},
-        readers::{Form, IndexedReaders, TextForm},
-        row_ids::FileRuns,
+        scan::{
+            adapter::AttributeAdapterFactory,
+            buffer_source::BufferSource,
+            demand::{KeyDemand, ScanDemand},
+            parquet_source::{Reading, SpanFileSource},
+            readers::{Form, IndexedReaders, TextForm},
+            row_ids::FileRuns,
+        },
         trace_rows::Runs,
     },
 };

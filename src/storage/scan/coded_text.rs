@@ -11,7 +11,7 @@ use parquet::{arrow::parquet_to_arrow_schema, errors::Result, file::metadata::Pa
 
 use crate::{
     functions::coded_text_type,
-    storage::{changed_footer, dictionary},
+    storage::{dictionary, scan::changed_footer},
 };
 
 /// The type that the values of a column have, in codes or not.

@@ -41,7 +41,10 @@ use crate::{
         keys::{AttributeKeys, TypeSet},
         schema::{column, logical_schema},
     },
-    storage::{changed_footer, footer, sparse_items::ItemsOfRow},
+    storage::{
+        footer,
+        scan::{changed_footer, sparse_items::ItemsOfRow},
+    },
 };
 
 /// The metadata of the field of a list that was narrowed: the name of its footer among those that are kept.

@@ -17,7 +17,7 @@ use datafusion::{
 
 use crate::{
     model::{attributes::AttributeScope, schema::column},
-    storage::marked::{Marked, Use},
+    storage::scan::marked::{Marked, Use},
 };
 
 /// Marks a predicate that reads attributes; others come back as they are. So do dynamic ones, whose value is not known

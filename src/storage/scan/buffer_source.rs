@@ -42,11 +42,13 @@ use datafusion_physical_expr_adapter::PhysicalExprAdapter;
 use crate::{
     model::{batch::SpanBatch, schema::column},
     storage::{
-        adapter::AttributeAdapter,
-        condition::{self, is_not_true},
-        demand::ScanDemand,
         order::date_of,
-        scan::table_schema,
+        scan::{
+            adapter::AttributeAdapter,
+            condition::{self, is_not_true},
+            demand::ScanDemand,
+            table_schema,
+        },
         start_set::is_row_in_file,
     },
 };

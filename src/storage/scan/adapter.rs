@@ -18,7 +18,7 @@
 //! What the residual can hold, a buffered batch says ([`SpanBatch::keys`](crate::model::batch::SpanBatch::keys)), and a
 //! file in its footer. Without such a list, in a file that another program rewrote, it can hold everything.
 //! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links. Of events and links a file
-//! can have been left less than the table has ([`crate::storage::items`]); what reads them then takes what is there.
+//! can have been left less than the table has ([`crate::storage::scan::items`]); what reads them then takes what is there.
 //!
 //! Text comparisons of a promoted int are then made comparisons of ints, so that `m['k'] = '200'` prunes. Where a file's text
 //! is read as codes of a dictionary, it is cast to text, but for keys of groups, comparisons with a text or a pattern, and tests
@@ -55,15 +55,17 @@ use crate::{
         schema::column,
     },
     storage::{
-        coded_text::value_type,
-        condition::fold,
-        demand::ScanDemand,
         footer,
-        items::{kept_name, narrowed_table},
-        marked::{Marked, Use},
-        on_values::OnValues,
-        remainder::Remainder,
-        sparse_items::{ItemsOfRow, KeptList, SparseItems},
+        scan::{
+            coded_text::value_type,
+            condition::fold,
+            demand::ScanDemand,
+            items::{kept_name, narrowed_table},
+            marked::{Marked, Use},
+            on_values::OnValues,
+            remainder::Remainder,
+            sparse_items::{ItemsOfRow, KeptList, SparseItems},
+        },
     },
 };
 

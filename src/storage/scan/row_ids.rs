@@ -1,5 +1,5 @@
 //! Trace ids of rows by their number in the file, where it is in memory which rows belong to which trace
-//! ([`trace_rows`](super::trace_rows)).
+//! ([`trace_rows`](crate::storage::trace_rows)).
 //!
 //! Ids are the widest column that nearly every query reads, and those of neighbours are equal. So where all files of a scan
 //! have their runs in memory, the output column `trace_id` is replaced by the number of the row, which costs the reader
@@ -25,7 +25,7 @@ use futures::StreamExt;
 
 use crate::{
     model::schema::column,
-    storage::{morsels::Batches, trace_rows::Runs},
+    storage::{scan::morsels::Batches, trace_rows::Runs},
 };
 
 /// The runs of a file, as an extension of it.

@@ -2,7 +2,7 @@
 //!
 //! The reader walks through the levels of a nested column for every row, those that it skips included, and most spans have no
 //! event. So a list of which few rows have items is kept as these rows and their items, cut down to the columns that a
-//! question asks for ([`crate::storage::items`]), beside the footers and under the same limit. A scan then reads the numbers of its
+//! question asks for ([`crate::storage::scan::items`]), beside the footers and under the same limit. A scan then reads the numbers of its
 //! rows in place of the list:
 //!
 //! ```text

@@ -33,9 +33,9 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::storage::morsels::Batches;
+use crate::storage::scan::morsels::Batches;
 
-use crate::storage::sparse_items::KeptList;
+use crate::storage::scan::sparse_items::KeptList;
 
 /// The metric that counts rows which were read and not kept.
 pub(crate) const ROWS_DROPPED: &str = "remainder_rows_dropped";
