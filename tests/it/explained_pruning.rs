@@ -8,7 +8,7 @@ use tracehouse::{
     ingest::WriteRequest,
     model::{
         batch::SpanBatch,
-        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
+        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, Value},
         ids::{SpanId, TraceId},
         promotion,
         tenant::TenantId,
@@ -20,6 +20,7 @@ use tracehouse::{
 use crate::{
     engines,
     ingest::{House, NOW, quiet},
+    support::spans::plain_span,
 };
 
 /// Spans of a file: three pages.
@@ -35,22 +36,7 @@ fn batch(numbers: Range<u64>) -> SpanBatch {
     let resource = builder.push_resource(&ResourceFields::default(), &service).unwrap();
     let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
     for n in numbers {
-        let span = SpanFields {
-            trace_id: trace(n / 2),
-            span_id: SpanId::from_bytes((n + 1).to_be_bytes()),
-            parent_span_id: None,
-            trace_state: "",
-            flags: 0,
-            name: "op",
-            kind: 2,
-            status_code: 0,
-            status_message: "",
-            start_time_unix_nano: start(n),
-            duration_nano: n as i64,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
-        };
+        let span = plain_span(trace(n / 2), n + 1, start(n), n as i64);
         let user = format!("user {}", scrambled(n) % 2_000);
         let own_key = if n < SPANS { "only.first" } else { "other" };
         let attributes = [

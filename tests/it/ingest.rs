@@ -13,13 +13,15 @@ use tracehouse::{
     model::{
         batch::SpanBatch,
         builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
-        ids::{SpanId, TraceId},
+        ids::TraceId,
         promotion,
         tenant::TenantId,
     },
     query::QueryEngine,
     storage::store::Store,
 };
+
+use crate::support::spans::plain_span;
 
 pub(crate) const NOW: i64 = 1_795_239_000_000_000_000;
 
@@ -32,22 +34,8 @@ pub(crate) fn batch(numbers: std::ops::Range<u64>) -> SpanBatch {
     for number in numbers {
         let mut trace_id = [0; 16];
         trace_id[8..].copy_from_slice(&number.to_be_bytes());
-        let span = SpanFields {
-            trace_id: TraceId::from_bytes(trace_id),
-            span_id: SpanId::from_bytes(number.to_be_bytes()),
-            parent_span_id: None,
-            trace_state: "",
-            flags: 0,
-            name: "GET /orders",
-            kind: 2,
-            status_code: 0,
-            status_message: "",
-            start_time_unix_nano: NOW,
-            duration_nano: 1_000_000,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
-        };
+        let span =
+            SpanFields { name: "GET /orders", ..plain_span(TraceId::from_bytes(trace_id), number, NOW, 1_000_000) };
         let attributes = [Attribute { key: "order", value: Value::Int(number.cast_signed()) }];
         let (events, links) = (std::iter::empty(), std::iter::empty());
         builder.push_span((resource, scope), &span, &attributes, events, links).unwrap();

@@ -12,10 +12,8 @@ use tracehouse::{
     ingest::WriteRequest,
     model::{
         batch::SpanBatch,
-        builder::{
-            Attribute, EventFields, LinkFields, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value,
-        },
-        ids::{SpanId, TraceId},
+        builder::{Attribute, EventFields, LinkFields, ResourceFields, ScopeFields, SpanBatchBuilder, Value},
+        ids::TraceId,
         promotion::standard,
         tenant::TenantId,
     },
@@ -28,6 +26,7 @@ use crate::{
     explained_pruning::explained,
     ingest::{House, NOW, quiet},
     span_table::{StoredTable, context, store_url, write},
+    support::spans::plain_span,
 };
 
 const SPANS: u64 = 2_000;
@@ -40,22 +39,7 @@ fn batch(first: u64, mixed_from: u64, every: u64) -> SpanBatch {
     let resource = builder.push_resource(&ResourceFields::default(), &[service]).unwrap();
     let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
     for n in first..first + SPANS {
-        let span = SpanFields {
-            trace_id: TraceId::from_bytes(u128::from(n + 1).to_be_bytes()),
-            span_id: SpanId::from_bytes((n + 1).to_be_bytes()),
-            parent_span_id: None,
-            trace_state: "",
-            flags: 0,
-            name: "op",
-            kind: 2,
-            status_code: 0,
-            status_message: "",
-            start_time_unix_nano: NOW + n as i64,
-            duration_nano: 5,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
-        };
+        let span = plain_span(TraceId::from_bytes(u128::from(n + 1).to_be_bytes()), n + 1, NOW + n as i64, 5);
         let message: String = (0..20).map(|word| format!("{:x} ", scrambled(n * 20 + word))).collect();
         let code = if n >= mixed_from && n % 10 == 0 { Value::Str("five") } else { Value::Int(n as i64) };
         let told = [Attribute { key: "code", value: code }, Attribute { key: "message", value: Value::Str(&message) }];

@@ -14,13 +14,16 @@ use tracehouse::{
     functions::ItemHas,
     model::{
         batch::SpanBatch,
-        builder::{Attribute, EventFields, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
-        ids::{SpanId, TraceId},
+        builder::{Attribute, EventFields, ResourceFields, ScopeFields, SpanBatchBuilder, Value},
+        ids::TraceId,
         promotion::standard,
     },
 };
 
-use crate::span_table::{StoredTable, context, store_url, write};
+use crate::{
+    span_table::{StoredTable, context, store_url, write},
+    support::spans::plain_span,
+};
 
 const SPANS: u64 = 20_000;
 
@@ -32,22 +35,7 @@ fn batch(first: u64, extra: &str) -> SpanBatch {
     let resource = builder.push_resource(&ResourceFields::default(), &[service]).unwrap();
     let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
     for n in first..first + SPANS {
-        let span = SpanFields {
-            trace_id: trace(n / 2),
-            span_id: SpanId::from_bytes((n + 1).to_be_bytes()),
-            parent_span_id: None,
-            trace_state: "",
-            flags: 0,
-            name: "op",
-            kind: 2,
-            status_code: 0,
-            status_message: "",
-            start_time_unix_nano: n as i64,
-            duration_nano: 5,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
-        };
+        let span = plain_span(trace(n / 2), n + 1, n as i64, 5);
         let user = format!("user {}", scrambled(n) % 2_000);
         let attributes = [
             Attribute { key: "http.response.status_code", value: Value::Int((n / 100) as i64) },

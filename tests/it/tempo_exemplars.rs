@@ -1,11 +1,11 @@
 //! Exemplars are the same wherever the spans lie: they are found by their starts in a buffer, and by their rows in files.
 
-use std::{fmt::Write, path::Path};
+use std::path::Path;
 
 use serde_json::Value;
 use tracehouse::server::Server;
 
-use crate::frame;
+use crate::{frame, support::spans::send_json};
 
 const START: u64 = 1_795_239_000;
 
@@ -24,23 +24,15 @@ const QUERIES: [&str; 8] = [
 
 /// Traces of two spans each, several seconds apart, of some names, kinds and durations.
 async fn send(server: &Server) {
-    let mut spans = String::new();
-    for index in 1..=400_u64 {
-        let separator = if index == 1 { "" } else { "," };
+    let span = |index: u64| {
         let start = START * 1_000_000_000 + index * 900_000_000 + index % 2 * 3_000_000_000;
         let end = start + index % 7 * 1_000_000 + 2;
         let (trace, name, kind) = (index / 2 + 1, index % 11, index % 4 + 1);
-        write!(
-            spans,
-            r#"{separator}{{"traceId":"{trace:032x}","spanId":"{index:016x}","name":"op-{name}","kind":{kind},"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","attributes":[{{"key":"text","value":{{"stringValue":"t{name}"}}}}],"events":[{{"name":"e","timeUnixNano":"{start}","attributes":[{{"key":"a","value":{{"stringValue":"a{name}"}}}},{{"key":"b","value":{{"intValue":"{name}"}}}}]}}]}}"#,
+        format!(
+            r#"{{"traceId":"{trace:032x}","spanId":"{index:016x}","name":"op-{name}","kind":{kind},"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","attributes":[{{"key":"text","value":{{"stringValue":"t{name}"}}}}],"events":[{{"name":"e","timeUnixNano":"{start}","attributes":[{{"key":"a","value":{{"stringValue":"a{name}"}}}},{{"key":"b","value":{{"intValue":"{name}"}}}}]}}]}}"#,
         )
-        .unwrap();
-    }
-    let resource = r#"{"attributes":[{"key":"service.name","value":{"stringValue":"many"}}]}"#;
-    let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
-    let url = format!("http://{}/v1/traces", server.addresses().otlp_http);
-    let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
-    assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
+    };
+    send_json(server, (1..=400).map(span)).await;
 }
 
 async fn answers(server: &Server) -> Vec<(usize, Value)> {

@@ -1,7 +1,5 @@
 //! `tempopb.StreamingQuerier`, asked by a client that was generated from the same file.
 
-use std::fmt::Write;
-
 use prost::Message;
 use tonic::{
     Code, Request, Status, Streaming,
@@ -15,7 +13,7 @@ use tracehouse::{
     server::Server,
 };
 
-use crate::{frame, tempo_http};
+use crate::{frame, support::spans::send_json, tempo_http};
 
 pub(crate) type Client = StreamingQuerierClient<Channel>;
 
@@ -134,22 +132,14 @@ async fn check_errors(client: &mut Client) {
 
 /// Sends `count` traces of one span each, one per second, each with so many bytes in an attribute.
 pub(crate) async fn send_many(server: &Server, count: usize, bytes: usize) {
-    let mut spans = String::new();
-    for index in 1..=count {
-        let separator = if index == 1 { "" } else { "," };
+    let text = "x".repeat(bytes);
+    let span = |index: usize| {
         let start = 1_795_239_000_000_000_000 + index * 1_000_000_000;
-        let text = "x".repeat(bytes);
-        write!(
-            spans,
-            r#"{separator}{{"traceId":"{index:032x}","spanId":"{index:016x}","name":"n","kind":1,"startTimeUnixNano":"{start}","endTimeUnixNano":"{start}","attributes":[{{"key":"text","value":{{"stringValue":"{text}"}}}}]}}"#,
+        format!(
+            r#"{{"traceId":"{index:032x}","spanId":"{index:016x}","name":"n","kind":1,"startTimeUnixNano":"{start}","endTimeUnixNano":"{start}","attributes":[{{"key":"text","value":{{"stringValue":"{text}"}}}}]}}"#,
         )
-        .unwrap();
-    }
-    let resource = r#"{"attributes":[{"key":"service.name","value":{"stringValue":"many"}}]}"#;
-    let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
-    let url = format!("http://{}/v1/traces", server.addresses().otlp_http);
-    let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
-    assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
+    };
+    send_json(server, (1..=count).map(span)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use tracehouse::{
     model::{
         batch::SpanBatch,
         builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value as AttributeValue},
-        ids::{SpanId, TraceId},
+        ids::TraceId,
         promotion,
         tenant::TenantId,
         time::TimeRange,
@@ -22,6 +22,7 @@ use tracehouse::{
 use crate::{
     frame,
     ingest::{House, NOW, quiet},
+    support::spans::plain_span,
 };
 
 /// Unix second of the first span; each begins half a second after its own.
@@ -239,20 +240,13 @@ fn batch(file: u64) -> SpanBatch {
     let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
     for number in file * SPANS_PER_FILE + 1..(file + 1) * SPANS_PER_FILE + 1 {
         let span = SpanFields {
-            trace_id: TraceId::from_bytes(u128::from(number).to_be_bytes()),
-            span_id: SpanId::from_bytes(number.to_be_bytes()),
-            parent_span_id: None,
-            trace_state: "",
-            flags: 0,
             name: "GET /orders",
-            kind: 2,
-            status_code: 0,
-            status_message: "",
-            start_time_unix_nano: NOW + number.cast_signed() * 1_000_000_000,
-            duration_nano: 1_000_000,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
+            ..plain_span(
+                TraceId::from_bytes(u128::from(number).to_be_bytes()),
+                number,
+                NOW + number.cast_signed() * 1_000_000_000,
+                1_000_000,
+            )
         };
         let note = format!("note {number}");
         let attributes = [

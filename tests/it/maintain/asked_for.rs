@@ -4,8 +4,7 @@ use tracehouse::{
     model::{
         attributes::{AttributeScope, AttributeType},
         batch::SpanBatch,
-        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
-        ids::SpanId,
+        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, Value},
         promotion,
         tenant::TenantId,
     },
@@ -16,6 +15,7 @@ use super::{
     compact_all,
     house::{House, NOW, SECOND, trace_id},
 };
+use crate::support::spans::plain_span;
 
 /// Spans of a flush, and those of them that have the key: far too few for a column that nobody reads.
 const SPANS: u64 = 400;
@@ -27,22 +27,7 @@ fn batch(flush: u64) -> SpanBatch {
     let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
     for n in 0..SPANS {
         let number = flush * SPANS + n + 1;
-        let fields = SpanFields {
-            trace_id: trace_id(number),
-            span_id: SpanId::from_bytes(number.to_be_bytes()),
-            parent_span_id: None,
-            trace_state: "",
-            flags: 0,
-            name: "op",
-            kind: 2,
-            status_code: 0,
-            status_message: "",
-            start_time_unix_nano: NOW - 600 * SECOND + number as i64,
-            duration_nano: 1_000,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
-        };
+        let fields = plain_span(trace_id(number), number, NOW - 600 * SECOND + number as i64, 1_000);
         let coupon = [Attribute { key: "coupon", value: Value::Str("SUMMER") }];
         let attributes = if n < WITH_KEY { &coupon[..] } else { &[] };
         builder.push_span((resource, scope), &fields, attributes, std::iter::empty(), std::iter::empty()).unwrap();

@@ -15,7 +15,7 @@ use tracehouse::{
     model::{
         batch::SpanBatch,
         builder::{Attribute, ResourceFields, ResourceRow, ScopeFields, ScopeRow, SpanBatchBuilder, SpanFields, Value},
-        ids::{SpanId, TraceId},
+        ids::TraceId,
         promotion,
         tenant::TenantId,
         time::TimeRange,
@@ -27,6 +27,8 @@ use tracehouse::{
     query::{QueryEngine, QueryRequest},
     storage::store::Store,
 };
+
+use crate::support::spans::plain_span;
 
 /// 2026-11-21T05:20:00Z.
 pub(crate) const NOW: i64 = 1_795_238_400_000_000_000;
@@ -178,22 +180,7 @@ fn push(
     name: &str,
     attributes: &[Attribute<'_>],
 ) {
-    let fields = SpanFields {
-        trace_id: trace_id(span.trace),
-        span_id: SpanId::from_bytes(span.span.to_be_bytes()),
-        parent_span_id: None,
-        trace_state: "",
-        flags: 0,
-        name,
-        kind: 2,
-        status_code: 0,
-        status_message: "",
-        start_time_unix_nano: span.start,
-        duration_nano: 1_000,
-        dropped_attributes_count: 0,
-        dropped_events_count: 0,
-        dropped_links_count: 0,
-    };
+    let fields = SpanFields { name, ..plain_span(trace_id(span.trace), span.span, span.start, 1_000) };
     builder.push_span(place, &fields, attributes, std::iter::empty(), std::iter::empty()).unwrap();
 }
 

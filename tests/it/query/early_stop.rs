@@ -16,7 +16,7 @@ use tracehouse::{
     query::{QueryKind, QueryRequest, TraceQlQuery},
 };
 
-use crate::{maintain::house::House, query::data::START};
+use crate::{maintain::house::House, query::data::START, support::spans::plain_span};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -38,20 +38,9 @@ fn spans(first_trace: u64) -> SpanBatch {
         let is_error = if trace.is_multiple_of(70) { span == 0 } else { span == trace % 13 };
         let attributes = [Attribute { key: "n", value: Value::Int(span as i64) }];
         let fields = SpanFields {
-            trace_id: TraceId::from_bytes(u128::from(trace + 1).to_be_bytes()),
-            span_id: SpanId::from_bytes((span + 1).to_be_bytes()),
             parent_span_id: (span > 0).then(|| SpanId::from_bytes(span.to_be_bytes())),
-            trace_state: "",
-            flags: 0,
-            name: "op",
-            kind: 2,
             status_code: if is_error { 2 } else { 0 },
-            status_message: "",
-            start_time_unix_nano: start,
-            duration_nano: 1_000,
-            dropped_attributes_count: 0,
-            dropped_events_count: 0,
-            dropped_links_count: 0,
+            ..plain_span(TraceId::from_bytes(u128::from(trace + 1).to_be_bytes()), span + 1, start, 1_000)
         };
         builder.push_span((resource, scope), &fields, &attributes, std::iter::empty(), std::iter::empty()).unwrap();
     }

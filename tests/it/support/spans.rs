@@ -1,4 +1,4 @@
-//! OTLP requests of plain spans with ids that a test can count.
+//! Plain spans with ids that a test can count: OTLP requests of them, and rows for a batch.
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
@@ -7,6 +7,13 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use tonic::{Status, transport::Channel};
+use tracehouse::{
+    model::{
+        builder::SpanFields,
+        ids::{SpanId, TraceId},
+    },
+    server::Server,
+};
 
 pub(crate) type Sender = TraceServiceClient<Channel>;
 
@@ -60,4 +67,39 @@ pub(crate) async fn send(sender: &mut Sender, request: ExportTraceServiceRequest
     let response = sender.export(request).await?.into_inner();
     assert_eq!(response.partial_success.map_or(0, |partial| partial.rejected_spans), 0);
     Ok(())
+}
+
+/// The fields of a server's root span with a name of its own, for a test to change what it is about.
+pub(crate) fn plain_span(
+    trace_id: TraceId,
+    span_id: u64,
+    start_time_unix_nano: i64,
+    duration_nano: i64,
+) -> SpanFields<'static> {
+    SpanFields {
+        trace_id,
+        span_id: SpanId::from_bytes(span_id.to_be_bytes()),
+        parent_span_id: None,
+        trace_state: "",
+        flags: 0,
+        name: "op",
+        kind: 2,
+        status_code: 0,
+        status_message: "",
+        start_time_unix_nano,
+        duration_nano,
+        dropped_attributes_count: 0,
+        dropped_events_count: 0,
+        dropped_links_count: 0,
+    }
+}
+
+/// Posts spans of a service `many`, each as OTLP/JSON writes it.
+pub(crate) async fn send_json(server: &Server, spans: impl IntoIterator<Item = String>) {
+    let spans = spans.into_iter().collect::<Vec<_>>().join(",");
+    let resource = r#"{"attributes":[{"key":"service.name","value":{"stringValue":"many"}}]}"#;
+    let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
+    let url = format!("http://{}/v1/traces", server.addresses().otlp_http);
+    let request = reqwest::Client::new().post(url).header("content-type", "application/json").body(body);
+    assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
 }
