@@ -130,7 +130,7 @@ async fn a_restart_replays_what_no_table_holds() {
 }
 
 /// Ends everything without flush or cut, as far as that goes in process.
-async fn crash(house: House) {
+pub(crate) async fn crash(house: House) {
     let weak = Arc::downgrade(house.ingest.live());
     drop(house);
     while weak.strong_count() > 0 {

@@ -20,6 +20,7 @@ mod ingest;
 mod item_leaves;
 mod layers;
 mod maintain;
+mod many_senders;
 mod metrics;
 mod mistakes;
 mod one_span_requests;

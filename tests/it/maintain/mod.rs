@@ -33,8 +33,13 @@ pub(crate) fn eager() -> CompactionSettings {
 
 /// Merges all small files of the only tenant.
 pub(crate) async fn compact_all(catalog: &Arc<Catalog>, clock: &Arc<dyn Clock>) -> CompactReport {
+    compact_tenant(catalog, clock, &TenantId::single()).await
+}
+
+/// Merges all small files of a tenant.
+pub(crate) async fn compact_tenant(catalog: &Arc<Catalog>, clock: &Arc<dyn Clock>, tenant: &TenantId) -> CompactReport {
     let metrics = Arc::new(Metrics::new().unwrap());
     let compactor =
         Compactor::new(Arc::clone(catalog), Arc::clone(clock), metrics, &eager(), &PromotionSettings::default());
-    compactor.compact(&TenantId::single()).await.unwrap()
+    compactor.compact(tenant).await.unwrap()
 }
