@@ -52,6 +52,7 @@ mod tempo_grpc_metrics;
 mod tempo_http;
 mod tempo_mcp;
 mod tempo_queries;
+mod tempo_roots;
 mod tempo_service_metrics;
 mod tempo_services;
 mod tempo_strict;

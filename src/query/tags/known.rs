@@ -71,6 +71,8 @@ pub(crate) async fn known(
     let Some(spans) = SpansTable::of(base.as_ref()) else { return Ok(None) };
     match kind {
         QueryKind::TagNames(query) if query.filter.is_none() => known_names(query, spans, session).await.map(Some),
+        // A trace of the range may have its root in a file outside of it.
+        QueryKind::TagValues(query) if values::is_of_root(&query.field) => Ok(None),
         QueryKind::TagValues(query) if query.filter.is_none() => known_values(query, spans, session).await.map(Some),
         // A trace may lie in files that have no such attribute.
         QueryKind::TagValues(query) if lenient::reads_trace(query.filter.as_deref()) => Ok(None),

@@ -10,14 +10,19 @@ use datafusion::{
     catalog::TableProvider,
     common::{JoinType, Result, ScalarValue},
     functions::core::expr_fn::get_field,
-    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit},
+    functions_aggregate::first_last::first_value,
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit, when},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 
 use super::{asked, call, items, maps};
 use crate::{
     functions::AttrFunction,
-    model::{attributes::AttributeScope, schema::column},
+    model::{
+        attributes::AttributeScope,
+        schema::{KINDS, column},
+        time::TimeRange,
+    },
     query::{request::TagValuesQuery, traceql::rows::array_of_json},
     traceql::{
         ast::{Attribute, FieldName, Intrinsic, Scope},
@@ -35,6 +40,15 @@ const NESTED: &str = "nested";
 
 /// The column of ids of traces that have a matching span.
 const MATCHING: &str = "matching_trace_id";
+
+/// The column of the service of a root.
+const ROOT_SERVICE: &str = "root_service";
+
+/// The column of the kind of a root as OTLP numbers it.
+const KIND_NUMBER: &str = "kind_number";
+
+/// How far spans outside of the range matter without a filter.
+const NO_EXTENT: i64 = 0;
 
 /// Columns of the plan, in the order in which types come.
 const TYPES: [(AttrFunction, &str); 4] = [
@@ -59,8 +73,7 @@ pub(crate) fn plan(
     let asked = || asked(query.range, query.filter.as_deref(), extent_nano, base);
     let branches = match &query.field {
         FieldName::Intrinsic(intrinsic) => {
-            let is_of_root = matches!(intrinsic, Intrinsic::RootName | Intrinsic::RootServiceName);
-            let spans = if is_of_root { roots(query, asked()?, base)? } else { asked()? };
+            let spans = if is_of_root(&query.field) { roots(query, extent_nano, base)? } else { asked()? };
             of_intrinsic(*intrinsic, spans)?.into_iter().collect()
         }
         FieldName::Attribute(attribute) => scopes(attribute)
@@ -112,29 +125,49 @@ fn of_attribute(scope: AttributeScope, key: &str, spans: LogicalPlanBuilder) -> 
     }
 }
 
-/// The roots of the range in traces of the asked spans: their names are what those have as `rootName`.
-fn roots(
-    query: &TagValuesQuery,
-    asked: LogicalPlanBuilder,
-    base: &Arc<dyn TableProvider>,
-) -> Result<LogicalPlanBuilder> {
-    let is_root = col(column::PARENT_SPAN_ID).is_null();
-    if query.filter.is_none() {
-        return asked.filter(is_root);
+/// Whether a field is about the root of the trace, which may start outside of the asked range.
+pub(super) fn is_of_root(field: &FieldName) -> bool {
+    matches!(field, FieldName::Intrinsic(Intrinsic::RootName | Intrinsic::RootServiceName))
+}
+
+/// A row for the root of each trace that has an asked span: of several roots the first, which is the one that searches
+/// compare and show. Copies of a span that differ in their parent may add a root that a search does not see.
+fn roots(query: &TagValuesQuery, extent_nano: i64, base: &Arc<dyn TableProvider>) -> Result<LogicalPlanBuilder> {
+    let mut kind_number = when(col(column::KIND).eq(lit(KINDS[0])), lit(0));
+    for (number, kind) in (1_i32..).zip(&KINDS[1..]) {
+        kind_number = kind_number.when(col(column::KIND).eq(lit(*kind)), lit(number));
     }
-    let traces = asked.project([col(column::TRACE_ID).alias(MATCHING)])?.distinct()?.build()?;
+    let order = [column::START_TIME, column::SPAN_ID, KIND_NUMBER].map(|name| col(name).sort(true, false));
+    let first = |value: Expr, name: &str| first_value(value, order.to_vec()).alias(name);
+    let service = call(AttrFunction::Str.name(), vec![col(column::RESOURCE_ATTRIBUTES), lit("service.name")])?;
+    let columns = [
+        col(column::TRACE_ID),
+        col(column::START_TIME),
+        col(column::SPAN_ID),
+        kind_number.end()?.alias(KIND_NUMBER),
+        col(column::NAME),
+        service.alias(ROOT_SERVICE),
+    ];
+    let shown = [first(col(column::NAME), column::NAME), first(col(ROOT_SERVICE), ROOT_SERVICE)];
+    let roots = asked(query.range.widened(extent_nano), None, NO_EXTENT, base)?
+        .filter(col(column::PARENT_SPAN_ID).is_null())?
+        .project(columns)?
+        .aggregate([col(column::TRACE_ID)], shown)?;
+    if query.filter.is_none() && query.range == TimeRange::ALL {
+        return Ok(roots);
+    }
+    let spans = asked(query.range, query.filter.as_deref(), extent_nano, base)?;
+    let traces = spans.project([col(column::TRACE_ID).alias(MATCHING)])?;
+    let traces = if query.filter.is_some() { traces.distinct()? } else { traces };
     let on = (vec![column::TRACE_ID], vec![MATCHING]);
-    super::asked(query.range, None, 0, base)?.filter(is_root)?.join(traces, JoinType::LeftSemi, on, None)
+    roots.join(traces.build()?, JoinType::LeftSemi, on, None)
 }
 
 /// The texts of an intrinsic; nothing for those that are numbers or ids, which nobody picks from a list.
 fn of_intrinsic(intrinsic: Intrinsic, spans: LogicalPlanBuilder) -> Result<Option<LogicalPlanBuilder>> {
     let (rows, text) = match intrinsic {
         Intrinsic::Name | Intrinsic::RootName => (spans, col(column::NAME)),
-        Intrinsic::RootServiceName => {
-            let args = vec![col(column::RESOURCE_ATTRIBUTES), lit("service.name")];
-            (spans, call(AttrFunction::Str.name(), args)?)
-        }
+        Intrinsic::RootServiceName => (spans, col(ROOT_SERVICE)),
         Intrinsic::StatusMessage => (spans, col(column::STATUS_MESSAGE)),
         Intrinsic::InstrumentationName => (spans, col(column::SCOPE_NAME)),
         Intrinsic::InstrumentationVersion => (spans, col(column::SCOPE_VERSION)),
