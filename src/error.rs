@@ -114,6 +114,9 @@ pub struct Error {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
+/// Longest text of an error in an answer by gRPC.
+const GRPC_MESSAGE_BYTES_MAX: usize = 4 << 10;
+
 /// The result of anything that can fail towards a client.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -166,10 +169,28 @@ impl Error {
         &self.message
     }
 
+    /// The text for a caller who asked by gRPC, where it travels in the head of the answer: a client that is sent more than
+    /// 16 KiB there ends the connection. A longer text is shortened; each byte may take three.
+    pub fn grpc_message(&self) -> Cow<'_, str> {
+        shortened(&self.message, GRPC_MESSAGE_BYTES_MAX)
+    }
+
     /// How long a sender should wait, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
+}
+
+/// A text of at most `bytes_max` bytes: the beginning and the end of a longer one.
+pub(crate) fn shortened(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    const GAP: &str = " ... ";
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let kept = bytes_max.saturating_sub(GAP.len());
+    let head = text.floor_char_boundary(kept / 4 * 3);
+    let tail = text.ceil_char_boundary(text.len() - kept / 4);
+    Cow::Owned(format!("{}{GAP}{}", &text[..head], &text[tail..]))
 }
 
 impl fmt::Display for Error {
@@ -181,5 +202,22 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_its_beginning_and_its_end() {
+        assert_eq!(shortened("short", 5), "short");
+        assert_eq!(shortened("0123456789abcdefghijklmnopqrst", 25), "0123456789abcde ... pqrst");
+        for bytes_max in 0..40 {
+            let text = "\u{e9}\u{1f600}".repeat(10);
+            assert!(shortened(&text, bytes_max).len() <= bytes_max.max(5), "{bytes_max}");
+        }
+        let error = Error::invalid("x".repeat(1 << 20));
+        assert_eq!((error.message().len(), error.grpc_message().len() <= GRPC_MESSAGE_BYTES_MAX), (1 << 20, true));
     }
 }

@@ -124,7 +124,7 @@ fn answer(message: &[u8]) -> Response<Body> {
 fn status(error: &Error) -> Status {
     let code = error.kind().grpc_code();
     match retry_after(error) {
-        Some(_) => Status::with_details(code, error.message(), Bytes::from(rpc_status::protobuf(error))),
-        None => Status::new(code, error.message()),
+        Some(_) => Status::with_details(code, error.grpc_message(), Bytes::from(rpc_status::protobuf(error))),
+        None => Status::new(code, error.grpc_message()),
     }
 }

@@ -17,10 +17,13 @@
 use std::fmt;
 
 use super::ast::TextRange;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, shortened};
 
 /// How much of a long line an error shows, in characters.
 const EXCERPT_CHARS_MAX: usize = 100;
+
+/// How much of a long name, literal or expression an error repeats, with all that it says about it, in bytes.
+const TEXT_BYTES_MAX: usize = 500;
 
 /// Why a text is not a query that can be answered.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -79,8 +82,8 @@ impl Place {
     }
 
     fn locate(&mut self, text: &str) {
-        let start = floor_char_boundary(text, self.range.start);
-        let end = floor_char_boundary(text, self.range.end.max(start));
+        let start = text.floor_char_boundary(self.range.start);
+        let end = text.floor_char_boundary(self.range.end.max(start));
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
         self.line = text[..start].matches('\n').count() + 1;
@@ -107,23 +110,23 @@ impl fmt::Display for Place {
 impl TraceQlError {
     /// A syntax error.
     pub(super) fn parse(problem: impl Into<String>, range: TextRange) -> Self {
-        Self::Parse { problem: problem.into(), place: Place::new(range) }
+        Self::Parse { problem: readable(problem.into()), place: Place::new(range) }
     }
 
     /// An error of types or values.
     pub(super) fn invalid(problem: impl Into<String>, range: TextRange) -> Self {
-        Self::Invalid { problem: problem.into(), place: Place::new(range) }
+        Self::Invalid { problem: readable(problem.into()), place: Place::new(range) }
     }
 
     /// Something that is not built; `what` names the construct.
     pub fn unsupported(what: impl Into<String>, range: TextRange) -> Self {
-        Self::Unsupported { what: what.into(), place: Place::new(range) }
+        Self::Unsupported { what: readable(what.into()), place: Place::new(range) }
     }
 
     /// Adds a line that says what to write instead.
     pub(super) fn with_help(mut self, text: impl Into<String>) -> Self {
         if let Some(place) = self.place_mut() {
-            place.help = Some(text.into());
+            place.help = Some(readable(text.into()));
         }
         self
     }
@@ -157,12 +160,8 @@ impl From<TraceQlError> for Error {
     }
 }
 
-fn floor_char_boundary(text: &str, at: usize) -> usize {
-    let mut at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
+fn readable(text: String) -> String {
+    if text.len() <= TEXT_BYTES_MAX { text } else { shortened(&text, TEXT_BYTES_MAX).into_owned() }
 }
 
 /// The line, or the part of it around the mark, and carets under the mark; both on lines of their own.

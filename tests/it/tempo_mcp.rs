@@ -21,7 +21,7 @@ async fn ask(server: &Server, method: &str, params: Value) -> Value {
 }
 
 /// The text of a tool's result, and whether it is an error.
-async fn tool(server: &Server, name: &str, arguments: Value) -> (String, bool) {
+pub(crate) async fn tool(server: &Server, name: &str, arguments: Value) -> (String, bool) {
     let answer = ask(server, "tools/call", json!({"name": name, "arguments": arguments})).await;
     let result = &answer["result"];
     assert_eq!(result["content"][0]["type"], "text", "{answer}");

@@ -75,7 +75,7 @@ pub async fn serve(
 
 /// The gRPC status of an error.
 pub(crate) fn status(error: &Error) -> Status {
-    let mut status = Status::new(error.kind().grpc_code(), error.message());
+    let mut status = Status::new(error.kind().grpc_code(), error.grpc_message());
     if let Some(delay) = error.retry_after()
         && let Ok(value) = delay.as_millis().to_string().parse()
     {

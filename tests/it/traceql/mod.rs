@@ -16,6 +16,7 @@
 mod corpus;
 pub(crate) mod evaluated;
 mod hostile;
+mod longest;
 mod many;
 mod random;
 pub(crate) mod reference;
