@@ -1,6 +1,6 @@
 //! Where the spans of traces are in the files of a table, and how many there are, without a scan.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use datafusion::{
     arrow::array::AsArray, catalog::Session, common::Result, error::DataFusionError,
@@ -10,10 +10,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::{
-    model::{schema::column, time::TimeRange},
+    model::{ids::TraceId, schema::column, time::TimeRange},
     query::spans_table::{FOOTER_READS_MAX, SpansTable, scan_file},
     storage::{
         scan::ScanFile,
+        start_set::row_of,
         store::Store,
         trace_rows::{Runs, TraceRows},
         trace_set::{ByTrace, TraceSet, count},
@@ -22,6 +23,9 @@ use crate::{
 
 /// Fewer traces are looked up by bloom filters, which is less to read than the ids of all rows.
 pub(super) const ROWS_TRACES_MIN: usize = 16;
+
+/// Rows that are decoded for one of them: those of a page.
+const ROWS_PER_READ: usize = 8_192;
 
 /// Whether the rows of traces in all files are in memory.
 pub(super) fn knows_rows(session: &dyn Session, files: &[ScanFile]) -> bool {
@@ -74,6 +78,43 @@ impl SpansTable {
         }
         with_rows.retain(|file| file.selected.as_ref().is_none_or(RowSelection::selects_any));
         Ok(with_rows)
+    }
+
+    /// The traces of rows of files ([`row_in_file`](crate::storage::start_set::row_in_file)), each with the start of its span, as far
+    /// as that is in memory, or is read into it for little more than the rows themselves would cost.
+    pub(crate) async fn traces_of_rows(
+        &self,
+        session: &dyn Session,
+        wanted: &[(i64, u64)],
+    ) -> Result<HashMap<u64, TraceId>> {
+        let mut traces = HashMap::new();
+        let Some(rows) = &self.rows(session)? else { return Ok(traces) };
+        let mut of_files: Vec<(ScanFile, Vec<(u64, u32)>)> = Vec::new();
+        let mut files_of: HashMap<u64, usize> = HashMap::new();
+        for file in self.files() {
+            let has =
+                |start: i64| file.start_range_unix_nano().is_some_and(|(first, last)| (first..=last).contains(&start));
+            let here = wanted.iter().filter(|(start, _)| has(*start));
+            let here: Vec<_> = here.filter_map(|(_, row)| Some((*row, row_of(*row, &file.location)?))).collect();
+            here.iter().for_each(|(row, _)| *files_of.entry(*row).or_default() += 1);
+            if !here.is_empty() {
+                of_files.push((scan_file(file), here));
+            }
+        }
+        for (file, wanted) in of_files {
+            let pays = file.rows.is_some_and(|rows| wanted.len().saturating_mul(ROWS_PER_READ) * 2 >= rows);
+            let runs = if pays { rows.of(&file).await? } else { rows.known.known(&file) };
+            let Some(runs) = runs else { continue };
+            // Marks of two files may be equal.
+            for (marked, row) in wanted.into_iter().filter(|(marked, _)| files_of.get(marked) == Some(&1)) {
+                if let Ok(ids) = runs.ids_of(&[i64::from(row)])
+                    && let Ok(id) = <[u8; TraceId::LEN]>::try_from(ids.value(0))
+                {
+                    traces.insert(marked, TraceId::from_bytes(id));
+                }
+            }
+        }
+        Ok(traces)
     }
 
     /// How many spans each trace has that start within a range, with `only` of those alone, and how many spans there are of

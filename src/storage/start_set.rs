@@ -7,16 +7,26 @@
 //! Where an earlier scan has told in which rows of files spans start then ([`row_in_file`]), these rows alone are read:
 //!
 //! ```text
-//!  (start 17, row 3) (start 40, row 9)      a: 12..30   rows {3}
-//!                                           b: 15..50   rows {3, 9}, of which the predicate keeps those that start at 17 or 40
+//!  (start 17, row 3 of a) (start 40, row 9 of b)      a: 12..30   rows {3}
+//!                                                     b: 15..50   rows {9}
 //! ```
 //!
-//! Which file a row is of is not known: it is read in all that reach to its start, and the predicate decides.
+//! A row says which file it is of by a mark that is made of the file's path:
+//!
+//! ```text
+//!  63   62 .. 32   31 .. 0
+//!   0   mark       row
+//! ```
+//!
+//! Files whose marks are equal by chance are read in vain: the predicate decides.
 
-use std::{hash::Hash, sync::Arc};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use arrow::{
-    array::{AsArray, BooleanArray},
+    array::{AsArray, BooleanArray, Int64Array},
     buffer::BooleanBuffer,
     datatypes::{DataType, Int64Type},
 };
@@ -26,6 +36,7 @@ use datafusion::{
     logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, col},
     physical_expr::{PhysicalExpr, ScalarFunctionExpr},
 };
+use object_store::path::Path;
 use parquet::arrow::arrow_reader::RowSelection;
 
 use crate::{model::schema::column, storage::scan::ScanFile};
@@ -36,8 +47,11 @@ pub(crate) const STARTS_AT: &str = "starts_at";
 /// Marks by hash, so that most moments are ruled out by one look.
 const MARKS: usize = 1 << 14;
 
-/// The row of its file that a span is in, counted from 0; NULL for one that is in none. It can be asked of a scan, and of nothing
-/// above one.
+/// Bits of the row in a number that also says which file it is of.
+const ROW_BITS: u32 = 32;
+
+/// Which row of which file a span is, as a number of which [`row_of`] tells the row; NULL for one that is in none. It can be asked
+/// of a scan, and of nothing above one.
 pub(crate) fn row_in_file() -> Expr {
     file_row_index()
 }
@@ -45,6 +59,25 @@ pub(crate) fn row_in_file() -> Expr {
 /// Whether an expression is [`row_in_file`].
 pub(crate) fn is_row_in_file(expr: &dyn PhysicalExpr) -> bool {
     ScalarFunctionExpr::try_downcast_func::<FileRowIndexFunc>(expr).is_some()
+}
+
+/// What rows of a file have in common, above their bits.
+fn mark_of(path: &Path) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    path.as_ref().hash(&mut hasher);
+    ((hasher.finish() >> (ROW_BITS + 1)) << ROW_BITS).cast_signed()
+}
+
+/// Numbers of rows, counted from 0, with the mark of their file.
+pub(crate) fn with_mark(rows: &Int64Array, path: &Path) -> Int64Array {
+    let mark = mark_of(path);
+    rows.unary(|row| mark | (row & i64::from(u32::MAX)))
+}
+
+/// The row that a number with a mark tells, if it can be one of this file.
+pub(crate) fn row_of(marked: u64, path: &Path) -> Option<u32> {
+    let row = marked & u64::from(u32::MAX);
+    (marked - row == mark_of(path).cast_unsigned()).then_some(row as u32)
 }
 
 /// The predicate that a span starts at one of these moments, in Unix nanoseconds.
@@ -78,8 +111,8 @@ pub(crate) fn rows_of(filter: &Expr) -> Option<Arc<Vec<(i64, u64)>>> {
 pub(crate) fn rows_in(rows: &[(i64, u64)], file: &ScanFile) -> Option<RowSelection> {
     let ((first, last), total) = (file.start_time_range?, file.rows?);
     let of_file = rows.iter().filter(|(start, _)| (first..=last).contains(start));
-    let mut of_file: Vec<usize> = of_file.filter_map(|(_, row)| usize::try_from(*row).ok()).collect();
-    of_file.retain(|row| *row < total);
+    let of_file = of_file.filter_map(|(_, row)| usize::try_from(row_of(*row, &file.path)?).ok());
+    let mut of_file: Vec<usize> = of_file.filter(|row| *row < total).collect();
     of_file.sort_unstable();
     of_file.dedup();
     Some(RowSelection::from_consecutive_ranges(of_file.into_iter().map(|row| row..row + 1), total))
@@ -112,7 +145,7 @@ impl PartialEq for StartsAt {
 impl Eq for StartsAt {}
 
 impl Hash for StartsAt {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         self.moments.hash(state);
         self.rows.hash(state);
     }
@@ -163,12 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_read_in_files_that_reach_to_their_starts() {
-        let filter = starts_at_rows([17, 40, 60], vec![(40, 9), (17, 3), (40, 9), (60, 2)]);
+    fn rows_are_read_in_their_files_if_these_reach_to_their_starts() {
+        let marked =
+            |path: &str, row: i64| with_mark(&Int64Array::from(vec![row]), &Path::from(path)).value(0).cast_unsigned();
+        let (a, b) = (|row| marked("date=1/a.parquet", row), |row| marked("date=1/b.parquet", row));
+        assert_eq!(
+            [row_of(a(7), &"date=1/a.parquet".into()), row_of(a(7), &"date=1/b.parquet".into())],
+            [Some(7), None]
+        );
+        let filter = starts_at_rows([17, 40, 60], vec![(40, a(9)), (17, a(3)), (40, a(9)), (60, a(2)), (17, b(4))]);
         let rows = rows_of(&filter).unwrap();
         assert_eq!(rows_of(&starts_at([17])), None);
         let file = |start_time_range, rows| ScanFile {
-            path: "a".into(),
+            path: "date=1/a.parquet".into(),
             size_bytes: 1,
             date: 0,
             rows,

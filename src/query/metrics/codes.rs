@@ -92,22 +92,37 @@ impl Codes {
     }
 
     fn of_coded(&mut self, coded: &DictionaryArray<Int32Type>) -> DfResult<Vec<u32>> {
+        let mut codes = vec![0; coded.len()];
+        self.each_coded(coded, &mut codes, |code| code)?;
+        Ok(codes)
+    }
+
+    /// Gives the rows of coded text that are not NULL what their codes stand for; the others stay as they are.
+    pub(super) fn each_coded<T>(
+        &mut self,
+        coded: &DictionaryArray<Int32Type>,
+        rows: &mut [T],
+        mut stands_for: impl FnMut(u32) -> T,
+    ) -> DfResult<()> {
         let Some(texts) = coded.values().as_string_opt::<i32>() else {
             return internal_err!("values of type {} are not counted", coded.data_type());
         };
         let mut dictionary = self.take_dictionary(texts);
-        let keys = coded.keys().values();
-        let mut codes = vec![0; keys.len()];
-        for_each_valid(coded.keys(), |row| {
-            // Codes of rows that are not NULL are those of texts.
-            let key = keys[row] as usize;
-            if dictionary.here[key] == 0 {
-                dictionary.here[key] = self.of_text(texts.value(key));
+        // Keys of rows that are not NULL are those of texts.
+        let mut code_of = |key: i32| {
+            let code = &mut dictionary.here[key as usize];
+            if *code == 0 {
+                *code = self.of_text(texts.value(key as usize));
             }
-            codes[row] = dictionary.here[key];
-        });
+            *code
+        };
+        let keys = coded.keys().values();
+        match coded.keys().nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => rows.iter_mut().zip(keys).for_each(|(row, key)| *row = stands_for(code_of(*key))),
+            Some(nulls) => nulls.valid_indices().for_each(|row| rows[row] = stands_for(code_of(keys[row]))),
+        }
         self.dictionary = dictionary;
-        Ok(codes)
+        Ok(())
     }
 
     /// The dictionary of these texts, which is given back later.

@@ -5,6 +5,7 @@ use crate::{
     query::{
         metrics::{
             fields::{LabelColumns, Number},
+            label::LabelValue,
             series::{SeriesSet, Side},
         },
         traceql::spans::SpanSource,
@@ -12,8 +13,9 @@ use crate::{
     traceql::{
         self, TraceQlError,
         ast::{
-            ArithmeticOp, Body, Field, FieldName, Hint, Intrinsic, Metrics, MetricsCall, MetricsFunction,
-            MetricsSource, Pipeline, Reducer, SeriesExpr, SeriesStage, SpansetExpr, StageKind,
+            ArithmeticOp, Body, ComparisonOp, Field, FieldExpr, FieldKind, FieldName, FieldOp, Hint, Intrinsic,
+            LogicalOp, Metrics, MetricsCall, MetricsFunction, MetricsSource, Pipeline, Reducer, SeriesExpr,
+            SeriesStage, SpansetExpr, Stage, StageKind,
         },
         literal::Literal,
         plan::Condition,
@@ -53,6 +55,8 @@ pub(crate) struct Leaf {
     pub(crate) source: SpanSource,
     /// What the query says of the spans themselves, for showing.
     pub(crate) mentioned: Vec<FieldName>,
+    /// Those of which all the spans have one value, since the query asks for it.
+    pub(crate) fixed: Vec<(FieldName, LabelValue)>,
     /// The function.
     pub(crate) function: Function,
     /// The function's name.
@@ -215,7 +219,38 @@ fn leaf(position: usize, pipeline: &Pipeline, call: &MetricsCall) -> Result<Leaf
         _ => false,
     };
     let source = SpanSource::compile(pipeline)?.on_traces_if(selection_reads_trace);
-    Ok(Leaf { position, source, mentioned, function, name, labels })
+    let fixed = fixed(pipeline);
+    Ok(Leaf { position, source, mentioned, fixed, function, name, labels })
+}
+
+/// The statuses, kinds and names that a pipeline of one filter asks for.
+fn fixed(pipeline: &Pipeline) -> Vec<(FieldName, LabelValue)> {
+    let mut fixed = Vec::new();
+    if let [Stage { kind: StageKind::Spansets(SpansetExpr::Filter(filter)), .. }] = pipeline.stages.as_slice() {
+        fix(filter, &mut fixed);
+    }
+    fixed
+}
+
+fn fix(filter: &FieldExpr, fixed: &mut Vec<(FieldName, LabelValue)>) {
+    let FieldKind::Binary { op, lhs, rhs } = &filter.kind else { return };
+    match (op, &lhs.kind, &rhs.kind) {
+        (FieldOp::Logical(LogicalOp::And), ..) => {
+            fix(lhs, fixed);
+            fix(rhs, fixed);
+        }
+        (FieldOp::Comparison(ComparisonOp::Eq), FieldKind::Field(field), FieldKind::Literal(literal))
+        | (FieldOp::Comparison(ComparisonOp::Eq), FieldKind::Literal(literal), FieldKind::Field(field)) => {
+            let word = match (field, literal) {
+                (FieldName::Intrinsic(Intrinsic::Status), Literal::Status(status)) => status.name().to_owned(),
+                (FieldName::Intrinsic(Intrinsic::Kind), Literal::Kind(kind)) => kind.name().to_owned(),
+                (FieldName::Intrinsic(Intrinsic::Name), Literal::String(name)) if !name.is_empty() => name.clone(),
+                _ => return,
+            };
+            fixed.push((field.clone(), LabelValue::Text(word)));
+        }
+        _ => {}
+    }
 }
 
 /// Each once, in order; a series has no label twice, and no other series has its labels.

@@ -1,12 +1,17 @@
 //! Exemplars: single spans that stand for the values of series.
 //!
-//! The aggregation notes the first and the last start of the spans of each cell, and where these spans are. Out of those a few are
-//! chosen, spread over time and series, and a second plan fetches the spans that start then:
+//! The aggregation notes the first and the last span of each cell: its start, its number, and where it is. Out of those a few are
+//! chosen, spread over time and series:
 //!
 //! ```text
-//!  found one by one        a row of a file: these rows are read, and of each column the pages that they are in
-//!  found on whole traces   a trace: these traces are put together again
+//!  the query mentions labels and the number alone,   that is all that is shown of it ([`told`])
+//!  and it is known which trace it is in
+//!  else a second plan fetches the spans that start then
+//!    found one by one        a row of a file: these rows are read, and of each column the pages that they are in
+//!    found on whole traces   a trace: these traces are put together again
 //! ```
+//!
+//! [`told`]: super::told
 //!
 //! What is chosen depends on the spans alone, not on the files that they lie in; but where several spans of a series start in
 //! the same nanosecond, one of them is fetched. A series that arithmetic has made shows spans of the side that it has its labels
@@ -34,6 +39,7 @@ use super::{
     label::{Label, LabelValue},
     leaf::{NUMBER, Scope},
     log2,
+    part::PlaceKind,
     series::{Exemplar, Origin, Series},
 };
 use crate::{
@@ -59,9 +65,9 @@ pub(crate) enum Scale {
 /// A moment at which a span of a group starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Moment {
-    start: i64,
-    group: usize,
-    bucket: u32,
+    pub(super) start: i64,
+    pub(super) group: usize,
+    pub(super) bucket: u32,
 }
 
 /// Spans that start at chosen moments, by trace: of several of one, the least.
@@ -70,8 +76,8 @@ pub(crate) type Fetched = HashMap<Moment, BTreeMap<Vec<u8>, Found>>;
 /// What an exemplar shows of its span.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    number: Option<f64>,
-    labels: Vec<Label>,
+    pub(super) number: Option<f64>,
+    pub(super) labels: Vec<Label>,
 }
 
 impl Found {
@@ -119,7 +125,7 @@ pub(crate) fn choose(
             if !shown.iter().any(|index| !series[*index].values[cell.interval as usize].is_nan()) {
                 continue;
             }
-            for start in cell.starts {
+            for start in cell.ends.map(|seen| seen.start) {
                 let slot = i128::from(start - range.start_unix_nano) * slots / length;
                 candidates.entry(slot).or_default().push((place, Moment { start, group, bucket: cell.bucket }));
             }
@@ -147,8 +153,18 @@ pub(crate) fn traces(groups: &Groups, chosen: &[Moment]) -> Vec<TraceId> {
     traces.into_iter().map(|trace| TraceId::from_bytes(trace.to_be_bytes())).collect()
 }
 
+/// The rows of the chosen moments, where they were read, each with its start.
+pub(crate) fn rows(groups: &Groups, chosen: &[Moment]) -> Vec<(i64, u64)> {
+    let rows = places(groups, chosen).into_iter();
+    rows.filter_map(|(start, row)| Some((start, u64::try_from(row).ok()?))).collect()
+}
+
 fn places(groups: &Groups, chosen: &[Moment]) -> Vec<(i64, u128)> {
-    groups.places_at(chosen.iter().map(|moment| (moment.group, moment.bucket, moment.start)))
+    let seen = chosen.iter().filter_map(|moment| groups.seen_at(moment.group, moment.bucket, moment.start));
+    let mut places: Vec<_> = seen.filter_map(|seen| Some((seen.start, seen.place()?))).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
 }
 
 fn origin(leaf: &Leaf, group: usize, bucket: u32) -> Origin {
@@ -170,10 +186,7 @@ pub(crate) fn plan(leaf: &Leaf, scope: Scope<'_>, groups: &Groups, chosen: &[Mom
     let asked = asked.map(|(index, field)| (shown_column(index), SpanValue::Field(field.clone()))).collect();
     let moments = chosen.iter().map(|moment| moment.start);
     let at_these = match leaf.on_traces(scope)? {
-        None if groups.knows_places => {
-            let rows = places(groups, chosen).into_iter();
-            starts_at_rows(moments, rows.filter_map(|(start, row)| Some((start, u64::try_from(row).ok()?))).collect())
-        }
+        None if groups.places == PlaceKind::Rows => starts_at_rows(moments, rows(groups, chosen)),
         _ => starts_at(moments),
     };
     let mut shown = leaf.keys();

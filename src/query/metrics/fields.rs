@@ -126,6 +126,8 @@ pub(crate) struct Number {
     pub(crate) value: Expr,
     /// Whether it is a duration in nanoseconds, which is shown in seconds.
     pub(crate) is_duration: bool,
+    /// The field whose value is the number, whatever that value is; others also have values that are none.
+    shows: Option<FieldName>,
 }
 
 /// Name of the column that [`Number`] asks for.
@@ -144,11 +146,13 @@ impl Number {
 
     fn new(field: &FieldName, get: AttrFunction, data_type: DataType) -> Self {
         if *field == FieldName::Intrinsic(Intrinsic::Duration) {
-            return Self { asked: None, value: cast(col(column::DURATION), data_type), is_duration: true };
+            let value = cast(col(column::DURATION), data_type);
+            return Self { asked: None, value, is_duration: true, shows: Some(field.clone()) };
         }
         if let Some(attribute) = own_attribute(field) {
             let asked = (VALUE.to_owned(), SpanValue::Expr(attribute_expr(get, attribute)));
-            return Self { asked: Some(asked), value: col(VALUE), is_duration: false };
+            let shows = (get == AttrFunction::Int).then(|| field.clone());
+            return Self { asked: Some(asked), value: col(VALUE), is_duration: false, shows };
         }
         let part = |name: &str| get_field(col(VALUE), name);
         let value = match get {
@@ -159,6 +163,11 @@ impl Number {
             }
         };
         let asked = Some((VALUE.to_owned(), SpanValue::Number(field.clone())));
-        Self { asked, value, is_duration: field.is_duration() }
+        Self { asked, value, is_duration: field.is_duration(), shows: None }
+    }
+
+    /// Whether the number, where there is one, is what is shown of the field.
+    pub(crate) fn shows(&self, field: &FieldName) -> bool {
+        self.shows.as_ref() == Some(field)
     }
 }

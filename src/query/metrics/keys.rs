@@ -11,7 +11,10 @@
 //! A column without values costs nothing, and rows with one value each take one look-up.
 
 use datafusion::{
-    arrow::array::{Array, ArrayRef},
+    arrow::{
+        array::{Array, ArrayRef, AsArray},
+        datatypes::Int32Type,
+    },
     common::{HashMap, Result as DfResult},
 };
 
@@ -27,6 +30,8 @@ pub(super) struct Keys {
     /// The largest number given.
     last: u32,
     walk_bytes: usize,
+    /// Numbers of another batch that are no longer needed.
+    spare: Vec<u32>,
 }
 
 /// The values of a column, and where walks go from them.
@@ -43,14 +48,32 @@ impl Keys {
     /// The number of each row's key. Numbers are given from 0 on; not every one stands for a whole key.
     pub(super) fn numbers(&mut self, columns: &[ArrayRef], rows: usize) -> DfResult<Vec<u32>> {
         self.columns.resize_with(columns.len().max(self.columns.len()), Column::default);
-        let mut numbers = vec![NOTHING; rows];
+        let mut numbers = std::mem::take(&mut self.spare);
+        numbers.clear();
+        numbers.resize(rows, NOTHING);
+        let mut is_first = true;
         for (column, values) in self.columns.iter_mut().zip(columns) {
             if values.null_count() == values.len() {
                 continue;
             }
+            let before = self.last;
+            if let (true, Some(coded)) = (std::mem::take(&mut is_first), values.as_dictionary_opt::<Int32Type>()) {
+                column.codes.each_coded(coded, &mut numbers, |code| {
+                    if code as usize >= column.alone.len() {
+                        column.alone.resize(code as usize + 1, NOTHING);
+                    }
+                    let number = &mut column.alone[code as usize];
+                    if *number == NOTHING {
+                        self.last += 1;
+                        *number = self.last;
+                    }
+                    *number
+                })?;
+                self.walk_bytes += (self.last - before) as usize * size_of::<u32>();
+                continue;
+            }
             let codes = column.codes.of(values)?;
             column.alone.resize(column.codes.len(), NOTHING);
-            let before = self.last;
             for (number, code) in numbers.iter_mut().zip(codes).filter(|(_, code)| *code != 0) {
                 let next = match *number == NOTHING {
                     true => &mut column.alone[code as usize],
@@ -67,6 +90,11 @@ impl Keys {
         Ok(numbers)
     }
 
+    /// Takes back what [`Self::numbers`] gave, to be written over.
+    pub(super) fn take_back(&mut self, numbers: Vec<u32>) {
+        self.spare = numbers;
+    }
+
     /// How many numbers there are.
     pub(super) fn len(&self) -> usize {
         self.last as usize + 1
@@ -74,7 +102,9 @@ impl Keys {
 
     /// Bytes that the numbers take, about.
     pub(super) fn bytes(&self) -> usize {
-        self.walk_bytes + self.columns.iter().map(|column| column.codes.bytes()).sum::<usize>()
+        self.walk_bytes
+            + self.spare.capacity() * size_of::<u32>()
+            + self.columns.iter().map(|column| column.codes.bytes()).sum::<usize>()
     }
 }
 

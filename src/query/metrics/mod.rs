@@ -23,6 +23,7 @@
 //! [`QueryStats::partial`](crate::query::QueryStats).
 
 mod answer;
+mod cell;
 mod codes;
 mod compare;
 mod compile;
@@ -34,10 +35,12 @@ mod keys;
 mod label;
 mod leaf;
 mod log2;
+mod part;
 mod run;
 mod series;
 mod sum;
 mod texts;
+mod told;
 mod values;
 
 pub(crate) use self::{answer::answer_schema, run::MetricsRun};

@@ -1,6 +1,9 @@
 //! Running a metrics query: its leaves one after the other, then what is computed from them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use datafusion::{
     arrow::array::RecordBatch,
@@ -21,15 +24,18 @@ use super::{
     answer,
     compare::{self, Counted, Tally},
     compile::{Compiled, Function, Leaf},
-    exemplars::{self, Scale},
-    groups::{Groups, Part},
+    exemplars::{self, Moment, Scale},
+    groups::Groups,
     interval::Intervals,
     label::compare_labels,
     leaf::Scope,
+    part::{Part, PlaceKind},
     series::{Series, SeriesSet},
+    told::Told,
 };
 use crate::{
     error::{Error, Result},
+    model::ids::TraceId,
     query::{
         limits::QueryLimits,
         request::{AnswerForm, Explain, MetricsQuery},
@@ -238,18 +244,48 @@ impl MetricsRun {
         if chosen.is_empty() {
             return Ok(());
         }
-        let few = match candidates {
-            Some(_) => Some(self.finder(ran).these(exemplars::traces(&groups, &chosen), self.reach()).await?),
-            None => None,
+        let mut fetched = exemplars::Fetched::new();
+        let left = match Told::of(leaf) {
+            Some(told) => {
+                let by_row = self.traces_of_rows(&groups, &chosen).await?;
+                told.take(&mut fetched, &groups, &chosen, &by_row)
+            }
+            None => chosen.clone(),
         };
-        let physical = self.physical(&exemplars::plan(leaf, self.scope(few.as_ref()), &groups, &chosen)?, ran).await?;
-        let mut batches = execute_stream(physical, self.session.task_ctx())?;
-        let (wanted, mut fetched) = (HashSet::from_iter(chosen.iter().copied()), exemplars::Fetched::new());
-        while let Some(batch) = batches.next().await {
-            exemplars::add(&mut fetched, leaf, &groups, &wanted, &batch?)?;
+        if !left.is_empty() {
+            self.fetch((leaf, candidates), &groups, &left, (&mut fetched, ran)).await?;
         }
         let scale = if self.compiled.is_one_leaf() { Scale::Numbers } else { Scale::Results };
         exemplars::attach(leaf, series, self.intervals, &chosen, fetched, scale);
+        Ok(())
+    }
+
+    /// The traces of the rows that were noted, as far as they are known.
+    async fn traces_of_rows(&self, groups: &Groups, chosen: &[Moment]) -> DfResult<HashMap<u64, TraceId>> {
+        match SpansTable::of(self.base.as_ref()).filter(|_| groups.places == PlaceKind::Rows) {
+            Some(table) => table.traces_of_rows(&self.session, &exemplars::rows(groups, chosen)).await,
+            None => Ok(HashMap::new()),
+        }
+    }
+
+    /// Reads the spans that start at these moments.
+    async fn fetch(
+        &self,
+        (leaf, candidates): (&Leaf, Option<&Candidates>),
+        groups: &Groups,
+        moments: &[Moment],
+        (fetched, ran): (&mut exemplars::Fetched, &RanPlans),
+    ) -> DfResult<()> {
+        let few = match candidates {
+            Some(_) => Some(self.finder(ran).these(exemplars::traces(groups, moments), self.reach()).await?),
+            None => None,
+        };
+        let physical = self.physical(&exemplars::plan(leaf, self.scope(few.as_ref()), groups, moments)?, ran).await?;
+        let mut batches = execute_stream(physical, self.session.task_ctx())?;
+        let wanted = HashSet::from_iter(moments.iter().copied());
+        while let Some(batch) = batches.next().await {
+            exemplars::add(fetched, leaf, groups, &wanted, &batch?)?;
+        }
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use datafusion::{
     },
     functions::core::file_row_index,
     logical_expr::Operator,
-    object_store::ObjectStore,
+    object_store::{ObjectStore, path::Path},
     physical_expr::{
         EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction, conjunction_opt,
         expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, Literal},
@@ -312,6 +312,8 @@ struct Output {
     is_filtered: bool,
     /// Columns that are numbers of rows, and become trace ids.
     numbered: Vec<usize>,
+    /// Columns that are rows themselves.
+    rows: Vec<usize>,
     /// Before that.
     decoded: SchemaRef,
     schema: SchemaRef,
@@ -321,14 +323,18 @@ struct Output {
 
 impl Output {
     /// The rows of a file that come out; with `runs` where columns are numbers.
-    fn of(&self, batches: Batches, runs: Option<&Arc<Runs>>) -> Batches {
+    fn of(&self, batches: Batches, runs: Option<&Arc<Runs>>, file: &Path) -> Batches {
         let batches = match self.is_filtered {
             true => kept(batches, &self.decoded, self.rows_max, &self.dropped),
             false => batches,
         };
-        match runs {
+        let batches = match runs {
             Some(runs) => row_ids::with_ids(batches, Arc::clone(runs), self.numbered.clone(), Arc::clone(&self.schema)),
             None => batches,
+        };
+        match self.rows.is_empty() {
+            true => batches,
+            false => row_ids::marked(batches, file.clone(), self.rows.clone()),
         }
     }
 }
@@ -365,7 +371,8 @@ impl FileSource for SpanFileSource {
         let limit = if is_filtered { None } else { config.limit };
         let config = FileScanConfigBuilder::from(config.clone()).with_limit(limit).build();
         let files = self.projected(&parquet, &output)?.create_morselizer(store, &config, partition)?;
-        if !is_filtered && numbered.is_empty() {
+        let rows = row_ids::rows(&self.projection);
+        if !is_filtered && numbered.is_empty() && rows.is_empty() {
             return Ok(files);
         }
         let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
@@ -373,14 +380,15 @@ impl FileSource for SpanFileSource {
             is_filtered,
             decoded: row_ids::numbered_schema(&schema, &numbered),
             numbered,
+            rows,
             schema,
             rows_max: self.rows_max,
             dropped: MetricBuilder::new(self.metrics()).counter(ROWS_DROPPED, partition),
         });
         Ok(Box::new(FinishedFiles::new(files, move |file| {
             let runs = if output.numbered.is_empty() { None } else { Some(row_ids::runs_of(file)?) };
-            let output = Arc::clone(&output);
-            Ok(Arc::new(move |batches| output.of(batches, runs.as_ref())))
+            let (output, path) = (Arc::clone(&output), file.object_meta.location.clone());
+            Ok(Arc::new(move |batches| output.of(batches, runs.as_ref(), &path)))
         })))
     }
 

@@ -1,9 +1,11 @@
-//! Trace ids of rows by their number in the file, where it is in memory which rows belong to which trace
-//! ([`trace_rows`](crate::storage::trace_rows)).
+//! Numbers of rows in what is decoded of a file, and what becomes of them.
 //!
-//! Ids are the widest column that nearly every query reads, and those of neighbours are equal. So where all files of a scan
+//! Trace ids come by the number of the row where it is in memory which rows belong to which trace
+//! ([`trace_rows`](crate::storage::trace_rows)). Ids are the widest column that nearly every query reads, and those of neighbours are equal. So where all files of a scan
 //! have their runs in memory, the output column `trace_id` is replaced by the number of the row, which costs the reader
 //! nothing, and what comes out gets the ids of its rows from the runs.
+//!
+//! Where rows are asked for themselves ([`row_in_file`](crate::storage::start_set::row_in_file)), they get the mark of their file.
 
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use arrow::{
 use datafusion::{
     common::{Result, config::ConfigOptions, exec_err},
     functions::core::file_row_index,
+    object_store::path::Path,
     physical_expr::{
         PhysicalExpr, ScalarFunctionExpr,
         expressions::Column,
@@ -25,7 +28,11 @@ use futures::StreamExt;
 
 use crate::{
     model::schema::column,
-    storage::{scan::morsels::Batches, trace_rows::Runs},
+    storage::{
+        scan::morsels::Batches,
+        start_set::{is_row_in_file, with_mark},
+        trace_rows::Runs,
+    },
 };
 
 /// The runs of a file, as an extension of it.
@@ -48,6 +55,12 @@ pub(crate) fn number(output: &ProjectionExpr) -> ProjectionExpr {
     let call = ScalarFunctionExpr::new(&name, function, Vec::new(), field, Arc::new(ConfigOptions::default()));
     let expr: Arc<dyn PhysicalExpr> = Arc::new(call);
     ProjectionExpr { expr, alias: output.alias.clone() }
+}
+
+/// The output columns that are rows themselves.
+pub(crate) fn rows(projection: &ProjectionExprs) -> Vec<usize> {
+    let rows = projection.iter().enumerate().filter(|(_, output)| is_row_in_file(output.expr.as_ref()));
+    rows.map(|(place, _)| place).collect()
 }
 
 /// A schema with numbers in these places.
@@ -82,4 +95,19 @@ pub(crate) fn with_ids(numbered: Batches, runs: Arc<Runs>, places: Vec<usize>, s
         Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)
     };
     numbered.map(move |batch| with_ids(batch?)).boxed()
+}
+
+/// The same batches with the mark of the file on the rows in these places.
+pub(crate) fn marked(batches: Batches, file: Path, places: Vec<usize>) -> Batches {
+    let marked = move |batch: RecordBatch| {
+        let (schema, mut columns, rows) = (batch.schema(), batch.columns().to_vec(), batch.num_rows());
+        for place in &places {
+            let Some(numbers) = columns[*place].as_primitive_opt::<Int64Type>() else {
+                return exec_err!("the numbers of rows have the type {}", columns[*place].data_type());
+            };
+            columns[*place] = Arc::new(with_mark(numbers, &file));
+        }
+        Ok(RecordBatch::try_new_with_options(schema, columns, &RecordBatchOptions::new().with_row_count(Some(rows)))?)
+    };
+    batches.map(move |batch| marked(batch?)).boxed()
 }
