@@ -101,12 +101,16 @@ impl SpansTable {
                 of_files.push((scan_file(file), here));
             }
         }
-        for (file, wanted) in of_files {
-            let pays = file.rows.is_some_and(|rows| wanted.len().saturating_mul(ROWS_PER_READ) * 2 >= rows);
+        let read = |(file, here): (ScanFile, Vec<(u64, u32)>)| async move {
+            let pays = file.rows.is_some_and(|all| here.len().saturating_mul(ROWS_PER_READ) * 2 >= all);
             let runs = if pays { rows.of(&file).await? } else { rows.known.known(&file) };
+            Ok::<_, DataFusionError>((runs, here))
+        };
+        let mut of_files = stream::iter(of_files).map(read).buffer_unordered(FOOTER_READS_MAX);
+        while let Some((runs, here)) = of_files.try_next().await? {
             let Some(runs) = runs else { continue };
             // Marks of two files may be equal.
-            for (marked, row) in wanted.into_iter().filter(|(marked, _)| files_of.get(marked) == Some(&1)) {
+            for (marked, row) in here.into_iter().filter(|(marked, _)| files_of.get(marked) == Some(&1)) {
                 if let Ok(ids) = runs.ids_of(&[i64::from(row)])
                     && let Ok(id) = <[u8; TraceId::LEN]>::try_from(ids.value(0))
                 {

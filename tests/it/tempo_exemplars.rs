@@ -45,7 +45,7 @@ async fn send(server: &Server, indexes: RangeInclusive<u64>) {
         let start = START * 1_000_000_000 + index * 900_000_000 + index % 2 * 3_000_000_000;
         let end = start + index % 7 * 1_000_000 + 2;
         let (trace, name, kind) = (index / 2 + 1, index % 11, index % 4 + 1);
-        let odd = if index % 2 == 0 { "" } else { r#",{"key":"odd","value":{"boolValue":true}}"# };
+        let odd = if index.is_multiple_of(2) { "" } else { r#",{"key":"odd","value":{"boolValue":true}}"# };
         format!(
             r#"{{"traceId":"{trace:032x}","spanId":"{index:016x}","name":"op-{name}","kind":{kind},"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","attributes":[{{"key":"text","value":{{"stringValue":"t{name}"}}}},{{"key":"number","value":{{"intValue":"{index}"}}}}{odd}],"events":[{{"name":"e","timeUnixNano":"{start}","attributes":[{{"key":"a","value":{{"stringValue":"a{name}"}}}},{{"key":"b","value":{{"intValue":"{name}"}}}}]}}]}}"#,
         )

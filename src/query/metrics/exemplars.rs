@@ -43,7 +43,7 @@ use super::{
     series::{Exemplar, Origin, Series},
 };
 use crate::{
-    model::{ids::TraceId, schema::column},
+    model::{ids::TraceId, schema::column, time::TimeRange},
     query::traceql::spans::SpanValue,
     storage::start_set::{starts_at, starts_at_rows},
 };
@@ -98,13 +98,11 @@ pub(crate) fn choose(
     most: usize,
 ) -> Vec<Moment> {
     let by_origin = by_origin(series);
-    let slots = (most / PER_SLOT).max(1) as i128;
-    let range = intervals.range();
-    let length = i128::from(range.end_unix_nano - range.start_unix_nano).max(1);
+    let slots = Slots::of(intervals.range(), (most / PER_SLOT).max(1));
     // Exemplars of each origin so far, and by slot the candidates, each with its place there.
     let mut taken: Vec<usize> = Vec::new();
     let mut places: HashMap<Origin, usize> = HashMap::new();
-    let mut candidates: BTreeMap<i128, Vec<(usize, Moment)>> = BTreeMap::new();
+    let mut candidates: Vec<Vec<(usize, Moment)>> = vec![Vec::new(); slots.ends.len()];
     let all: HashSet<usize> = by_origin.keys().map(|origin| origin.group).collect();
     for group in all {
         let mut last: Option<(Origin, usize, &[usize])> = None;
@@ -126,13 +124,12 @@ pub(crate) fn choose(
                 continue;
             }
             for start in cell.ends.map(|seen| seen.start) {
-                let slot = i128::from(start - range.start_unix_nano) * slots / length;
-                candidates.entry(slot).or_default().push((place, Moment { start, group, bucket: cell.bucket }));
+                candidates[slots.slot_of(start)].push((place, Moment { start, group, bucket: cell.bucket }));
             }
         }
     }
     let mut chosen: Vec<Moment> = Vec::new();
-    for moments in candidates.into_values() {
+    for moments in candidates {
         let before = chosen.len();
         for _ in 0..PER_SLOT.min(most - before) {
             let is_new = |moment: &Moment| !chosen[before..].contains(moment);
@@ -143,6 +140,26 @@ pub(crate) fn choose(
         }
     }
     chosen
+}
+
+/// Parts of a range of equal length.
+struct Slots {
+    /// Their ends in Unix nanoseconds, in order.
+    ends: Vec<i64>,
+}
+
+impl Slots {
+    fn of(range: TimeRange, count: usize) -> Self {
+        let length = i128::from(range.end_unix_nano) - i128::from(range.start_unix_nano);
+        let count = i128::try_from(count).unwrap_or(1).min(length).max(1);
+        // The least moment that is not in the slot.
+        let end = |slot: i128| i128::from(range.start_unix_nano) + (slot * length + count - 1) / count;
+        Self { ends: (1..=count).map(|slot| i64::try_from(end(slot)).unwrap_or(i64::MAX)).collect() }
+    }
+
+    fn slot_of(&self, unix_nano: i64) -> usize {
+        self.ends.partition_point(|end| *end <= unix_nano).min(self.ends.len() - 1)
+    }
 }
 
 /// The traces of the chosen moments, where they were read.
