@@ -62,6 +62,7 @@ use crate::{
             demand::ScanDemand,
             items::{kept_name, narrowed_table},
             marked::{Marked, Use},
+            nulls::Nulls,
             on_values::OnValues,
             remainder::Remainder,
             sparse_items::{ItemsOfRow, KeptList, SparseItems},
@@ -336,7 +337,7 @@ impl PhysicalExprAdapter for AttributeAdapter {
             let rewritten = self.rewrite(Arc::clone(marked.expr()))?;
             return match marked.is_for() {
                 Use::Condition => Ok(fold(&simplify(rewritten)?)),
-                Use::Shown => OnValues::rewrite(rewritten, &self.physical),
+                Use::Shown => OnValues::rewrite(rewritten, &self.physical).map(Nulls::shared),
             };
         }
         if let Some(remainder) = expr.downcast_ref::<Remainder>() {

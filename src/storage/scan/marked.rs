@@ -24,7 +24,8 @@ use datafusion::{
 pub(crate) enum Use {
     /// A predicate, of which NULL and false are the same: [`condition`](super::condition).
     Condition,
-    /// An output column with conditions on text in it: [`OnValues`](super::on_values::OnValues).
+    /// An output column: conditions on text in it are asked of values ([`OnValues`](super::on_values::OnValues)), and one that is NULL
+    /// is written out once ([`Nulls`](super::nulls::Nulls)).
     Shown,
 }
 

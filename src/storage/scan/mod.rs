@@ -14,7 +14,7 @@
 //!    readers          footers, changed (changed_footer) so that text comes as codes (coded_text), and of events and links
 //!                     what is asked of them (items) or, where few rows have some, from memory (sparse_items)
 //!    adapter          expressions on logical columns as those on what a file or a batch has; marked says what they are for
-//!                     (condition), on_values asks them of a dictionary
+//!                     (condition), on_values asks them of a dictionary, nulls are what no row has
 //!    morsels          batches as they are decoded: rows that stay (remainder), ids that are known by row (row_ids)
 //!  demand           which attributes were read, for the choice of columns
 //! ```
@@ -28,6 +28,7 @@ pub mod demand;
 mod items;
 mod marked;
 mod morsels;
+mod nulls;
 mod on_values;
 mod parquet_source;
 mod readers;

@@ -195,9 +195,7 @@ fn compared_texts(expr: &Arc<dyn PhysicalExpr>) -> Vec<&Arc<dyn PhysicalExpr>> {
     let is_text = |expr: &Arc<dyn PhysicalExpr>| {
         expr.downcast_ref::<Literal>().is_some_and(|literal| literal.value().data_type() == DataType::Utf8)
     };
-    let is_stored = |expr: &Arc<dyn PhysicalExpr>| {
-        expr.is::<Column>() || ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some()
-    };
+    let is_stored = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>() || is_attribute(expr);
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
         && matches!(binary.op(), Operator::Eq | Operator::NotEq)
     {
@@ -253,8 +251,6 @@ fn names_traces(predicate: &Arc<dyn PhysicalExpr>) -> bool {
 
 fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
     let few_if = |is_few| if is_few { Share::Few } else { Share::Many };
-    let is_attribute =
-        |expr: &Arc<dyn PhysicalExpr>| ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some();
     let is_rare = |expr: &Arc<dyn PhysicalExpr>| {
         let rare = [column::TRACE_ID, column::SPAN_ID, column::START_TIME];
         let is_column = expr.downcast_ref::<Column>().is_some_and(|column| rare.contains(&column.name()));
@@ -292,6 +288,10 @@ fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
         ),
         _ => Share::Many,
     }
+}
+
+fn is_attribute(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some()
 }
 
 /// Whether many spans have this text in a column: any kind, and any status but an error.
@@ -355,10 +355,11 @@ impl FileSource for SpanFileSource {
         let form = self.form(!numbered.is_empty());
         let (output, answered) = self.by_row(&form)?;
         let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(form)));
-        let shown = |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() {
-            true => column.clone(),
-            false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },
-        };
+        let shown =
+            |column: &ProjectionExpr| match compared_texts(&column.expr).is_empty() && !is_attribute(&column.expr) {
+                true => column.clone(),
+                false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },
+            };
         let outputs = output.iter().enumerate().map(|(place, column)| match numbered.contains(&place) {
             true => row_ids::number(column),
             false => shown(column),
