@@ -13,8 +13,10 @@ use datafusion::{
 };
 use parquet::{
     arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema, parquet_to_arrow_schema},
+    basic::ColumnOrder,
     errors::Result,
     file::metadata::{FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder},
+    schema::types::SchemaDescPtr,
 };
 
 use crate::storage::footer::KEYS_METADATA;
@@ -45,37 +47,39 @@ pub(crate) fn changed_name(file: &ObjectMeta, change: &str) -> Path {
     file.location.clone().join(change)
 }
 
-/// The entries of a footer for another Arrow schema, of which the fields count.
-pub(crate) fn entries_with(footer: &FileMetaData, schema: &Schema) -> Vec<KeyValue> {
+/// The beginning of a footer for another Arrow schema, of which the fields count, and for these columns: it has no row groups
+/// and no indexes yet.
+pub(crate) fn begun(
+    footer: &FileMetaData,
+    schema: &Schema,
+    columns: SchemaDescPtr,
+    orders: Option<Vec<ColumnOrder>>,
+) -> ParquetMetaDataBuilder {
     // The rest of the footer's entries is metadata of the schema already.
     let encoded = encode_arrow_schema(schema);
     let mut entries = footer.key_value_metadata().cloned().unwrap_or_default();
     entries.retain(|entry| entry.key != ARROW_SCHEMA_META_KEY);
     entries.push(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encoded));
-    entries
+    let created_by = footer.created_by().map(str::to_owned);
+    let footer = FileMetaData::new(footer.version(), footer.num_rows(), created_by, Some(entries), columns, orders);
+    ParquetMetaDataBuilder::new(footer)
 }
 
 /// The footer for another Arrow schema of the same columns, of which the fields count.
-pub(crate) fn with_schema(metadata: &ParquetMetaData, schema: &Schema) -> ParquetMetaData {
+pub(crate) fn with_schema(metadata: ParquetMetaData, schema: &Schema) -> ParquetMetaData {
     let footer = metadata.file_metadata();
-    let changed = FileMetaData::new(
-        footer.version(),
-        footer.num_rows(),
-        footer.created_by().map(str::to_owned),
-        Some(entries_with(footer, schema)),
-        footer.schema_descr_ptr(),
-        footer.column_orders().cloned(),
-    );
-    ParquetMetaDataBuilder::new(changed)
-        .set_row_groups(metadata.row_groups().to_vec())
-        .set_column_index(metadata.column_index().cloned())
-        .set_offset_index(metadata.offset_index().cloned())
+    let changed = begun(footer, schema, footer.schema_descr_ptr(), footer.column_orders().cloned());
+    let mut rest = metadata.into_builder();
+    changed
+        .set_row_groups(rest.take_row_groups())
+        .set_column_index(rest.take_column_index())
+        .set_offset_index(rest.take_offset_index())
         .build()
 }
 
 /// The footer for a scan that reads the numbers of rows: row groups say which they are, and a field has the list of attributes,
 /// since the schema that adapters get then has the file's fields, and not its metadata.
-pub(crate) fn numbered(metadata: &ParquetMetaData) -> Result<ParquetMetaData> {
+pub(crate) fn numbered(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let footer = metadata.file_metadata();
     let schema = parquet_to_arrow_schema(footer.schema_descr(), footer.key_value_metadata())?;
     let keys = schema.metadata().get_key_value(KEYS_METADATA);
@@ -84,8 +88,8 @@ pub(crate) fn numbered(metadata: &ParquetMetaData) -> Result<ParquetMetaData> {
     if let Some(first) = fields.first_mut() {
         *first = Arc::new(first.as_ref().clone().with_metadata(keys.into_iter().collect()));
     }
-    let groups = metadata.row_groups().iter().enumerate();
-    let groups = groups.map(|(index, group)| group.clone().into_builder().set_ordinal(i16::try_from(index)?).build());
-    let changed = with_schema(metadata, &Schema::new(fields));
-    Ok(changed.into_builder().set_row_groups(groups.collect::<Result<_>>()?).build())
+    let mut changed = with_schema(metadata, &Schema::new(fields)).into_builder();
+    let groups = changed.take_row_groups().into_iter().enumerate();
+    let groups = groups.map(|(index, group)| group.into_builder().set_ordinal(i16::try_from(index)?).build());
+    Ok(changed.set_row_groups(groups.collect::<Result<_>>()?).build())
 }

@@ -23,13 +23,13 @@ pub(crate) fn value_type(data_type: &DataType) -> &DataType {
 }
 
 /// The footer with codes for text.
-pub(crate) fn with_codes(metadata: &ParquetMetaData) -> Result<ParquetMetaData> {
+pub(crate) fn with_codes(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
     let footer = metadata.file_metadata();
     let schema = parquet_to_arrow_schema(footer.schema_descr(), footer.key_value_metadata())?;
     let fields: Vec<Arc<Field>> = schema
         .fields()
         .iter()
-        .map(|field| match *field.data_type() == DataType::Utf8 && dictionary::is_all_codes(metadata, field.name()) {
+        .map(|field| match *field.data_type() == DataType::Utf8 && dictionary::is_all_codes(&metadata, field.name()) {
             true => Arc::new(field.as_ref().clone().with_data_type(coded_text_type())),
             false => Arc::clone(field),
         })

@@ -30,7 +30,7 @@ use datafusion::{
 use parquet::{
     arrow::parquet_to_arrow_schema,
     errors::Result,
-    file::metadata::{FileMetaData, ParquetMetaData, ParquetMetaDataBuilder, RowGroupMetaData, SortingColumn},
+    file::metadata::{ParquetMetaData, RowGroupMetaData, SortingColumn},
     schema::types::{SchemaDescPtr, SchemaDescriptor, Type},
 };
 
@@ -263,18 +263,10 @@ impl LeftOut {
             false => Arc::clone(field),
         };
         let fields: Fields = fields.iter().map(noted).collect();
-        let entries = changed_footer::entries_with(footer, &Schema::new(fields));
         let columns = SchemaDescPtr::new(SchemaDescriptor::new(Arc::new(parquet)));
         let groups = metadata.row_groups().iter().map(|group| self.of_group(group, &columns));
-        let footer = FileMetaData::new(
-            footer.version(),
-            footer.num_rows(),
-            footer.created_by().map(str::to_owned),
-            Some(entries),
-            Arc::clone(&columns),
-            footer.column_orders().map(|orders| self.rest(orders)),
-        );
-        Ok(ParquetMetaDataBuilder::new(footer)
+        let orders = footer.column_orders().map(|orders| self.rest(orders));
+        Ok(changed_footer::begun(footer, &Schema::new(fields), Arc::clone(&columns), orders)
             .set_row_groups(groups.collect::<Result<_>>()?)
             .set_column_index(
                 metadata.column_index().map(|groups| groups.iter().map(|group| self.rest(group)).collect()),

@@ -128,10 +128,10 @@ impl IndexedReader {
                     false => left_out.narrowed(&stored, &changed_footer::changed_name(&self.meta, &change))?,
                 };
                 if self.form.text == TextForm::Coded {
-                    changed = coded_text::with_codes(&changed)?;
+                    changed = coded_text::with_codes(changed)?;
                 }
                 if self.form.numbers_rows {
-                    changed = changed_footer::numbered(&changed)?;
+                    changed = changed_footer::numbered(changed)?;
                 }
                 changed_footer::keep(&self.cache, &self.meta, &change, changed)
             }
