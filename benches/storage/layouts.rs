@@ -86,11 +86,17 @@ const WAYS: &[Way] = &[
     way("start plain", |base| base.set_column_encoding(path(START), Encoding::PLAIN)),
     way("start byte stream split", |base| base.set_column_encoding(path(START), Encoding::BYTE_STREAM_SPLIT)),
     way("duration plain", |base| base.set_column_encoding(path(LENGTH), Encoding::PLAIN)),
-    way("duration delta", |base| base.set_column_encoding(path(LENGTH), Encoding::DELTA_BINARY_PACKED)),
+    way("duration byte stream split, compressed", |base| {
+        let split = base.set_column_encoding(path(LENGTH), Encoding::BYTE_STREAM_SPLIT);
+        split.set_column_compression(path(LENGTH), Compression::ZSTD(ZstdLevel::try_new(1).unwrap()))
+    }),
     way("duration dictionary", |base| base.set_column_dictionary_enabled(path(LENGTH), true)),
     way("trace ids with dictionary", |base| base.set_column_dictionary_enabled(path(TRACE), true)),
     way("parent ids with dictionary", |base| base.set_column_dictionary_enabled(path(PARENT), true)),
-    way("span ids uncompressed", |base| base.set_column_compression(path(SPAN), Compression::UNCOMPRESSED)),
+    way("span ids, starts and durations compressed", |base| {
+        let zstd = Compression::ZSTD(ZstdLevel::try_new(1).unwrap());
+        [SPAN, START, LENGTH].into_iter().fold(base, |base, name| base.set_column_compression(path(name), zstd))
+    }),
     way("no bloom filter of trace ids", |base| base.set_column_bloom_filter_enabled(path(TRACE), false)),
     way("no page index", |base| base.set_statistics_enabled(EnabledStatistics::Chunk)),
     way("no statistics", |base| base.set_statistics_enabled(EnabledStatistics::None)),
@@ -126,7 +132,10 @@ fn base() -> WriterPropertiesBuilder {
         .set_column_bloom_filter_enabled(path(TRACE), true)
         .set_column_bloom_filter_max_ndv(path(TRACE), 131_072)
         .set_column_encoding(path(START), Encoding::DELTA_BINARY_PACKED)
-        .set_column_encoding(path(LENGTH), Encoding::BYTE_STREAM_SPLIT);
+        .set_column_encoding(path(LENGTH), Encoding::DELTA_BINARY_PACKED);
+    for name in [SPAN, START, LENGTH] {
+        base = base.set_column_compression(path(name), Compression::UNCOMPRESSED);
+    }
     for name in [TRACE, SPAN, PARENT, START, LENGTH] {
         base = base.set_column_dictionary_enabled(path(name), false);
     }

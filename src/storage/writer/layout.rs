@@ -135,8 +135,8 @@ impl Layout<'_> {
                 .set_column_dictionary_enabled(path(id), false)
                 .set_column_encoding(path(id), Encoding::PLAIN);
         }
-        // Random ids and packed starts do not get smaller, and every query on whole traces reads them.
-        for name in [column::SPAN_ID, column::START_TIME] {
+        // Random ids, and packed starts and durations, hardly get smaller, and nearly every query reads one of them.
+        for name in [column::SPAN_ID, column::START_TIME, column::DURATION] {
             properties = properties.set_column_compression(path(name), Compression::UNCOMPRESSED);
         }
         // Flags and counts are the same number nearly everywhere, which as a delta costs less than looking it up in a
@@ -149,13 +149,10 @@ impl Layout<'_> {
             column::RESOURCE_DROPPED_ATTRIBUTES_COUNT,
             column::SCOPE_DROPPED_ATTRIBUTES_COUNT,
         ];
-        let deltas = nearly_constant.into_iter().chain([column::START_TIME]);
-        for (name, encoding) in deltas
-            .map(|name| (name, Encoding::DELTA_BINARY_PACKED))
-            .chain([(column::DURATION, Encoding::BYTE_STREAM_SPLIT)])
-        {
-            properties =
-                properties.set_column_dictionary_enabled(path(name), false).set_column_encoding(path(name), encoding);
+        for name in nearly_constant.into_iter().chain([column::START_TIME, column::DURATION]) {
+            properties = properties
+                .set_column_dictionary_enabled(path(name), false)
+                .set_column_encoding(path(name), Encoding::DELTA_BINARY_PACKED);
         }
         // Filters have room for a value per row while they are built, and shrink to what they hold.
         let rows = self.rows.clamp(1, ROW_GROUP_ROWS_MAX) as u64;

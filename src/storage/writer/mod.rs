@@ -4,10 +4,11 @@
 //! rows     those of one UTC day, in the order of `order`
 //! columns  model::schema's core columns, then the promoted columns that hold a value, by name; `date` is not among them
 //! groups   131,072 rows; pages up to 8,192 rows, which an offset index finds
-//! codec    zstd 1 in merged files of 16,384 rows or more, else lz4; none for span_id and starts, which it makes no smaller
+//! codec    zstd 1 in merged files of 16,384 rows or more, else lz4; none for span_id, starts and durations, which it makes
+//!          hardly smaller
 //! ids      plain, without dictionary
 //! blooms   in each row group: trace_id, and promoted texts of which most differ
-//! numbers  start, flags and counts of what was dropped: delta; duration: byte stream split; other columns: dictionary
+//! numbers  start, duration, flags and counts of what was dropped: delta; other columns: dictionary
 //! stats    row groups and pages of numbers and booleans, and row groups of texts in merged files; none on the leaves of
 //!          maps and lists, nor on ids, where they never prune, nor on columns of doubles with a NaN, where they
 //!          would prune too much
@@ -15,8 +16,8 @@
 //! footer   version, sort order, attributes: `footer`
 //! ```
 //!
-//! On the reference workload, whose spans have 406 bytes as OTLP, a span takes 34 bytes in a merged file. Of these, 24 % are
-//! its id, which is random, 11 % the id of its parent, 11 % its start and 9 % its duration; texts of queries follow with
+//! On the reference workload, whose spans have 406 bytes as OTLP, a span takes 35 bytes in a merged file. Of these, 23 % are
+//! its id, which is random, 11 % the id of its parent, 10 % its start and 11 % its duration; texts of queries follow with
 //! 3 %, and everything else has less. `src/storage/README.md` has the share of each column and what other layouts cost and save,
 //! as `benches/storage` shows them; `tests/it/maintain/bytes_per_span.rs` keeps a merged span below 50 bytes.
 //!
