@@ -11,7 +11,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, StringArray},
+    array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, StringArray},
     buffer::BooleanBuffer,
     compute::{like, regexp_is_match_scalar},
     datatypes::{DataType, Int32Type},
@@ -23,6 +23,7 @@ use datafusion::{
         expr::ScalarFunction, lit,
     },
 };
+use memchr::memmem::Finder;
 use parking_lot::Mutex;
 
 use crate::functions::{dictionaries::Dictionaries, scalar_if};
@@ -60,9 +61,10 @@ impl TextMeets {
     }
 
     fn of_texts(&self, texts: &StringArray, pattern: &str) -> Result<BooleanArray> {
-        Ok(match self.form {
-            Form::Like => like(texts, &StringArray::new_scalar(pattern))?,
-            Form::Regex => regexp_is_match_scalar(texts, pattern, None)?,
+        Ok(match (self.form, part_of(pattern)) {
+            (Form::Like, Some(part)) => with_part(texts, part),
+            (Form::Like, None) => like(texts, &StringArray::new_scalar(pattern))?,
+            (Form::Regex, _) => regexp_is_match_scalar(texts, pattern, None)?,
         })
     }
 
@@ -95,6 +97,36 @@ fn call(form: Form, text: Expr, pattern: String) -> Expr {
     let signature = Signature::exact(vec![DataType::Utf8, DataType::Utf8], Volatility::Immutable);
     let function = TextMeets { form, signature, known: Mutex::default() };
     Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::from(function)), vec![text, lit(pattern)]))
+}
+
+/// What texts like this pattern have in them, if that is all it says.
+fn part_of(pattern: &str) -> Option<&str> {
+    let part = pattern.strip_prefix('%')?.strip_suffix('%')?;
+    (!part.is_empty() && !part.contains(['%', '_', '\\'])).then_some(part)
+}
+
+/// Which texts have this part: they lie one after the other, and are searched as one.
+fn with_part(texts: &StringArray, part: &str) -> BooleanArray {
+    let ends: Vec<usize> = texts.value_offsets().iter().map(|offset| *offset as usize).collect();
+    let (finder, bytes) = (Finder::new(part), texts.values().as_slice());
+    let mut has_part = BooleanBufferBuilder::new(texts.len());
+    has_part.append_n(texts.len(), false);
+    let (mut text, mut from) = (0, ends[0]);
+    while text < texts.len()
+        && let Some(found) = finder.find(&bytes[from..ends[texts.len()]])
+    {
+        let at = from + found;
+        text += ends[text + 1..].partition_point(|end| *end <= at);
+        // One that begins in a text and ends in the next is in neither.
+        let is_inside = text < texts.len() && at + part.len() <= ends[text + 1];
+        from = at + 1;
+        if is_inside {
+            has_part.set_bit(text, true);
+            from = ends[text + 1];
+            text += 1;
+        }
+    }
+    BooleanArray::new(has_part.finish(), texts.nulls().cloned())
 }
 
 impl PartialEq for TextMeets {
@@ -149,8 +181,32 @@ impl ScalarUDFImpl for TextMeets {
 #[cfg(test)]
 mod tests {
     use arrow::array::DictionaryArray;
+    use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_with_a_part_are_those_that_like_finds(
+            texts in vec(option::weighted(0.8, "[ab\u{e9}]{0,5}"), 0..30),
+            part in "[ab\u{e9}]{1,3}",
+            (start, length) in (0..30_usize, 0..30_usize),
+        ) {
+            let texts = StringArray::from(texts);
+            let start = start.min(texts.len());
+            let texts = texts.slice(start, length.min(texts.len() - start));
+            let pattern = format!("%{part}%");
+            prop_assert_eq!(part_of(&pattern), Some(part.as_str()));
+            prop_assert_eq!(with_part(&texts, &part), like(&texts, &StringArray::new_scalar(pattern)).unwrap());
+        }
+    }
+
+    #[test]
+    fn patterns_that_say_more_than_one_part_are_no_parts() {
+        for pattern in ["", "%", "%%", "a%", "%a", "%a_b%", "%a%b%", "%100\\%%"] {
+            assert_eq!(part_of(pattern), None, "{pattern}");
+        }
+    }
 
     #[test]
     fn coded_and_plain_text_meet_patterns_alike() {
