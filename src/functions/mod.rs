@@ -28,8 +28,8 @@
 //! which TraceQL says what it asks of events and links, are not registered for use in SQL.
 //!
 //! Ids are compared as text in SQL and stored as bytes; [`IdComparisons`] turns such comparisons into comparisons of
-//! bytes, so that statistics and bloom filters apply. [`CodedText`] takes text as the codes that files have for it, and
-//! [`TextMeets`] asks it for patterns. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
+//! bytes, so that statistics and bloom filters apply. [`CodedText`] takes text as the codes that files have for it,
+//! [`TextMeets`] asks it for patterns, and [`IsRoot`] says which spans have no parent. Rules of the query engine put [`IdNumber`] and [`TextKey`] in place of
 //! ids and text that rows are grouped by; these cannot be called in SQL either. [`percentile`] replaces aggregates of
 //! DataFusion by the same ones, fed in larger pieces.
 
@@ -42,6 +42,7 @@ mod entries;
 mod id_comparisons;
 mod id_number;
 mod ids;
+mod is_root;
 mod item_parts;
 mod items;
 mod json;
@@ -76,6 +77,7 @@ pub use self::{
     id_comparisons::IdComparisons,
     id_number::IdNumber,
     ids::IdFunction,
+    is_root::IsRoot,
     item_parts::{ItemPart, ItemParts},
     items::ItemHas,
     rest::AttrRest,

@@ -227,7 +227,8 @@ impl SpansTable {
         let table = logical_schema();
         let all: Vec<usize> = (0..table.fields().len()).collect();
         let projection = projection.map_or(all.as_slice(), Vec::as_slice);
-        if projection.iter().any(|index| table.field(*index).name() == column::TRACE_ID)
+        let by_row = [column::TRACE_ID, column::PARENT_SPAN_ID];
+        if projection.iter().any(|index| by_row.contains(&table.field(*index).name().as_str()))
             && let Some(rows) = session.config().get_extension::<TraceRows>()
         {
             files.iter_mut().for_each(|file| file.runs = rows.known(file));

@@ -11,7 +11,7 @@
 //! Our own writer puts no value into a dictionary that no row has, so these are the values of the column, exactly. A chunk
 //! that ran out of room for its dictionary, as one with mostly different values does, tells nothing.
 
-use std::{io::Read, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use datafusion::{
@@ -22,15 +22,13 @@ use datafusion::{
 use parquet::{
     basic::{Encoding, Type},
     column::page::{Page, PageReader},
-    errors::ParquetError,
     file::{
         metadata::{ColumnChunkMetaData, ParquetMetaData},
-        reader::{ChunkReader, Length},
         serialized_reader::SerializedPageReader,
     },
 };
 
-use crate::storage::{footer::read_metadata, scan::ScanFile};
+use crate::storage::{chunks::Chunk, footer::read_metadata, scan::ScanFile};
 
 /// Largest dictionary that is read, in bytes of the file.
 const DICTIONARY_BYTES_MAX: u64 = 8 << 20;
@@ -163,45 +161,6 @@ fn plain_values(of_type: Type, mut buf: Bytes, count: usize) -> Option<Vec<Store
         });
     }
     Some(values)
-}
-
-/// A part of a file, read by the file's own offsets.
-#[derive(Clone, Debug)]
-pub(super) struct Chunk {
-    pub(super) start: u64,
-    pub(super) bytes: Bytes,
-}
-
-impl Chunk {
-    fn from(&self, offset: u64) -> Result<Bytes, ParquetError> {
-        let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
-        match at.filter(|at| *at <= self.bytes.len()) {
-            Some(at) => Ok(self.bytes.slice(at..)),
-            None => Err(ParquetError::EOF(format!("byte {offset} is outside of the dictionary"))),
-        }
-    }
-}
-
-impl Length for Chunk {
-    fn len(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-}
-
-impl ChunkReader for Chunk {
-    type T = Box<dyn Read>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(Box::new(self.from(start)?.reader()))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let bytes = self.from(start)?;
-        if length > bytes.len() {
-            return Err(ParquetError::EOF(format!("{length} bytes from {start} on reach out of the dictionary")));
-        }
-        Ok(bytes.slice(..length))
-    }
 }
 
 #[cfg(test)]

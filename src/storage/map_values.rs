@@ -35,7 +35,8 @@ use crate::{
         schema::column,
     },
     storage::{
-        dictionary::{Chunk, StoredValue, StoredValues, dictionary_of, dictionary_range},
+        chunks::Chunk,
+        dictionary::{StoredValue, StoredValues, dictionary_of, dictionary_range},
         footer::read_metadata,
         scan::ScanFile,
     },

@@ -18,7 +18,7 @@
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
-//! starts ([`start_set`]). Where the spans of traces lie in files is kept in memory ([`trace_rows`]).
+//! starts ([`start_set`]). Where the spans of traces lie in files, and which are roots, is kept in memory ([`trace_rows`]).
 //!
 //! Which files exist is not known here: a scan is told by the catalogue's snapshot.
 
@@ -41,5 +41,6 @@ pub mod trace_filters;
 pub(crate) mod trace_rows;
 pub(crate) mod trace_set;
 
+pub(crate) mod chunks;
 mod kept;
 mod trace_filter;

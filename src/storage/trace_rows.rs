@@ -1,10 +1,13 @@
-//! Which rows of a file belong to which trace: read once, kept under a budget, so that a query that has found its traces
-//! decodes the other columns of their rows and looks at no ids, and one that shows ids decodes none (`scan::row_ids`).
+//! Which rows of a file belong to which trace, and which are roots: read once, kept under a budget, so that a query that has
+//! found its traces decodes the other columns of their rows and looks at no ids, and one that shows ids, or asks for roots,
+//! decodes none (`scan::by_row_number`).
 //!
 //! ```text
-//!  trace_id of a file   a a a b b c c c c a ..      pages of plain values
-//!  its runs             (a, 3) (b, 5) (c, 9) (a, 10)    each trace with the row behind it
-//!  rows of {a, c}       0..3, 5..10
+//!  trace_id of a file         a a a b b c c c c a ..          pages of plain values
+//!  its runs                   (a, 3) (b, 5) (c, 9) (a, 10)    each trace with the row behind it
+//!  rows of {a, c}             0..3, 5..10
+//!  parent_span_id of a file   - 1 1 - 2 7 7 7 7 1 ..
+//!  its roots                  1 0 0 1 0 0 0 0 0 0 ..          a bit per row
 //! ```
 //!
 //! In a file the spans of a trace lie together, so there are few runs. Rows that are named are those of the traces, exactly;
@@ -13,26 +16,36 @@
 
 use std::{ops::Range, sync::Arc};
 
-use arrow::array::FixedSizeBinaryArray;
+use arrow::{
+    array::{BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray},
+    buffer::BooleanBuffer,
+    compute::is_null,
+};
 use datafusion::{
     common::{Result, exec_err, runtime::SpawnedTask},
     error::DataFusionError,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
 };
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectStore, path::Path};
 use parking_lot::Mutex;
 use parquet::{
-    arrow::arrow_reader::RowSelection,
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection},
+    },
     basic::{Encoding, Type},
     column::page::{Page, PageReader},
     errors::ParquetError,
-    file::{metadata::ColumnChunkMetaData, serialized_reader::SerializedPageReader},
+    file::{
+        metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
+        serialized_reader::SerializedPageReader,
+    },
 };
 
 use crate::{
     model::{ids::TraceId, schema::column},
     storage::{
-        dictionary::Chunk,
+        chunks::{Chunk, Parts},
         footer::read_metadata,
         kept::{InMemory, Kept},
         scan::ScanFile,
@@ -40,8 +53,11 @@ use crate::{
     },
 };
 
-/// Largest column of ids that is read at once, in bytes of the file.
+/// Largest chunk of a column of ids that is read, in bytes of the file.
 const CHUNK_BYTES_MAX: u64 = 64 << 20;
+
+/// Rows of which parents are decoded at once.
+const ROWS_AT_ONCE: usize = 8_192;
 
 /// A run of rows of one trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,30 +67,35 @@ struct Run {
     end: u32,
 }
 
-/// Which trace each row of a file belongs to, as runs in the order of the rows.
+/// Which trace each row of a file belongs to, as runs in the order of the rows, and which rows are roots.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Runs(Vec<Run>);
+pub struct Runs {
+    runs: Vec<Run>,
+    /// A bit per row; `None` if the file does not tell.
+    roots: Option<BooleanBuffer>,
+}
 
 impl InMemory for Runs {
     fn memory_bytes(&self) -> usize {
-        self.0.capacity() * size_of::<Run>()
+        let roots = self.roots.as_ref().map_or(0, |roots| roots.inner().capacity());
+        self.runs.capacity() * size_of::<Run>() + roots
     }
 }
 
 impl Runs {
     /// How many rows there are.
     pub(crate) fn rows(&self) -> u32 {
-        self.0.last().map_or(0, |run| run.end)
+        self.runs.last().map_or(0, |run| run.end)
     }
 
     /// Adds ids, one after the other; `None` if there are more rows than can be counted.
     fn add(&mut self, ids: &[u8]) -> Option<()> {
         for id in ids.chunks_exact(TraceId::LEN) {
-            match self.0.last_mut() {
+            match self.runs.last_mut() {
                 Some(run) if run.id == id => run.end = run.end.checked_add(1)?,
                 last => {
                     let end = last.map_or(0, |run| run.end).checked_add(1)?;
-                    self.0.push(Run { id: id.try_into().ok()?, end });
+                    self.runs.push(Run { id: id.try_into().ok()?, end });
                 }
             }
         }
@@ -110,6 +131,24 @@ impl Runs {
         Ok(Some(()))
     }
 
+    /// Whether it is known which rows are roots.
+    pub(crate) fn knows_roots(&self) -> bool {
+        self.roots.is_some()
+    }
+
+    /// Whether rows are roots.
+    ///
+    /// # Errors
+    /// There is no such row, or it is not known.
+    pub(crate) fn are_roots(&self, rows: &[i64]) -> Result<BooleanArray> {
+        let Some(roots) = &self.roots else { return exec_err!("it is not known which rows of a file are roots") };
+        let is_there = |row: &i64| usize::try_from(*row).is_ok_and(|row| row < roots.len());
+        if let Some(row) = rows.iter().find(|row| !is_there(row)) {
+            return exec_err!("there is no row {row} among {}", roots.len());
+        }
+        Ok(BooleanBuffer::collect_bool(rows.len(), |at| roots.value(rows[at] as usize)).into())
+    }
+
     /// Adds the rows of traces to counts of them; with `only`, of those alone.
     pub(crate) fn count(&self, only: Option<&TraceSet>, counts: &mut ByTrace<u32>) {
         for (number, rows) in self.iter().filter(|(number, _)| only.is_none_or(|only| only.holds(*number))) {
@@ -120,7 +159,7 @@ impl Runs {
 
     fn iter(&self) -> impl Iterator<Item = (u128, Range<u32>)> {
         let mut start = 0;
-        self.0.iter().map(move |run| (u128::from_be_bytes(run.id), std::mem::replace(&mut start, run.end)..run.end))
+        self.runs.iter().map(move |run| (u128::from_be_bytes(run.id), std::mem::replace(&mut start, run.end)..run.end))
     }
 
     /// The trace ids of rows, which mostly come in order.
@@ -135,14 +174,15 @@ impl Runs {
             let Some(number) = number else {
                 return exec_err!("there is no row {row} among {}", self.rows());
             };
-            if number < start || number >= self.0[run].end {
-                run = match self.0.get(run + 1).is_some_and(|next| number >= self.0[run].end && number < next.end) {
+            if number < start || number >= self.runs[run].end {
+                run = match self.runs.get(run + 1).is_some_and(|next| number >= self.runs[run].end && number < next.end)
+                {
                     true => run + 1,
-                    false => self.0.partition_point(|run| run.end <= number),
+                    false => self.runs.partition_point(|run| run.end <= number),
                 };
-                start = run.checked_sub(1).map_or(0, |before| self.0[before].end);
+                start = run.checked_sub(1).map_or(0, |before| self.runs[before].end);
             }
-            ids.extend_from_slice(&self.0[run].id);
+            ids.extend_from_slice(&self.runs[run].id);
         }
         Ok(FixedSizeBinaryArray::try_new(TraceId::LEN as i32, ids.into(), None)?)
     }
@@ -198,33 +238,29 @@ impl TraceRows {
         file: &ScanFile,
     ) -> Result<Option<Arc<Runs>>> {
         let metadata = read_metadata(runtime, store, file).await?;
-        let columns = metadata.file_metadata().schema_descr().columns();
-        let Some(leaf) = columns.iter().position(|leaf| leaf.path().parts() == [column::TRACE_ID]) else {
-            return Ok(None);
+        let Some((leaf, ids)) = chunks_of(&metadata, column::TRACE_ID) else { return Ok(None) };
+        let parents = chunks_of(&metadata, column::PARENT_SPAN_ID);
+        let ids = fetched(objects, &file.path, ids).await?;
+        let parents = match parents {
+            Some((_, parents)) => Some(fetched(objects, &file.path, parents).await?),
+            None => None,
         };
-        let mut ranges = Vec::with_capacity(metadata.num_row_groups());
-        for group in metadata.row_groups() {
-            let (start, length) = group.column(leaf).byte_range();
-            if length > CHUNK_BYTES_MAX {
-                return Ok(None);
-            }
-            ranges.push(start..start.saturating_add(length));
-        }
-        let mut chunks = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            chunks.push(Chunk { start: range.start, bytes: objects.get_range(&file.path, range).await? });
-        }
         let decoding = SpawnedTask::spawn(async move {
             let mut runs = Runs::default();
-            for (group, chunk) in metadata.row_groups().iter().zip(chunks) {
+            for (group, chunk) in metadata.row_groups().iter().zip(ids) {
                 let rows = usize::try_from(group.num_rows())?;
                 if runs.add_chunk(group.column(leaf), rows, chunk)?.is_none() {
                     return Ok(None);
                 }
             }
-            runs.0.shrink_to_fit();
-            let rows = metadata.file_metadata().num_rows();
-            Ok::<_, ParquetError>((i64::from(runs.rows()) == rows).then(|| Arc::new(runs)))
+            runs.runs.shrink_to_fit();
+            if i64::from(runs.rows()) != metadata.file_metadata().num_rows() {
+                return Ok(None);
+            }
+            if let Some(parents) = parents {
+                runs.roots = Some(roots(metadata, Parts(parents))?);
+            }
+            Ok::<_, ParquetError>(Some(Arc::new(runs)))
         });
         let runs = decoding.join().await.map_err(|lost| DataFusionError::ExecutionJoin(Box::new(lost)))??;
         if let Some(runs) = &runs {
@@ -232,6 +268,36 @@ impl TraceRows {
         }
         Ok(runs)
     }
+}
+
+/// A column that each row has one value of, by its place among the columns of a file, and where its chunks are; `None` if
+/// they are too large.
+fn chunks_of(metadata: &ParquetMetaData, name: &str) -> Option<(usize, Vec<Range<u64>>)> {
+    let columns = metadata.file_metadata().schema_descr().columns();
+    let leaf = columns.iter().position(|leaf| leaf.path().parts() == [name])?;
+    let range = |group: &RowGroupMetaData| {
+        let (start, length) = group.column(leaf).byte_range();
+        (length <= CHUNK_BYTES_MAX).then(|| start..start.saturating_add(length))
+    };
+    Some((leaf, metadata.row_groups().iter().map(range).collect::<Option<_>>()?))
+}
+
+async fn fetched(objects: &Arc<dyn ObjectStore>, path: &Path, ranges: Vec<Range<u64>>) -> Result<Vec<Chunk>> {
+    let bytes = objects.get_ranges(path, &ranges).await?;
+    Ok(ranges.into_iter().zip(bytes).map(|(range, bytes)| Chunk { start: range.start, bytes }).collect())
+}
+
+/// The rows without a parent, out of the column of parents' ids.
+fn roots(metadata: Arc<ParquetMetaData>, parents: Parts) -> Result<BooleanBuffer, ParquetError> {
+    let rows = usize::try_from(metadata.file_metadata().num_rows())?;
+    let mask = ProjectionMask::columns(metadata.file_metadata().schema_descr(), [column::PARENT_SPAN_ID]);
+    let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())?;
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(parents, metadata);
+    let mut roots = BooleanBufferBuilder::new(rows);
+    for batch in reader.with_projection(mask).with_batch_size(ROWS_AT_ONCE).build()? {
+        roots.append_buffer(is_null(batch?.column(0))?.values());
+    }
+    Ok(roots.finish())
 }
 
 #[cfg(test)]
@@ -281,6 +347,18 @@ mod tests {
             }
             prop_assert!(runs.ids_of(&[ids.len() as i64]).is_err());
             prop_assert!(runs.ids_of(&[-1]).is_err());
+        }
+
+        #[test]
+        fn a_row_is_a_root_if_its_bit_is_set(roots in vec(proptest::bool::ANY, 1..60), rows in vec(0..60_usize, 0..30)) {
+            let runs = Runs { roots: Some(roots.iter().copied().collect()), ..Runs::default() };
+            let rows: Vec<usize> = rows.into_iter().map(|row| row % roots.len()).collect();
+            let found = runs.are_roots(&rows.iter().map(|row| *row as i64).collect::<Vec<_>>()).unwrap();
+            let expected: Vec<bool> = rows.iter().map(|row| roots[*row]).collect();
+            prop_assert_eq!(found.values().iter().collect::<Vec<_>>(), expected);
+            prop_assert!(runs.are_roots(&[roots.len() as i64]).is_err());
+            prop_assert!(runs.are_roots(&[-1]).is_err());
+            prop_assert!(Runs::default().are_roots(&[0]).is_err(), "it is not known");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A pipeline in terms of columns: what the operator's input has to hold, and where in it each part of the query is.
 //!
 //! ```text
-//!  trace_id span_id kind parent_span_id start duration name status_code [service]
+//!  trace_id span_id kind start duration name status_code [service]
+//!  parent_span_id  where it matters who is whose parent; is_root where it matters which spans have none
 //!  condition_0 ...   whether the span fulfils what columns can decide of a condition
 //!  value_0 ...       what is grouped by or aggregated
 //!  shown_0 ...       what answers show
@@ -24,7 +25,7 @@ use datafusion::{
 };
 
 use crate::{
-    functions::{AttrFunction, CodedText, scalar_function},
+    functions::{AttrFunction, CodedText, IsRoot, scalar_function},
     model::{
         attributes::value_fields,
         schema::{column, logical_schema},
@@ -42,6 +43,9 @@ use crate::{
 
 /// Column of the service's name.
 pub(super) const SERVICE: &str = "service";
+
+/// Whether a span is a root.
+pub(super) const IS_ROOT: &str = "is_root";
 
 /// Columns of text that the operator takes in either form.
 const TEXTS: [&str; 4] = [column::KIND, column::NAME, column::STATUS_CODE, SERVICE];
@@ -197,7 +201,6 @@ impl Program {
             column::TRACE_ID,
             column::SPAN_ID,
             column::KIND,
-            column::PARENT_SPAN_ID,
             column::START_TIME,
             column::DURATION,
             column::NAME,
@@ -254,6 +257,10 @@ impl Program {
         if names_services || matches!(output, Output::Traces { .. }) {
             columns.push((SERVICE.to_owned(), service()?));
         }
+        columns.push(match finds_parents(plan, &late_fields, of_columns) {
+            true => (column::PARENT_SPAN_ID.to_owned(), col(column::PARENT_SPAN_ID)),
+            false => (IS_ROOT.to_owned(), IsRoot::of(col(column::PARENT_SPAN_ID))),
+        });
         let inputs = Inputs::new(late_fields.iter().flat_map(inputs_of));
         columns.extend(inputs.args.iter().enumerate().map(|(index, arg)| (input_column(index), arg.clone())));
         let columns = columns.into_iter().map(|(name, expr)| (name.clone(), expr.alias(name))).collect();
@@ -363,6 +370,20 @@ impl Hash for Program {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.text.hash(state);
     }
+}
+
+/// Whether it matters who is whose parent, and not only which spans have none.
+fn finds_parents(plan: &Spansets, late_fields: &[FieldName], columns: &[SpanColumn]) -> bool {
+    let is_of_whole = |name: &FieldName| {
+        matches!(
+            name,
+            FieldName::Intrinsic(Intrinsic::RootName | Intrinsic::RootServiceName | Intrinsic::TraceDuration)
+        )
+    };
+    let asks_for_parents = |name: &FieldName| name.is_of_trace() && !is_of_whole(name);
+    plan.relates_spans()
+        || late_fields.iter().any(asks_for_parents)
+        || columns.iter().any(|column| matches!(column.value, SpanColumnValue::Place(_)))
 }
 
 fn described(plan: &Spansets, range: TimeRange, output: &Output) -> String {

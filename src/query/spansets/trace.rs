@@ -42,7 +42,7 @@ pub(super) struct Columns<'a> {
     kinds: Texts<'a>,
     /// The number of each kind, by place.
     kind_numbers: Vec<u8>,
-    parent_ids: &'a FixedSizeBinaryArray,
+    parents: Parents<'a>,
     pub(super) starts: &'a [i64],
     pub(super) durations: &'a [i64],
     pub(super) names: Texts<'a>,
@@ -55,6 +55,14 @@ pub(super) struct Columns<'a> {
     late: InputRows<'a>,
     /// All columns as bytes that order rows, for copies of spans that differ.
     encoded: OnceCell<Option<Rows>>,
+}
+
+/// What is known of the parents of spans.
+#[derive(Clone, Copy, Debug)]
+enum Parents<'a> {
+    Ids(&'a FixedSizeBinaryArray),
+    /// Only which spans have none; nothing asks for more.
+    Roots(&'a BooleanArray),
 }
 
 fn column_of<'a, T>(
@@ -90,6 +98,10 @@ impl<'a> Columns<'a> {
             };
             (!late).then(values).transpose()
         });
+        let parents = match batch.column_by_name(program::IS_ROOT) {
+            Some(_) => Parents::Roots(column_of(batch, program::IS_ROOT, |column| column.as_boolean_opt())?),
+            None => Parents::Ids(ids(column::PARENT_SPAN_ID)?),
+        };
         let (kinds, statuses) = (texts(column::KIND)?, texts(column::STATUS_CODE)?);
         let kind_number = |kind: &str| KINDS.iter().position(|known| *known == kind).unwrap_or_default() as u8;
         Ok(Self {
@@ -98,7 +110,7 @@ impl<'a> Columns<'a> {
             span_ids,
             kinds,
             kind_numbers: kinds.by_place(kind_number),
-            parent_ids: ids(column::PARENT_SPAN_ID)?,
+            parents,
             starts: ints(column::START_TIME)?.values(),
             durations: ints(column::DURATION)?.values(),
             names: texts(column::NAME)?,
@@ -129,13 +141,23 @@ impl<'a> Columns<'a> {
     }
 
     fn is_root(&self, row: usize) -> bool {
-        self.parent_ids.is_null(row)
+        match self.parents {
+            Parents::Ids(ids) => ids.is_null(row),
+            Parents::Roots(roots) => roots.value(row),
+        }
+    }
+
+    fn id_and_kind(&self, row: usize) -> (u64, u8) {
+        (id_of(self.span_ids.value(row)), self.kind_numbers[self.kinds.place(row)])
     }
 
     fn identity(&self, row: usize) -> Identity {
-        let kind = self.kind_numbers[self.kinds.place(row)];
-        let parent_id = (!self.is_root(row)).then(|| id_of(self.parent_ids.value(row)));
-        Identity { id: id_of(self.span_ids.value(row)), kind, parent_id }
+        let (id, kind) = self.id_and_kind(row);
+        let parent_id = match self.parents {
+            Parents::Ids(ids) => ids.is_valid(row).then(|| id_of(ids.value(row))),
+            Parents::Roots(_) => None,
+        };
+        Identity { id, kind, parent_id }
     }
 
     /// Whether the copy in row `a` counts before that in row `b`.
@@ -200,7 +222,6 @@ pub(super) struct TraceSpans<'a> {
     program: &'a Program,
     /// The row of each span, in order.
     rows: Vec<u32>,
-    identities: Vec<Identity>,
     tree: OnceCell<Tree>,
     child_counts: OnceCell<Vec<u32>>,
     nested_sets: OnceCell<Vec<NestedSet>>,
@@ -218,27 +239,30 @@ struct Times {
 impl<'a> TraceSpans<'a> {
     /// The spans in rows of one trace id; of copies of a span one is kept.
     pub(super) fn new(program: &'a Program, columns: &'a Columns<'a>, rows: Range<usize>) -> Self {
-        let mut copies: Vec<(Identity, u32)> = rows.map(|row| (columns.identity(row), row as u32)).collect();
-        copies.sort_unstable_by_key(|(identity, _)| (identity.id, identity.kind));
-        let mut spans: Vec<(i64, Identity, u32)> = Vec::with_capacity(copies.len());
-        for (identity, row) in copies {
-            let span = (columns.starts[row as usize], identity, row);
+        let mut copies: Vec<(u64, u8, u32)> = rows
+            .map(|row| {
+                let (id, kind) = columns.id_and_kind(row);
+                (id, kind, row as u32)
+            })
+            .collect();
+        copies.sort_unstable_by_key(|(id, kind, _)| (*id, *kind));
+        let mut spans: Vec<(i64, u64, u8, u32)> = Vec::with_capacity(copies.len());
+        for (id, kind, row) in copies {
+            let span = (columns.starts[row as usize], id, kind, row);
             match spans.last_mut() {
-                Some(kept) if (kept.1.id, kept.1.kind) == (identity.id, identity.kind) => {
-                    if columns.precedes(row as usize, kept.2 as usize) {
+                Some(kept) if (kept.1, kept.2) == (id, kind) => {
+                    if columns.precedes(row as usize, kept.3 as usize) {
                         *kept = span;
                     }
                 }
                 _ => spans.push(span),
             }
         }
-        spans.sort_unstable_by_key(|(start, identity, _)| (*start, identity.id, identity.kind));
-        let (identities, rows) = spans.into_iter().map(|(_, identity, row)| (identity, row)).unzip();
+        spans.sort_unstable_by_key(|(start, id, kind, _)| (*start, *id, *kind));
         Self {
             columns,
             program,
-            rows,
-            identities,
+            rows: spans.into_iter().map(|(.., row)| row).collect(),
             tree: OnceCell::new(),
             child_counts: OnceCell::new(),
             nested_sets: OnceCell::new(),
@@ -271,9 +295,8 @@ impl<'a> TraceSpans<'a> {
 
     /// The numbers of the nested-set walk.
     pub(super) fn nested_set(&self, span: u32) -> NestedSet {
-        let sets = self
-            .nested_sets
-            .get_or_init(|| self.tree().nested_sets(|span| self.identities[span as usize].parent_id.is_none()));
+        let sets =
+            self.nested_sets.get_or_init(|| self.tree().nested_sets(|span| self.columns.is_root(self.row(span))));
         sets[span as usize]
     }
 
@@ -304,7 +327,7 @@ impl<'a> TraceSpans<'a> {
             let intervals: Vec<structure::Interval> = self.rows.iter().map(interval).collect();
             let children = structure::children_of(&self.tree().parents);
             let spans = 0..self.rows.len() as u32;
-            let roots: Vec<u32> = spans.filter(|span| self.identities[*span as usize].parent_id.is_none()).collect();
+            let roots: Vec<u32> = spans.filter(|span| self.columns.is_root(self.row(*span))).collect();
             Times {
                 own: structure::self_times(&intervals, &children),
                 critical: structure::critical_times(&intervals, &children, &roots),
@@ -382,7 +405,14 @@ impl Trace for TraceSpans<'_> {
     }
 
     fn tree(&self) -> &Tree {
-        self.tree.get_or_init(|| Tree::new(&self.identities))
+        debug_assert!(
+            matches!(self.columns.parents, Parents::Ids(_)),
+            "the program says that nothing asks for parents"
+        );
+        self.tree.get_or_init(|| {
+            let identities: Vec<Identity> = self.rows.iter().map(|row| self.columns.identity(*row as usize)).collect();
+            Tree::new(&identities)
+        })
     }
 
     fn holds(&self, condition: usize, span: u32) -> bool {

@@ -64,7 +64,7 @@ use crate::{
             marked::{Marked, Use},
             nulls::Nulls,
             on_values::OnValues,
-            remainder::Remainder,
+            remainder,
             sparse_items::{ItemsOfRow, KeptList, SparseItems},
         },
     },
@@ -338,11 +338,12 @@ impl PhysicalExprAdapter for AttributeAdapter {
             return match marked.is_for() {
                 Use::Condition => Ok(fold(&simplify(rewritten)?)),
                 Use::Shown => OnValues::rewrite(rewritten, &self.physical).map(Nulls::shared),
+                Use::Remainder { chooses_rows } => {
+                    let conditions = simplify(rewritten)?;
+                    let left = if chooses_rows { remainder::of_file(&conditions, &self.physical) } else { conditions };
+                    OnValues::rewrite(left, &self.physical)
+                }
             };
-        }
-        if let Some(remainder) = expr.downcast_ref::<Remainder>() {
-            let conditions = simplify(self.rewrite(Arc::clone(remainder.predicate()))?)?;
-            return OnValues::rewrite(remainder.of_file(&conditions, &self.physical), &self.physical);
         }
         if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
             && *binary.op() == Operator::And

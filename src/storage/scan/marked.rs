@@ -27,6 +27,11 @@ pub(crate) enum Use {
     /// An output column: conditions on text in it are asked of values ([`OnValues`](super::on_values::OnValues)), and one that is NULL
     /// is written out once ([`Nulls`](super::nulls::Nulls)).
     Shown,
+    /// The output column with what is left of the conditions of a scan: [`remainder`](super::remainder).
+    Remainder {
+        /// Whether decoding chooses rows.
+        chooses_rows: bool,
+    },
 }
 
 /// An expression that says what it is for.

@@ -15,12 +15,13 @@
 //!                     what is asked of them (items) or, where few rows have some, from memory (sparse_items)
 //!    adapter          expressions on logical columns as those on what a file or a batch has; marked says what they are for
 //!                     (condition), on_values asks them of a dictionary, nulls are what no row has
-//!    morsels          batches as they are decoded: rows that stay (remainder), ids that are known by row (row_ids)
+//!    morsels          batches as they are decoded: rows that stay (remainder), what their numbers tell (by_row_number)
 //!  demand           which attributes were read, for the choice of columns
 //! ```
 
 pub mod adapter;
 mod buffer_source;
+mod by_row_number;
 mod changed_footer;
 mod coded_text;
 mod condition;
@@ -33,7 +34,6 @@ mod on_values;
 mod parquet_source;
 mod readers;
 mod remainder;
-mod row_ids;
 mod sparse_items;
 
 use std::{
@@ -87,10 +87,10 @@ use crate::{
         scan::{
             adapter::AttributeAdapterFactory,
             buffer_source::BufferSource,
+            by_row_number::{FileRuns, Known},
             demand::{KeyDemand, ScanDemand},
             parquet_source::{Reading, SpanFileSource},
             readers::{Form, IndexedReaders, TextForm},
-            row_ids::FileRuns,
         },
         trace_rows::Runs,
     },
@@ -128,7 +128,7 @@ pub struct ScanFile {
     pub start_time_range: Option<(i64, i64)>,
     /// The only rows that are read, where they are known.
     pub selected: Option<RowSelection>,
-    /// Which trace each row belongs to, where that is in memory.
+    /// Which trace each row belongs to, and which are roots, where that is in memory.
     pub runs: Option<Arc<Runs>>,
 }
 
@@ -260,7 +260,7 @@ fn file_source(
         has_traces: request.selected == Selected::Traces && is_selected,
         has_rows: request.selected == Selected::Single && is_selected,
         is_limited: request.limit.is_some(),
-        knows_ids: request.files.iter().all(|file| file.runs.is_some()),
+        known: Known::of(request.files.iter().map(|file| file.runs.as_ref())),
     };
     let source = SpanFileSource::new(parquet, readers, reading);
     let config = FileScanConfigBuilder::new(request.store.clone(), Arc::new(source))

@@ -118,17 +118,28 @@ impl OnValues {
 impl Verdicts {
     fn of_rows(&self, rows: &DictionaryArray<Int32Type>) -> BooleanArray {
         let codes = rows.keys().values();
-        let of_code = |verdicts: &BooleanBuffer, row: usize| verdicts.value(codes[row] as usize);
-        let is_true = |row| of_code(self.of_values.values(), row);
-        let is_known = self.of_values.nulls().map(NullBuffer::inner);
-        if rows.nulls().is_none() && is_known.is_none() {
-            return BooleanArray::new(BooleanBuffer::collect_bool(rows.len(), is_true), None);
-        }
-        let verdict = |row| match rows.is_null(row) {
-            true => self.of_null,
-            false => is_known.is_none_or(|known| of_code(known, row)).then(|| is_true(row)),
+        // What stands for NULL is any number.
+        let of_code = |verdicts: &BooleanBuffer, row: usize| {
+            let code = codes[row] as usize;
+            code < verdicts.len() && verdicts.value(code)
         };
-        (0..rows.len()).map(verdict).collect()
+        let of_codes = |verdicts: &BooleanBuffer| BooleanBuffer::collect_bool(rows.len(), |row| of_code(verdicts, row));
+        let is_true = of_codes(self.of_values.values());
+        let is_known = self.of_values.nulls().map(|known| of_codes(known.inner()));
+        let is_there = rows.nulls().map(NullBuffer::inner);
+        let is_true = match (is_there, self.of_null) {
+            (Some(is_there), Some(true)) => &is_true | &!is_there,
+            (Some(is_there), Some(false)) => &is_true & is_there,
+            (Some(_), None) | (None, _) => is_true,
+        };
+        let is_known = match (is_known, is_there, self.of_null) {
+            (Some(is_known), Some(is_there), None) => Some(&is_known & is_there),
+            (Some(is_known), Some(is_there), Some(_)) => Some(&is_known | &!is_there),
+            (None, Some(is_there), None) => Some(is_there.clone()),
+            (None, Some(_), Some(_)) => None,
+            (is_known, None, _) => is_known,
+        };
+        BooleanArray::new(is_true, is_known.map(NullBuffer::new))
     }
 }
 

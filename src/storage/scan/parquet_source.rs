@@ -4,7 +4,7 @@
 //! so it drops it, even for pruning. But in a file that promotes the attribute the predicate reads a plain column.
 //! [`SpanFileSource`] keeps every predicate, each file's adapter rewrites them, and row groups, pages and bloom filters
 //! prune by what can be used. Where a predicate selects few rows, files choose rows while they are decoded. What a file
-//! cannot judge then, or need not, is judged on its output ([`Remainder`]), so that the scan answers exactly for all
+//! cannot judge then, or need not, is judged on its output ([`remainder`]), so that the scan answers exactly for all
 //! predicates but those whose value changes while it runs, and no filter stays above it.
 
 use std::{fmt, sync::Arc};
@@ -21,12 +21,11 @@ use datafusion::{
         physical_plan::{FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource},
         table_schema::TableSchema,
     },
-    functions::core::file_row_index,
     logical_expr::Operator,
     object_store::{ObjectStore, path::Path},
     physical_expr::{
         EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction, conjunction_opt,
-        expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, Literal},
+        expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, LikeExpr, Literal},
         projection::{ProjectionExpr, ProjectionExprs},
     },
     physical_expr_common::physical_expr::is_volatile,
@@ -44,15 +43,15 @@ use crate::{
     model::schema::{STATUS_CODES, column},
     storage::{
         scan::{
+            by_row_number::{Known, Numbered, row_number, runs_of},
             condition,
             items::ItemsAsked,
             marked::{Marked, Use},
             morsels::{Batches, FinishedFiles},
             readers::{Form, IndexedReaders, TextForm},
-            remainder::{ROWS_DROPPED, Remainder, kept},
-            row_ids,
+            remainder::{self, ROWS_DROPPED, kept},
         },
-        start_set::{STARTS_AT, is_row_in_file},
+        start_set::STARTS_AT,
         trace_rows::Runs,
         trace_set::IN_TRACES,
     },
@@ -93,8 +92,8 @@ pub(crate) struct Reading {
     pub(crate) has_rows: bool,
     /// Whether any rows will do, but no more than some, so that predicates are about those that come out.
     pub(crate) is_limited: bool,
-    /// Whether each file comes with the trace ids of its rows.
-    pub(crate) knows_ids: bool,
+    /// What each file comes with that its rows need not be read for.
+    pub(crate) known: Known,
 }
 
 impl SpanFileSource {
@@ -133,19 +132,19 @@ impl SpanFileSource {
     }
 
     /// The output columns that are read as numbers of rows.
-    fn numbered(&self) -> Vec<usize> {
-        if self.reading.knows_ids { row_ids::places(&self.projection) } else { Vec::new() }
+    fn numbered(&self) -> Numbered {
+        Numbered::of(&self.projection, self.reading.known)
     }
 
-    /// In which form the files are read, and whether the numbers of rows are read for their ids.
-    fn form(&self, numbers_ids: bool) -> Form {
+    /// In which form the files are read, where these output columns are numbers.
+    fn form(&self, numbered: &Numbered) -> Form {
         let text = if self.reads_codes() { TextForm::Coded } else { TextForm::Plain };
         let outputs = || self.projection.iter().map(|column| &column.expr);
         let items = ItemsAsked::of(self.predicates.iter().chain(outputs()));
         // Where some rows will do, reading lists of all of them does not pay.
         let reads_many = !self.reading.is_narrow && !self.reading.is_limited;
         let by_row = reads_many && items.in_parts().next().is_some();
-        let numbers_rows = numbers_ids || by_row || outputs().any(|output| is_row_in_file(output.as_ref()));
+        let numbers_rows = !numbered.is_empty() || by_row;
         Form { text, numbers_rows, by_row, items: Arc::new(items) }
     }
 
@@ -154,9 +153,7 @@ impl SpanFileSource {
         if !form.by_row {
             return Ok((self.projection.clone(), self.answered.clone()));
         }
-        let schema = self.table_schema().table_schema();
-        let row: Arc<dyn PhysicalExpr> =
-            Arc::new(ScalarFunctionExpr::try_new(file_row_index(), Vec::new(), schema, Arc::default())?);
+        let row = row_number("row");
         let answered = self.answered.iter().map(|condition| form.items.by_row(condition, &row));
         let output = self.projection.clone().try_map_exprs(|expr| form.items.by_row(&expr, &row))?;
         Ok((output, answered.collect::<Result<_>>()?))
@@ -197,13 +194,19 @@ fn compared_texts(expr: &Arc<dyn PhysicalExpr>) -> Vec<&Arc<dyn PhysicalExpr>> {
     };
     let is_stored = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>() || is_attribute(expr);
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
-        && matches!(binary.op(), Operator::Eq | Operator::NotEq)
+        && is_text_comparison(*binary.op())
     {
         for (stored, text) in [(binary.left(), binary.right()), (binary.right(), binary.left())] {
             if is_stored(stored) && is_text(text) {
                 return vec![stored];
             }
         }
+    }
+    if let Some(like) = expr.downcast_ref::<LikeExpr>()
+        && is_stored(like.expr())
+        && is_text(like.pattern())
+    {
+        return vec![like.expr()];
     }
     if let Some(list) = expr.downcast_ref::<InListExpr>()
         && is_stored(list.expr())
@@ -218,6 +221,12 @@ fn compared_texts(expr: &Arc<dyn PhysicalExpr>) -> Vec<&Arc<dyn PhysicalExpr>> {
         return vec![text];
     }
     expr.children().into_iter().flat_map(compared_texts).collect()
+}
+
+/// Whether an operator compares a text with another one or with a pattern.
+fn is_text_comparison(op: Operator) -> bool {
+    use Operator::{Eq, NotEq, RegexIMatch, RegexMatch, RegexNotIMatch, RegexNotMatch};
+    matches!(op, Eq | NotEq | RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch)
 }
 
 /// How many rows meet a predicate, by its form.
@@ -310,10 +319,8 @@ fn is_common(compared: &Arc<dyn PhysicalExpr>, text: &Arc<dyn PhysicalExpr>) -> 
 struct Output {
     /// Whether their last column says which rows are kept.
     is_filtered: bool,
-    /// Columns that are numbers of rows, and become trace ids.
-    numbered: Vec<usize>,
-    /// Columns that are rows themselves.
-    rows: Vec<usize>,
+    /// Columns that are numbers of rows, and become what these tell.
+    numbered: Numbered,
     /// Before that.
     decoded: SchemaRef,
     schema: SchemaRef,
@@ -322,19 +329,15 @@ struct Output {
 }
 
 impl Output {
-    /// The rows of a file that come out; with `runs` where columns are numbers.
+    /// The rows of a file that come out; with `runs` where numbers become what these tell.
     fn of(&self, batches: Batches, runs: Option<&Arc<Runs>>, file: &Path) -> Batches {
         let batches = match self.is_filtered {
             true => kept(batches, &self.decoded, self.rows_max, &self.dropped),
             false => batches,
         };
-        let batches = match runs {
-            Some(runs) => row_ids::with_ids(batches, Arc::clone(runs), self.numbered.clone(), Arc::clone(&self.schema)),
-            None => batches,
-        };
-        match self.rows.is_empty() {
+        match self.numbered.is_empty() {
             true => batches,
-            false => row_ids::marked(batches, file.clone(), self.rows.clone()),
+            false => self.numbered.told(batches, (file.clone(), runs.map(Arc::clone)), Arc::clone(&self.schema)),
         }
     }
 }
@@ -352,7 +355,7 @@ impl FileSource for SpanFileSource {
     ) -> Result<Box<dyn Morselizer>> {
         let parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
         let numbered = self.numbered();
-        let form = self.form(!numbered.is_empty());
+        let form = self.form(&numbered);
         let (output, answered) = self.by_row(&form)?;
         let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(form)));
         let shown =
@@ -360,34 +363,32 @@ impl FileSource for SpanFileSource {
                 true => column.clone(),
                 false => ProjectionExpr { expr: Marked::mark(&column.expr, Use::Shown), alias: column.alias.clone() },
             };
-        let outputs = output.iter().enumerate().map(|(place, column)| match numbered.contains(&place) {
-            true => row_ids::number(column),
+        let outputs = output.iter().enumerate().map(|(place, column)| match numbered.contains(place) {
+            true => ProjectionExpr { expr: row_number(&column.alias), alias: column.alias.clone() },
             false => shown(column),
         });
         let answered = conjunction_opt(answered.iter().map(condition::mark));
-        let remainder = answered.map(|answered| Remainder::column(answered, self.chooses_rows));
+        let remainder = answered.map(|answered| remainder::column(&answered, self.chooses_rows));
         let is_filtered = remainder.is_some();
         let output = ProjectionExprs::new(outputs.chain(remainder));
         // A limit is for the rows that are left at last.
         let limit = if is_filtered { None } else { config.limit };
         let config = FileScanConfigBuilder::from(config.clone()).with_limit(limit).build();
         let files = self.projected(&parquet, &output)?.create_morselizer(store, &config, partition)?;
-        let rows = row_ids::rows(&self.projection);
-        if !is_filtered && numbered.is_empty() && rows.is_empty() {
+        if !is_filtered && numbered.is_empty() {
             return Ok(files);
         }
         let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
         let output = Arc::new(Output {
             is_filtered,
-            decoded: row_ids::numbered_schema(&schema, &numbered),
+            decoded: numbered.decoded(&schema),
             numbered,
-            rows,
             schema,
             rows_max: self.rows_max,
             dropped: MetricBuilder::new(self.metrics()).counter(ROWS_DROPPED, partition),
         });
         Ok(Box::new(FinishedFiles::new(files, move |file| {
-            let runs = if output.numbered.is_empty() { None } else { Some(row_ids::runs_of(file)?) };
+            let runs = if output.numbered.needs_runs() { Some(runs_of(file)?) } else { None };
             let (output, path) = (Arc::clone(&output), file.object_meta.location.clone());
             Ok(Arc::new(move |batches| output.of(batches, runs.as_ref(), &path)))
         })))
@@ -424,7 +425,7 @@ impl FileSource for SpanFileSource {
 
     fn fmt_extra(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_predicate(Arc::clone).fmt_extra(format, f)?;
-        if self.numbered().is_empty() { Ok(()) } else { f.write_str(", trace_ids=in memory") }
+        self.numbered().describe(f)
     }
 
     fn try_pushdown_filters(
@@ -434,9 +435,14 @@ impl FileSource for SpanFileSource {
     ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
         let mut source = self.clone();
         let mut results = Vec::with_capacity(filters.len());
+        // Of several lists of traces it is not known which one the rows were selected by.
+        let is_one_list = filters.iter().filter(|filter| names_traces(filter)).count() == 1;
         for filter in filters {
-            let is_done = self.reading.has_traces && names_traces(&filter);
-            if is_done || is_volatile(&filter) {
+            if self.reading.has_traces && names_traces(&filter) {
+                results.push(if is_one_list { PushedDown::Yes } else { PushedDown::No });
+                continue;
+            }
+            if is_volatile(&filter) {
                 results.push(PushedDown::No);
                 continue;
             }

@@ -2,7 +2,7 @@
 //!
 //! A scan of spans answers for conditions exactly, so that nothing above it looks at them again. But which of them can choose
 //! rows while a file is decoded, the file decides: in one that promotes the attribute the condition reads a plain column, in
-//! another a map, which the decoder passes over silently. So the output of every file gets one more column, [`Remainder`]: what
+//! another a map, which the decoder passes over silently. So the output of every file gets one more [`column`]: what
 //! is left of the conditions there, which the file's adapter finds out. [`kept`] keeps the rows for which it is true, and takes
 //! the column off.
 //!
@@ -13,29 +13,26 @@
 //!              chooses none                    remainder: both of them        (too many rows to pay for choosing)
 //! ```
 
-use std::{
-    fmt,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions},
     compute::{BatchCoalescer, prep_null_mask_filter},
-    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
+    datatypes::{Schema, SchemaRef},
 };
 use datafusion::{
     common::{Result, exec_err, tree_node::TreeNode},
     datasource::physical_plan::parquet::can_expr_be_pushed_down_with_schemas,
-    logical_expr::ColumnarValue,
     physical_expr::{PhysicalExpr, conjunction, projection::ProjectionExpr, split_conjunction},
     physical_plan::metrics::Count,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::storage::scan::morsels::Batches;
-
-use crate::storage::scan::sparse_items::KeptList;
+use crate::storage::scan::{
+    marked::{Marked, Use},
+    morsels::Batches,
+    sparse_items::KeptList,
+};
 
 /// The metric that counts rows which were read and not kept.
 pub(crate) const ROWS_DROPPED: &str = "remainder_rows_dropped";
@@ -43,90 +40,20 @@ pub(crate) const ROWS_DROPPED: &str = "remainder_rows_dropped";
 /// The column's name; no query sees it.
 const NAME: &str = "__remainder";
 
-/// Whether a row meets the conditions that choose no rows while a file is decoded.
-#[derive(Debug)]
-pub(crate) struct Remainder {
-    /// All conditions.
-    predicate: Arc<dyn PhysicalExpr>,
-    /// Whether decoding chooses rows.
-    chooses_rows: bool,
+/// The output column for conditions of a scan, where decoding chooses rows or not.
+pub(crate) fn column(predicate: &Arc<dyn PhysicalExpr>, chooses_rows: bool) -> ProjectionExpr {
+    ProjectionExpr { expr: Marked::mark(predicate, Use::Remainder { chooses_rows }), alias: NAME.to_owned() }
 }
 
-impl Remainder {
-    /// The output column for conditions of a scan.
-    pub(crate) fn column(predicate: Arc<dyn PhysicalExpr>, chooses_rows: bool) -> ProjectionExpr {
-        ProjectionExpr { expr: Arc::new(Self { predicate, chooses_rows }), alias: NAME.to_owned() }
-    }
-
-    pub(crate) fn predicate(&self) -> &Arc<dyn PhysicalExpr> {
-        &self.predicate
-    }
-
-    /// What is left of the conditions in a file, given what they are over its columns. The decoder asks the same question of
-    /// each condition.
-    pub(crate) fn of_file(&self, rewritten: &Arc<dyn PhysicalExpr>, physical: &Schema) -> Arc<dyn PhysicalExpr> {
-        let is_judged = |condition: &Arc<dyn PhysicalExpr>| {
-            self.chooses_rows
-                && can_expr_be_pushed_down_with_schemas(condition, physical)
-                // The decoder is not asked by numbers of rows.
-                && !condition.exists(|node| Ok(node.is::<KeptList>())).unwrap_or(true)
-        };
-        conjunction(split_conjunction(rewritten).into_iter().filter(|condition| !is_judged(condition)).map(Arc::clone))
-    }
-}
-
-impl PartialEq for Remainder {
-    fn eq(&self, other: &Self) -> bool {
-        self.predicate.as_ref() == other.predicate.as_ref() && self.chooses_rows == other.chooses_rows
-    }
-}
-
-impl Eq for Remainder {}
-
-impl Hash for Remainder {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.predicate.hash(state);
-        self.chooses_rows.hash(state);
-    }
-}
-
-impl fmt::Display for Remainder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "remainder({})", self.predicate)
-    }
-}
-
-impl PhysicalExpr for Remainder {
-    fn data_type(&self, _: &Schema) -> Result<DataType> {
-        Ok(DataType::Boolean)
-    }
-
-    fn nullable(&self, _: &Schema) -> Result<bool> {
-        Ok(true)
-    }
-
-    fn return_field(&self, _: &Schema) -> Result<FieldRef> {
-        Ok(Arc::new(Field::new(NAME, DataType::Boolean, true)))
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        self.predicate.evaluate(batch)
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![&self.predicate]
-    }
-
-    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(predicate), true) => Ok(Arc::new(Self { predicate, chooses_rows: self.chooses_rows })),
-            _ => exec_err!("a remainder holds one expression"),
-        }
-    }
-
-    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.predicate.fmt_sql(f)
-    }
+/// What is left of conditions in a file, given what they are over its columns and that decoding chooses rows. The decoder asks
+/// the same question of each condition.
+pub(crate) fn of_file(conditions: &Arc<dyn PhysicalExpr>, physical: &Schema) -> Arc<dyn PhysicalExpr> {
+    let is_judged = |condition: &Arc<dyn PhysicalExpr>| {
+        can_expr_be_pushed_down_with_schemas(condition, physical)
+            // The decoder is not asked by numbers of rows.
+            && !condition.exists(|node| Ok(node.is::<KeptList>())).unwrap_or(true)
+    };
+    conjunction(split_conjunction(conditions).into_iter().filter(|condition| !is_judged(condition)).map(Arc::clone))
 }
 
 /// The rows whose last column says that they are kept, without it, in batches of this schema and of this many rows at most;

@@ -39,13 +39,10 @@ use parquet::{
         arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder},
     },
     errors::{ParquetError, Result as ParquetResult},
-    file::{
-        metadata::ParquetMetaData,
-        reader::{ChunkReader, Length},
-    },
+    file::metadata::ParquetMetaData,
 };
 
-use crate::storage::dictionary::Chunk;
+use crate::storage::chunks::{Chunk, Parts};
 
 /// One row in so many may have items; lists of more rows are left to the reader.
 const ROWS_PER_LIST_MIN: usize = 16;
@@ -180,35 +177,6 @@ fn lists_of_rows(few: &[u32], items: &ListArray, numbers: &[i64]) -> Result<List
     let values = take(items, &UInt32Array::from(wanted), None)?;
     let values = Arc::clone(values.as_list::<i32>().values());
     Ok(ListArray::try_new(Arc::clone(element), OffsetBuffer::from_lengths(lengths), values, None)?)
-}
-
-/// Some parts of a file.
-struct Parts(Vec<Chunk>);
-
-impl Parts {
-    fn part(&self, start: u64) -> ParquetResult<&Chunk> {
-        let holds = |part: &&Chunk| part.start <= start && start < part.len();
-        let found = self.0.iter().find(holds);
-        found.ok_or_else(|| ParquetError::EOF(format!("byte {start} is in no part that was read")))
-    }
-}
-
-impl Length for Parts {
-    fn len(&self) -> u64 {
-        self.0.iter().map(Length::len).max().unwrap_or(0)
-    }
-}
-
-impl ChunkReader for Parts {
-    type T = <Chunk as ChunkReader>::T;
-
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        self.part(start)?.get_read(start)
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        self.part(start)?.get_bytes(start, length)
-    }
 }
 
 /// A call on a list, and the number of the row in its file, by which a file that keeps the list finds it.

@@ -60,6 +60,16 @@ pub enum PlannedStage {
     Coalesce,
 }
 
+impl PlannedStage {
+    fn relates_spans(&self) -> bool {
+        match self {
+            Self::Spansets(spansets) => spansets.relates_spans(),
+            Self::Filter { lhs, rhs, .. } => lhs.scalar.relates_spans() || rhs.scalar.relates_spans(),
+            Self::GroupBy { .. } | Self::Coalesce => false,
+        }
+    }
+}
+
 /// Which spans of a spanset stay.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlannedSpansets {
@@ -76,6 +86,17 @@ pub enum PlannedSpansets {
         /// Right side.
         rhs: Box<PlannedSpansets>,
     },
+}
+
+impl PlannedSpansets {
+    fn relates_spans(&self) -> bool {
+        match self {
+            Self::Filter(_) => false,
+            Self::Pipeline(stages) => stages.iter().any(PlannedStage::relates_spans),
+            Self::Binary { op: SpansetOp::Structural { .. }, .. } => true,
+            Self::Binary { op: SpansetOp::Logical(_), lhs, rhs } => lhs.relates_spans() || rhs.relates_spans(),
+        }
+    }
 }
 
 /// A side of a scalar filter.
@@ -113,7 +134,23 @@ pub enum Scalar {
     Negate(Box<Scalar>),
 }
 
+impl Scalar {
+    fn relates_spans(&self) -> bool {
+        match self {
+            Self::Number(_) | Self::Count | Self::Reduce(..) => false,
+            Self::Pipeline(stages, value) => stages.iter().any(PlannedStage::relates_spans) || value.relates_spans(),
+            Self::Binary { lhs, rhs, .. } => lhs.relates_spans() || rhs.relates_spans(),
+            Self::Negate(inner) => inner.relates_spans(),
+        }
+    }
+}
+
 impl Spansets {
+    /// Whether a stage asks how spans are related.
+    pub fn relates_spans(&self) -> bool {
+        self.stages.iter().any(PlannedStage::relates_spans)
+    }
+
     /// Plans a pipeline of a query that [`crate::traceql::check()`] has passed. The error has no excerpt yet.
     pub fn build(pipeline: &Pipeline) -> Result<Self, TraceQlError> {
         let mut builder = Builder::default();
