@@ -2,13 +2,16 @@
 
 use std::{ops::Range, sync::Arc};
 
-use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::Int64Type,
+};
 use tracehouse::{
     clock::ManualClock,
     ingest::WriteRequest,
     model::{
         batch::SpanBatch,
-        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, Value},
+        builder::{Attribute, ResourceFields, ScopeFields, SpanBatchBuilder, SpanFields, Value},
         ids::{SpanId, TraceId},
         promotion,
         tenant::TenantId,
@@ -28,7 +31,7 @@ const SPANS: u64 = 20_000;
 const FILES: u64 = 4;
 const SECOND: i64 = 1_000_000_000;
 
-/// Spans of traces of two, a millisecond apart; files are a minute apart. The status code is the number of hundreds, the
+/// Spans of traces of two, a parent and its child, a millisecond apart; files are a minute apart. The status code is the number of hundreds, the
 /// user is one in two thousand, the first file has a key of its own.
 fn batch(numbers: Range<u64>) -> SpanBatch {
     let mut builder = SpanBatchBuilder::new(&promotion::standard());
@@ -36,7 +39,8 @@ fn batch(numbers: Range<u64>) -> SpanBatch {
     let resource = builder.push_resource(&ResourceFields::default(), &service).unwrap();
     let scope = builder.push_scope(&ScopeFields::default(), &[]).unwrap();
     for n in numbers {
-        let span = plain_span(trace(n / 2), n + 1, start(n), n as i64);
+        let parent_span_id = (n % 2 == 1).then(|| SpanId::from_bytes(n.to_be_bytes()));
+        let span = SpanFields { parent_span_id, ..plain_span(trace(n / 2), n + 1, start(n), n as i64) };
         let user = format!("user {}", scrambled(n) % 2_000);
         let own_key = if n < SPANS { "only.first" } else { "other" };
         let attributes = [
@@ -216,6 +220,25 @@ async fn trace_ids_of_rows_are_read_once_and_looked_up_after_that() {
         let kind = QueryRequest::sql(TenantId::single(), text).kind;
         assert_eq!(answer(&engine, kind.clone()).await, answer(&new_engine(), kind).await, "{text}");
     }
+    // Alone, beside conditions that are judged before or after decoding, and with nothing else that is read.
+    for (condition, count) in [
+        ("parent_span_id IS NULL", SPANS),
+        ("parent_span_id IS NOT NULL", SPANS),
+        ("parent_span_id IS NULL AND duration_nano < 1001", 501),
+        ("parent_span_id IS NOT NULL AND duration_nano < 1001", 500),
+        ("parent_span_id IS NULL AND duration_nano IN (7, 8, 20004)", 2),
+        ("parent_span_id IS NULL AND parent_span_id IS NOT NULL AND duration_nano < 9", 0),
+        ("(parent_span_id IS NULL OR duration_nano < 100) AND duration_nano < 200", 150),
+    ] {
+        let text = format!("SELECT count(*), count(DISTINCT span_id) FROM spans WHERE {condition}");
+        let kind = QueryRequest::sql(TenantId::single(), text).kind;
+        let counted = answer(&engine, kind.clone()).await;
+        assert_eq!(counted, answer(&new_engine(), kind).await, "{condition}");
+        assert_eq!(counted[0].column(0).as_primitive::<Int64Type>().value(0), count as i64, "{condition}");
+    }
+    let text = "EXPLAIN SELECT count(*) FROM spans WHERE parent_span_id IS NULL AND duration_nano < 1000";
+    let plan = explained(&engine, QueryRequest::sql(TenantId::single(), text).kind).await;
+    assert!(plan.contains("roots=in memory") && !plan.contains("FilterExec"), "{plan}");
     house.ingest.shutdown().await.unwrap();
 }
 

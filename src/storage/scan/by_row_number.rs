@@ -11,12 +11,14 @@
 //!  comes out   runs.ids_of      runs.are_roots            name
 //! ```
 //!
+//! A condition that asks for roots is judged so, too: the number is decoded behind the output, and becomes whether the row is kept.
 //! Where rows are asked for themselves ([`row_in_file`](crate::storage::start_set::row_in_file)), they get the mark of their file.
 
 use std::{fmt, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions},
+    compute::{and, not},
     datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef},
 };
 use datafusion::{
@@ -25,7 +27,7 @@ use datafusion::{
     object_store::path::Path,
     physical_expr::{
         PhysicalExpr, ScalarFunctionExpr,
-        expressions::Column,
+        expressions::{Column, IsNotNullExpr, IsNullExpr},
         projection::{ProjectionExpr, ProjectionExprs},
     },
 };
@@ -42,6 +44,9 @@ use crate::{
     },
 };
 
+/// Name of the column that says which rows are kept; no query sees it.
+const IS_KEPT: &str = "__is_kept";
+
 /// The runs of a file, as an extension of it.
 #[derive(Clone, Debug)]
 pub(crate) struct FileRuns(pub(crate) Arc<Runs>);
@@ -51,14 +56,15 @@ pub(crate) struct FileRuns(pub(crate) Arc<Runs>);
 pub(crate) struct Known {
     /// Its trace id.
     pub(crate) ids: bool,
-    /// Whether it is a root.
+    /// Its trace id, and whether it is a root.
     pub(crate) roots: bool,
 }
 
 impl Known {
     /// What the runs of all files tell.
     pub(crate) fn of<'a>(runs: impl Iterator<Item = Option<&'a Arc<Runs>>> + Clone) -> Self {
-        Self { ids: runs.clone().all(|runs| runs.is_some()), roots: runs.flatten().all(|runs| runs.knows_roots()) }
+        let roots = runs.clone().all(|runs| runs.is_some_and(|runs| runs.knows_roots()));
+        Self { ids: runs.into_iter().all(|runs| runs.is_some()), roots }
     }
 }
 
@@ -78,13 +84,8 @@ pub(crate) struct Numbered(Vec<(usize, Told)>);
 impl Numbered {
     /// Those of an output over the columns of the table that are known.
     pub(crate) fn of(output: &ProjectionExprs, known: Known) -> Self {
-        let is_column = |expr: &Arc<dyn PhysicalExpr>, name: &str| {
-            expr.downcast_ref::<Column>().is_some_and(|column| column.name() == name)
-        };
         let told = |output: &ProjectionExpr| match IsRoot::called(output.expr.as_ref()) {
-            Some(parent) => {
-                (known.ids && known.roots && is_column(parent, column::PARENT_SPAN_ID)).then_some(Told::IsRoot)
-            }
+            Some(parent) => (known.roots && is_column(parent, column::PARENT_SPAN_ID)).then_some(Told::IsRoot),
             None if is_row_in_file(output.expr.as_ref()) => Some(Told::Row),
             None => (known.ids && is_column(&output.expr, column::TRACE_ID)).then_some(Told::TraceId),
         };
@@ -100,10 +101,11 @@ impl Numbered {
         self.0.iter().any(|(_, told)| *told != Told::Row)
     }
 
-    /// What of them is known, as plans show it.
-    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (told, shown) in [(Told::TraceId, "trace_ids"), (Told::IsRoot, "roots")] {
-            if self.0.iter().any(|(_, of_place)| *of_place == told) {
+    /// What is in memory of them, and whether a condition on roots is, as plans show it.
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>, tests_roots: bool) -> fmt::Result {
+        let has = |told: Told| self.0.iter().any(|(_, of_place)| *of_place == told);
+        for (is_known, shown) in [(has(Told::TraceId), "trace_ids"), (has(Told::IsRoot) || tests_roots, "roots")] {
+            if is_known {
                 write!(f, ", {shown}=in memory")?;
             }
         }
@@ -151,6 +153,48 @@ impl Numbered {
         };
         numbered.map(move |batch| told(batch?)).boxed()
     }
+}
+
+/// Whether a condition asks for roots, or for spans that are none, and for nothing else.
+pub(crate) fn root_test(condition: &Arc<dyn PhysicalExpr>) -> Option<bool> {
+    let is_null = condition.downcast_ref::<IsNullExpr>().map(|test| (test.arg(), true));
+    let (tested, wanted) =
+        is_null.or_else(|| condition.downcast_ref::<IsNotNullExpr>().map(|test| (test.arg(), false)))?;
+    is_column(tested, column::PARENT_SPAN_ID).then_some(wanted)
+}
+
+/// The same batches with whether rows are kept as the last column: there comes the number of the row, behind `has_remainder` what
+/// other conditions say, and `wanted` says whether roots are kept, or the others.
+pub(crate) fn judged(numbered: Batches, runs: Arc<Runs>, wanted: bool, has_remainder: bool) -> Batches {
+    let judged = move |batch: RecordBatch| {
+        let (mut columns, rows) = (batch.columns().to_vec(), batch.num_rows());
+        let Some(numbers) = columns.pop() else { return exec_err!("the output of a file has no numbers of rows") };
+        let Some(numbers) = numbers.as_primitive_opt::<Int64Type>() else {
+            return exec_err!("the numbers of rows have the type {}", numbers.data_type());
+        };
+        let mut is_kept = runs.are_roots(numbers.values())?;
+        if !wanted {
+            is_kept = not(&is_kept)?;
+        }
+        if has_remainder {
+            let Some(remainder) = columns.pop() else { return exec_err!("the output of a file has no remainder") };
+            let Some(remainder) = remainder.as_boolean_opt() else {
+                return exec_err!("a remainder has the type {}", remainder.data_type());
+            };
+            is_kept = and(&is_kept, remainder)?;
+        }
+        let mut fields: Vec<FieldRef> =
+            batch.schema_ref().fields().iter().take(columns.len()).map(Arc::clone).collect();
+        fields.push(Arc::new(Field::new(IS_KEPT, DataType::Boolean, true)));
+        columns.push(Arc::new(is_kept));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
+    };
+    numbered.map(move |batch| judged(batch?)).boxed()
+}
+
+fn is_column(expr: &Arc<dyn PhysicalExpr>, name: &str) -> bool {
+    expr.downcast_ref::<Column>().is_some_and(|column| column.name() == name)
 }
 
 /// What gives the number of a row in its file, under a name.

@@ -24,7 +24,7 @@ use datafusion::{
     logical_expr::Operator,
     object_store::{ObjectStore, path::Path},
     physical_expr::{
-        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction, conjunction_opt,
+        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction_opt,
         expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, LikeExpr, Literal},
         projection::{ProjectionExpr, ProjectionExprs},
     },
@@ -43,7 +43,7 @@ use crate::{
     model::schema::{STATUS_CODES, column},
     storage::{
         scan::{
-            by_row_number::{Known, Numbered, row_number, runs_of},
+            by_row_number::{Known, Numbered, judged, root_test, row_number, runs_of},
             condition,
             items::ItemsAsked,
             marked::{Marked, Use},
@@ -56,6 +56,9 @@ use crate::{
         trace_set::IN_TRACES,
     },
 };
+
+/// The number of a row, where no output column is named so.
+const ROW: &str = "__row";
 
 /// Rows of a batch where nobody says how many.
 const ROWS_MAX_DEFAULT: usize = 8192;
@@ -136,15 +139,15 @@ impl SpanFileSource {
         Numbered::of(&self.projection, self.reading.known)
     }
 
-    /// In which form the files are read, where these output columns are numbers.
-    fn form(&self, numbered: &Numbered) -> Form {
+    /// In which form the files are read, and whether numbers of rows are asked for.
+    fn form(&self, asks_for_rows: bool) -> Form {
         let text = if self.reads_codes() { TextForm::Coded } else { TextForm::Plain };
         let outputs = || self.projection.iter().map(|column| &column.expr);
         let items = ItemsAsked::of(self.predicates.iter().chain(outputs()));
         // Where some rows will do, reading lists of all of them does not pay.
         let reads_many = !self.reading.is_narrow && !self.reading.is_limited;
         let by_row = reads_many && items.in_parts().next().is_some();
-        let numbers_rows = !numbered.is_empty() || by_row;
+        let numbers_rows = asks_for_rows || by_row;
         Form { text, numbers_rows, by_row, items: Arc::new(items) }
     }
 
@@ -153,7 +156,7 @@ impl SpanFileSource {
         if !form.by_row {
             return Ok((self.projection.clone(), self.answered.clone()));
         }
-        let row = row_number("row");
+        let row = row_number(ROW);
         let answered = self.answered.iter().map(|condition| form.items.by_row(condition, &row));
         let output = self.projection.clone().try_map_exprs(|expr| form.items.by_row(&expr, &row))?;
         Ok((output, answered.collect::<Result<_>>()?))
@@ -167,11 +170,17 @@ impl SpanFileSource {
         }
     }
 
-    fn with_predicate(&self, each: impl Fn(&Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr>) -> ParquetSource {
-        if self.predicates.is_empty() {
-            return self.parquet.clone();
+    fn with_predicates(&self, predicates: impl Iterator<Item = Arc<dyn PhysicalExpr>>) -> ParquetSource {
+        match conjunction_opt(predicates) {
+            Some(predicate) => self.parquet.with_predicate(predicate),
+            None => self.parquet.clone(),
         }
-        self.parquet.with_predicate(conjunction(self.predicates.iter().map(each)))
+    }
+
+    /// The condition that it is in memory which rows are roots for, and whether it wants these or the others.
+    fn root_test(&self) -> Option<(&Arc<dyn PhysicalExpr>, bool)> {
+        let mut tests = self.answered.iter().filter_map(|condition| Some((condition, root_test(condition)?)));
+        tests.next().filter(|_| self.reading.known.roots)
     }
 }
 
@@ -319,6 +328,9 @@ fn is_common(compared: &Arc<dyn PhysicalExpr>, text: &Arc<dyn PhysicalExpr>) -> 
 struct Output {
     /// Whether their last column says which rows are kept.
     is_filtered: bool,
+    /// Whether roots are kept or the others, if the last column is the number of a row, and whether other conditions come
+    /// before it.
+    root_test: Option<(bool, bool)>,
     /// Columns that are numbers of rows, and become what these tell.
     numbered: Numbered,
     /// Before that.
@@ -331,6 +343,10 @@ struct Output {
 impl Output {
     /// The rows of a file that come out; with `runs` where numbers become what these tell.
     fn of(&self, batches: Batches, runs: Option<&Arc<Runs>>, file: &Path) -> Batches {
+        let batches = match (self.root_test, runs) {
+            (Some((wanted, has_remainder)), Some(runs)) => judged(batches, Arc::clone(runs), wanted, has_remainder),
+            _ => batches,
+        };
         let batches = match self.is_filtered {
             true => kept(batches, &self.decoded, self.rows_max, &self.dropped),
             false => batches,
@@ -353,9 +369,13 @@ impl FileSource for SpanFileSource {
         config: &FileScanConfig,
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
-        let parquet = self.with_predicate(condition::mark).with_pushdown_filters(self.chooses_rows);
+        let root_test = self.root_test();
+        let is_judged_otherwise =
+            |condition: &Arc<dyn PhysicalExpr>| root_test.is_some_and(|(test, _)| test == condition);
+        let predicates = self.predicates.iter().filter(|predicate| !is_judged_otherwise(predicate));
+        let parquet = self.with_predicates(predicates.map(condition::mark)).with_pushdown_filters(self.chooses_rows);
         let numbered = self.numbered();
-        let form = self.form(&numbered);
+        let form = self.form(!numbered.is_empty() || root_test.is_some());
         let (output, answered) = self.by_row(&form)?;
         let parquet = parquet.with_parquet_file_reader_factory(Arc::new(self.readers.reading(form)));
         let shown =
@@ -367,10 +387,13 @@ impl FileSource for SpanFileSource {
             true => ProjectionExpr { expr: row_number(&column.alias), alias: column.alias.clone() },
             false => shown(column),
         });
-        let answered = conjunction_opt(answered.iter().map(condition::mark));
+        let answered = answered.iter().filter(|condition| !is_judged_otherwise(condition));
+        let answered = conjunction_opt(answered.map(condition::mark));
         let remainder = answered.map(|answered| remainder::column(&answered, self.chooses_rows));
-        let is_filtered = remainder.is_some();
-        let output = ProjectionExprs::new(outputs.chain(remainder));
+        let has_remainder = remainder.is_some();
+        let is_filtered = has_remainder || root_test.is_some();
+        let number = root_test.map(|_| ProjectionExpr { expr: row_number(ROW), alias: ROW.to_owned() });
+        let output = ProjectionExprs::new(outputs.chain(remainder).chain(number));
         // A limit is for the rows that are left at last.
         let limit = if is_filtered { None } else { config.limit };
         let config = FileScanConfigBuilder::from(config.clone()).with_limit(limit).build();
@@ -381,6 +404,7 @@ impl FileSource for SpanFileSource {
         let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
         let output = Arc::new(Output {
             is_filtered,
+            root_test: root_test.map(|(_, wanted)| (wanted, has_remainder)),
             decoded: numbered.decoded(&schema),
             numbered,
             schema,
@@ -388,7 +412,8 @@ impl FileSource for SpanFileSource {
             dropped: MetricBuilder::new(self.metrics()).counter(ROWS_DROPPED, partition),
         });
         Ok(Box::new(FinishedFiles::new(files, move |file| {
-            let runs = if output.numbered.needs_runs() { Some(runs_of(file)?) } else { None };
+            let needs_runs = output.root_test.is_some() || output.numbered.needs_runs();
+            let runs = if needs_runs { Some(runs_of(file)?) } else { None };
             let (output, path) = (Arc::clone(&output), file.object_meta.location.clone());
             Ok(Arc::new(move |batches| output.of(batches, runs.as_ref(), &path)))
         })))
@@ -424,8 +449,8 @@ impl FileSource for SpanFileSource {
     }
 
     fn fmt_extra(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_predicate(Arc::clone).fmt_extra(format, f)?;
-        self.numbered().describe(f)
+        self.with_predicates(self.predicates.iter().map(Arc::clone)).fmt_extra(format, f)?;
+        self.numbered().describe(f, self.root_test().is_some())
     }
 
     fn try_pushdown_filters(
