@@ -10,7 +10,8 @@
 //!
 //! ```text
 //!  buffer_source    buffered batches
-//!  parquet_source   files: which predicates choose rows while they are decoded, and what becomes of the rest
+//!  parquet_source   files: which predicates choose rows while they are decoded (selective), what becomes of the rest, and
+//!                   whether text is read as codes (texts_read)
 //!    readers          footers, changed (changed_footer) so that text comes as codes (coded_text), and of events and links
 //!                     what is asked of them (items) or, where few rows have some, from memory (sparse_items)
 //!    adapter          expressions on logical columns as those on what a file or a batch has; marked says what they are for
@@ -34,7 +35,9 @@ mod on_values;
 mod parquet_source;
 mod readers;
 mod remainder;
+mod selective;
 mod sparse_items;
+mod texts_read;
 
 use std::{
     any::Any,

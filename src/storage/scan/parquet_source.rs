@@ -21,11 +21,10 @@ use datafusion::{
         physical_plan::{FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource},
         table_schema::TableSchema,
     },
-    logical_expr::Operator,
     object_store::{ObjectStore, path::Path},
     physical_expr::{
-        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction_opt,
-        expressions::{BinaryExpr, Column, DynamicFilterPhysicalExpr, InListExpr, IsNotNullExpr, LikeExpr, Literal},
+        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction_opt,
+        expressions::DynamicFilterPhysicalExpr,
         projection::{ProjectionExpr, ProjectionExprs},
     },
     physical_expr_common::physical_expr::is_volatile,
@@ -38,23 +37,19 @@ use datafusion::{
 };
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
-use crate::{
-    functions::{AttrGet, CodedText, TextKey, TextMeets},
-    model::schema::{STATUS_CODES, column},
-    storage::{
-        scan::{
-            by_row_number::{Known, Numbered, judged, root_test, row_number, runs_of},
-            condition,
-            items::ItemsAsked,
-            marked::{Marked, Use},
-            morsels::{Batches, FinishedFiles},
-            readers::{Form, IndexedReaders, TextForm},
-            remainder::{self, ROWS_DROPPED, kept},
-        },
-        start_set::STARTS_AT,
-        trace_rows::Runs,
-        trace_set::IN_TRACES,
+use crate::storage::{
+    scan::{
+        by_row_number::{Known, Numbered, judged, root_test, row_number, runs_of},
+        condition,
+        items::ItemsAsked,
+        marked::{Marked, Use},
+        morsels::{Batches, FinishedFiles},
+        readers::{Form, IndexedReaders, TextForm},
+        remainder::{self, ROWS_DROPPED, kept},
+        selective::{is_selective, names_traces},
+        texts_read::{compared_texts, is_attribute, takes_codes},
     },
+    trace_rows::Runs,
 };
 
 /// The number of a row, where no output column is named so.
@@ -62,9 +57,6 @@ const ROW: &str = "__row";
 
 /// Rows of a batch where nobody says how many.
 const ROWS_MAX_DEFAULT: usize = 8192;
-
-/// What stands beside comparisons of TraceQL: for arrays, and for events and links that have the key.
-const BESIDE_OTHERS: [&str; 2] = ["traceql_array", "item_has"];
 
 /// A [`ParquetSource`] that keeps all predicates.
 #[derive(Clone, Debug)]
@@ -181,145 +173,6 @@ impl SpanFileSource {
     fn root_test(&self) -> Option<(&Arc<dyn PhysicalExpr>, bool)> {
         let mut tests = self.answered.iter().filter_map(|condition| Some((condition, root_test(condition)?)));
         tests.next().filter(|_| self.reading.known.roots)
-    }
-}
-
-/// Whether an output column is made of codes of text: it is coded text, a key for grouping by text, or whether text meets a
-/// pattern.
-fn takes_codes(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    let is_taken = |node: &Arc<dyn PhysicalExpr>| {
-        let key = ScalarFunctionExpr::try_downcast_func::<TextKey>(node.as_ref());
-        key.and_then(|call| call.fun().inner().downcast_ref::<TextKey>()).is_some_and(TextKey::makes_keys)
-            || ScalarFunctionExpr::try_downcast_func::<CodedText>(node.as_ref()).is_some()
-            || ScalarFunctionExpr::try_downcast_func::<TextMeets>(node.as_ref()).is_some()
-    };
-    expr.exists(|node| Ok(is_taken(node))).unwrap_or(false)
-}
-
-/// The stored texts, columns or attributes, that an expression compares with a literal or a pattern.
-fn compared_texts(expr: &Arc<dyn PhysicalExpr>) -> Vec<&Arc<dyn PhysicalExpr>> {
-    let is_text = |expr: &Arc<dyn PhysicalExpr>| {
-        expr.downcast_ref::<Literal>().is_some_and(|literal| literal.value().data_type() == DataType::Utf8)
-    };
-    let is_stored = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>() || is_attribute(expr);
-    if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
-        && is_text_comparison(*binary.op())
-    {
-        for (stored, text) in [(binary.left(), binary.right()), (binary.right(), binary.left())] {
-            if is_stored(stored) && is_text(text) {
-                return vec![stored];
-            }
-        }
-    }
-    if let Some(like) = expr.downcast_ref::<LikeExpr>()
-        && is_stored(like.expr())
-        && is_text(like.pattern())
-    {
-        return vec![like.expr()];
-    }
-    if let Some(list) = expr.downcast_ref::<InListExpr>()
-        && is_stored(list.expr())
-        && list.list().iter().all(is_text)
-    {
-        return vec![list.expr()];
-    }
-    if let Some(meets) = ScalarFunctionExpr::try_downcast_func::<TextMeets>(expr.as_ref())
-        && let [text, ..] = meets.args()
-        && is_stored(text)
-    {
-        return vec![text];
-    }
-    expr.children().into_iter().flat_map(compared_texts).collect()
-}
-
-/// Whether an operator compares a text with another one or with a pattern.
-fn is_text_comparison(op: Operator) -> bool {
-    use Operator::{Eq, NotEq, RegexIMatch, RegexMatch, RegexNotIMatch, RegexNotMatch};
-    matches!(op, Eq | NotEq | RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch)
-}
-
-/// How many rows meet a predicate, by its form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Share {
-    /// Few: equality on an id, a start, an attribute, or text, an attribute that is there, or one of the traces that a query has
-    /// found.
-    Few,
-    /// Next to none, beside another predicate that decides.
-    None,
-    /// Perhaps many.
-    Many,
-}
-
-/// Whether few rows meet a predicate, so that it pays to decode its columns first. For predicates that many rows meet, such
-/// as comparisons, decoding twice costs more than it saves.
-fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
-    share(predicate) == Share::Few
-}
-
-/// Whether a predicate is a list of traces.
-fn names_traces(predicate: &Arc<dyn PhysicalExpr>) -> bool {
-    let is_trace = |expr: &Arc<dyn PhysicalExpr>| {
-        expr.downcast_ref::<Column>().is_some_and(|column| column.name() == column::TRACE_ID)
-    };
-    if let Some(list) = predicate.downcast_ref::<InListExpr>() {
-        return !list.negated() && is_trace(list.expr());
-    }
-    predicate.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.name() == IN_TRACES)
-}
-
-fn share(predicate: &Arc<dyn PhysicalExpr>) -> Share {
-    let few_if = |is_few| if is_few { Share::Few } else { Share::Many };
-    let is_rare = |expr: &Arc<dyn PhysicalExpr>| {
-        let rare = [column::TRACE_ID, column::SPAN_ID, column::START_TIME];
-        let is_column = expr.downcast_ref::<Column>().is_some_and(|column| rare.contains(&column.name()));
-        is_column || is_attribute(expr)
-    };
-    let is_text = |expr: &Arc<dyn PhysicalExpr>| {
-        expr.downcast_ref::<Literal>().is_some_and(|literal| literal.value().try_as_str().flatten().is_some())
-    };
-    if let Some(list) = predicate.downcast_ref::<InListExpr>() {
-        return few_if(!list.negated() && is_rare(list.expr()));
-    }
-    if let Some(test) = predicate.downcast_ref::<IsNotNullExpr>() {
-        return few_if(is_attribute(test.arg()));
-    }
-    if let Some(call) = predicate.downcast_ref::<ScalarFunctionExpr>() {
-        return match call.name() {
-            _ if is_attribute(predicate) => Share::Few,
-            name if BESIDE_OTHERS.contains(&name) => Share::None,
-            name => few_if([IN_TRACES, STARTS_AT].contains(&name)),
-        };
-    }
-    let Some(binary) = predicate.downcast_ref::<BinaryExpr>() else { return Share::Many };
-    let (left, right) = (binary.left(), binary.right());
-    match binary.op() {
-        Operator::And => share(left).min(share(right)),
-        Operator::Or => match (share(left), share(right)) {
-            (Share::Many, _) | (_, Share::Many) => Share::Many,
-            (one, other) => one.min(other),
-        },
-        Operator::Eq => few_if(
-            (is_text(left) && !is_common(right, left))
-                || (is_text(right) && !is_common(left, right))
-                || (is_rare(left) && right.is::<Literal>())
-                || (is_rare(right) && left.is::<Literal>()),
-        ),
-        _ => Share::Many,
-    }
-}
-
-fn is_attribute(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    ScalarFunctionExpr::try_downcast_func::<AttrGet>(expr.as_ref()).is_some()
-}
-
-/// Whether many spans have this text in a column: any kind, and any status but an error.
-fn is_common(compared: &Arc<dyn PhysicalExpr>, text: &Arc<dyn PhysicalExpr>) -> bool {
-    let Some(compared) = compared.downcast_ref::<Column>() else { return false };
-    let text = text.downcast_ref::<Literal>().and_then(|literal| literal.value().try_as_str().flatten());
-    match compared.name() {
-        column::KIND => true,
-        column::STATUS_CODE => text != Some(STATUS_CODES[STATUS_CODES.len() - 1]),
-        _ => false,
     }
 }
 
