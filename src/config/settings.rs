@@ -346,7 +346,8 @@ section! {
         pub scanned_rows_max: usize = 0,
         /// Memory for what says which files hold a trace: 2 MB for a million traces.
         pub trace_filter_bytes_max: ByteSize = ByteSize::mib(64),
-        /// Memory for what says which rows of files belong to which trace: 20 MB for a million traces.
+        /// Memory for what says which rows of files belong to which trace, and which are roots: 20 MB for a million traces, and 1 MB for
+        /// eight million spans.
         pub trace_rows_bytes_max: ByteSize = ByteSize::mib(64),
         /// Longest run of one query.
         pub timeout: HumanDuration = HumanDuration::minutes(1),
