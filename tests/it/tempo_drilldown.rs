@@ -181,9 +181,8 @@ fn expected_lines(pipeline: &traceql::ast::Pipeline, spans: &[Span]) -> Vec<Stri
     let range = (0, (RANGE_SECONDS + 1) * SECOND_NANO);
     let found = reference::search(pipeline, spans, range, EXTENT_NANO);
     let line = |found: &reference::Found| {
-        let ids =
-            |set: &Vec<(u64, usize, i64, i64)>| set.iter().map(|span| span.0.to_string()).collect::<Vec<_>>().join(" ");
-        let sets: Vec<String> = found.spansets.iter().map(|set| ids(&set.spans)).collect();
+        let sets = found.spansets.iter().map(|set| set.spans.iter().map(|span| span.id.to_string()));
+        let sets: Vec<String> = sets.map(|ids| ids.collect::<Vec<_>>().join(" ")).collect();
         format!("{:x}: {}", found.trace, sets.join(" / "))
     };
     found.iter().map(line).collect()

@@ -102,10 +102,10 @@ fn shown(found: &[Found], spans: &[Span]) -> String {
                     spanset.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 words.push(format!("[{}]", attributes.join(", ")));
             }
-            words.extend(spanset.spans.iter().map(|(id, kind, ..)| {
-                let shared = ids[&(found.trace, *id)].len() > 1;
-                let suffix = if shared { &Kind::ALL[*kind].name()[..1] } else { "" };
-                format!("{id}{suffix}")
+            words.extend(spanset.spans.iter().map(|span| {
+                let shared = ids[&(found.trace, span.id)].len() > 1;
+                let suffix = if shared { &Kind::ALL[span.kind].name()[..1] } else { "" };
+                format!("{}{suffix}", span.id)
             }));
             words.join(" ")
         });

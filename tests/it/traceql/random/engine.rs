@@ -24,7 +24,7 @@ use crate::{
     engines,
     maintain::{compact_all, house::House},
     query::data::START,
-    traceql::reference::{Attr, Attributes, Found, Span, Val},
+    traceql::reference::{Attr, Attributes, Found, ShownSpan, Span, Val},
 };
 
 /// How spans come to lie where they are: part after part is written, and the first of them become files.
@@ -236,7 +236,8 @@ fn trace(batch: &RecordBatch, row: usize) -> String {
         let ids = (0..spans.len()).map(|span| {
             let id = spans["span_id"].as_fixed_size_binary().value(span);
             let id = u64::from_be_bytes(id.try_into().unwrap());
-            (id, int(&spans["start_time_unix_nano"], span) - START, int(&spans["duration_nano"], span))
+            let times = (int(&spans["start_time_unix_nano"], span) - START, int(&spans["duration_nano"], span));
+            self::span(id, times, &entries(&spans["attributes"].as_map().value(span)))
         });
         let attributes = entries(&sets["attributes"].as_map().value(set));
         spanset(&attributes, int(&sets["matched"], set), &ids.collect::<Vec<_>>())
@@ -277,11 +278,16 @@ fn head(
     format!("trace {trace} root {root_service:?} {root_name:?} at {start} for {duration} services {services:?}")
 }
 
-fn spanset(attributes: &[(String, Val)], matched: i64, spans: &[(u64, i64, i64)]) -> String {
+fn span(id: u64, (start, duration): (i64, i64), attributes: &[(String, Val)]) -> String {
+    let attributes: Vec<String> = attributes.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+    format!("{id} at {start} for {duration}{}", attributes.concat())
+}
+
+fn spanset(attributes: &[(String, Val)], matched: i64, spans: &[String]) -> String {
     // A missing value is not among the attributes.
     let there = attributes.iter().filter(|(_, value)| !["nil", "null"].contains(&value.to_string().as_str()));
     let attributes: Vec<String> = there.map(|(name, value)| format!("{name}={value}")).collect();
-    format!("  [{}] {matched}: {spans:?}", attributes.join(" "))
+    format!("  [{}] {matched}: {}", attributes.join(" "), spans.join(", "))
 }
 
 /// The reference's answer in that form, with at most so many spans per spanset.
@@ -289,7 +295,8 @@ pub(in crate::traceql) fn lines(found: &Found, shown: usize) -> String {
     let times = (found.start, found.duration);
     let head = head(found.trace, &found.root_service, &found.root_name, times, &found.services);
     let spansets = found.spansets.iter().map(|of| {
-        let spans = of.spans.iter().take(shown).map(|(id, _, start, duration)| (*id, *start, *duration));
+        let of_span = |of: &ShownSpan| span(of.id, (of.start, of.duration), &of.attributes);
+        let spans = of.spans.iter().take(shown).map(of_span);
         spanset(&of.attributes, of.spans.len() as i64, &spans.collect::<Vec<_>>())
     });
     std::iter::once(head).chain(spansets).collect::<Vec<_>>().join("\n")

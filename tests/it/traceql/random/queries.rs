@@ -68,10 +68,60 @@ const RELATIONS: &[&str] = &[
 ];
 
 pub(super) fn query(random: &mut Random) -> String {
-    if random.chance(25) {
-        return format!("{{ {} }}", condition(random, 3));
+    match random.below(20) {
+        0..5 => format!("{{ {} }}", condition(random, 3)),
+        5..8 => of_items(random),
+        _ => pipeline(random, 3, true),
     }
-    pipeline(random, 3, true)
+}
+
+/// Fields of which a span may have several values, and what may stand beside them.
+const OF_ITEMS: &[&str] = &[
+    "event.a",
+    "event.a",
+    "event.b",
+    "event.b",
+    ".a",
+    ".b",
+    "event:name",
+    "event:timeSinceStart",
+    "link.a",
+    "link.b",
+    "link:spanID",
+    "link:traceID",
+    "parent.a",
+    "instrumentation.a",
+    "nestedSetParent",
+];
+
+/// A search that looks for events and links, and shows some.
+fn of_items(random: &mut Random) -> String {
+    let filter = |random: &mut Random| format!("{{ {} }}", item_condition(random, 2));
+    let found = match random.below(6) {
+        0 => format!("{} || {}", filter(random), filter(random)),
+        1 => format!("{{ }} {} {}", random.pick(RELATIONS), filter(random)),
+        2 => format!("{} | {}", filter(random), filter(random)),
+        _ => filter(random),
+    };
+    let shown: Vec<&str> = (0..random.below(4)).map(|_| random.pick(OF_ITEMS)).collect();
+    if shown.is_empty() { found } else { format!("{found} | select({})", shown.join(", ")) }
+}
+
+fn item_condition(random: &mut Random, depth: usize) -> String {
+    if depth > 0 && random.chance(60) {
+        let (a, b) = (item_condition(random, depth - 1), item_condition(random, depth - 1));
+        return match random.below(10) {
+            0 => format!("!({a})"),
+            1..4 => format!("({a}) || ({b})"),
+            _ => format!("{a} && {b}"),
+        };
+    }
+    let field = random.pick(OF_ITEMS);
+    match random.below(8) {
+        0 => format!("{field} != nil"),
+        1 => format!("{field} = nil"),
+        _ => format!("{field} {} {}", random.pick(&["=", "=", "!=", ">", "<="]), literal(random, field)),
+    }
 }
 
 /// Numbers that functions take of spans.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use tracehouse::traceql::ast::Pipeline;
 
 use super::{
-    Span, Val, spansets,
+    Span, Val,
+    shown::Mentioned,
+    spansets,
     trace::{self, Trace},
 };
 
@@ -26,14 +28,25 @@ pub(crate) struct Found {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shown {
     pub(crate) attributes: Vec<(String, Val)>,
-    /// Id, kind by number, start, duration.
-    pub(crate) spans: Vec<(u64, usize, i64, i64)>,
+    pub(crate) spans: Vec<ShownSpan>,
+}
+
+/// A span of a spanset.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ShownSpan {
+    pub(crate) id: u64,
+    /// By number.
+    pub(crate) kind: usize,
+    pub(crate) start: i64,
+    pub(crate) duration: i64,
+    pub(crate) attributes: Vec<(String, Val)>,
 }
 
 /// All traces that a pipeline finds among `rows` with spans in `[range.0, range.1)`.
 pub(crate) fn search(pipeline: &Pipeline, rows: &[Span], range: (i64, i64), extent: i64) -> Vec<Found> {
-    let mut found: Vec<Found> =
-        traces(rows, range, extent).iter().filter_map(|trace| find(pipeline, trace, range)).collect();
+    let mentioned = Mentioned::by(pipeline);
+    let find = |trace: &Trace| find(pipeline, &mentioned, trace, range);
+    let mut found: Vec<Found> = traces(rows, range, extent).iter().filter_map(find).collect();
     found.sort_by_key(|found| (std::cmp::Reverse(found.start), found.trace));
     found
 }
@@ -48,13 +61,19 @@ pub(super) fn traces(rows: &[Span], range: (i64, i64), extent: i64) -> Vec<Trace
     traces.into_iter().map(|(id, rows)| Trace::new(id, &rows)).collect()
 }
 
-fn find(pipeline: &Pipeline, trace: &Trace, range: (i64, i64)) -> Option<Found> {
+fn find(pipeline: &Pipeline, mentioned: &Mentioned, trace: &Trace, range: (i64, i64)) -> Option<Found> {
     let mut spansets = Vec::new();
     for spanset in spansets::of_trace(pipeline, trace) {
-        let spans = spanset.spans.iter().map(|index| &trace.spans[*index]);
-        let spans: Vec<_> = spans
-            .filter(|span| span.start >= range.0 && span.start < range.1)
-            .map(|span| (span.id, span.kind, span.start, span.duration))
+        let spans = spanset.spans.iter().map(|index| (*index, &trace.spans[*index]));
+        let spans: Vec<ShownSpan> = spans
+            .filter(|(_, span)| span.start >= range.0 && span.start < range.1)
+            .map(|(index, span)| ShownSpan {
+                id: span.id,
+                kind: span.kind,
+                start: span.start,
+                duration: span.duration,
+                attributes: mentioned.of_span(trace, index),
+            })
             .collect();
         if !spans.is_empty() {
             spansets.push(Shown { attributes: spanset.attributes, spans });

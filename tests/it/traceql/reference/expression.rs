@@ -32,9 +32,13 @@ pub(super) struct Subject<'a> {
     pub(super) look: Look,
 }
 
+/// The events or links of a span, of which there are so many, that are looked at one after the other; none is a choice, too.
+pub(super) fn choices(count: usize) -> Vec<Option<usize>> {
+    if count == 0 { vec![None] } else { (0..count).map(Some).collect() }
+}
+
 /// Whether a filter keeps a span: for some pair of an event and a link.
 pub(super) fn keeps(filter: &FieldExpr, trace: &Trace, index: usize) -> bool {
-    let choices = |count: usize| if count == 0 { vec![None] } else { (0..count).map(Some).collect() };
     let span = &trace.spans[index];
     choices(span.events.len()).into_iter().any(|event| {
         choices(span.links.len())
@@ -239,7 +243,7 @@ fn lowered(expr: &FieldExpr, other: &FieldExpr, value: Val) -> Val {
     }
 }
 
-fn is_constant(expr: &FieldExpr) -> bool {
+pub(super) fn is_constant(expr: &FieldExpr) -> bool {
     match &expr.kind {
         FieldKind::Literal(_) => true,
         FieldKind::Field(_) => false,

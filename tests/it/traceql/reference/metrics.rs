@@ -412,7 +412,7 @@ fn is_own(expr: &FieldExpr) -> bool {
 }
 
 /// `nestedSetParent < 0` and what says the same or the opposite.
-fn is_root_test(expr: &FieldExpr) -> bool {
+pub(super) fn is_root_test(expr: &FieldExpr) -> bool {
     use ComparisonOp::{Eq, Ge, Gt, Le, Lt, Ne};
     let FieldKind::Binary { op: FieldOp::Comparison(op), lhs, rhs } = &expr.kind else { return false };
     let is_parent = |expr: &FieldExpr| expr.kind == FieldKind::Field(FieldName::Intrinsic(Intrinsic::NestedSetParent));

@@ -8,12 +8,13 @@ mod compare;
 mod expression;
 mod label;
 mod metrics;
+mod shown;
 mod spansets;
 mod trace;
 mod value;
 mod world;
 
-pub(crate) use answer::{Found, search};
+pub(crate) use answer::{Found, ShownSpan, search};
 pub(crate) use label::label_text;
 pub(crate) use metrics::{Answer, Buckets, metrics};
 pub(crate) use value::Val;
