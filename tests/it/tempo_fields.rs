@@ -30,6 +30,7 @@ async fn send(server: &Server) {
         json!({"resource": {"attributes": texts(&[("service.name", service)])}, "scopeSpans": [{"spans": [{
             "traceId": format!("{trace:032x}"), "spanId": format!("{id:016x}"), "parentSpanId": parent, "name": name,
             "startTimeUnixNano": start.to_string(), "endTimeUnixNano": (start + 1_000).to_string(),
+            "attributes": if id == 1 { texts(&[("level", "of the parent")]) } else { vec![] },
             "events": events, "links": links,
         }]}]})
     };
@@ -95,6 +96,8 @@ async fn check_shown(server: &Server, state: &str) {
         (r#"{ name = "cart" } | select(event.level, link.why)"#, "cart: level=info why=first"),
         // The first filter that finds an event here.
         (r#"{ name = "GET /cart" } > { event.level = "error" } | { event.level != "x" }"#, "cart: level=error"),
+        // The parent's attribute is not the event's.
+        (r#"{ event.level = "error" && parent.level = "of the parent" }"#, "cart: level=error"),
         (r#"{ event.level = "none" } || { event.level = "error" }"#, "cart: level=error"),
     ] {
         assert_eq!(shown(server, query).await, [expected], "{state}: {query}");

@@ -412,9 +412,9 @@ impl FieldName {
         matches!(self, FieldName::Intrinsic(intrinsic) if intrinsic.type_of() == Type::Duration)
     }
 
-    /// Whether it is an attribute without a scope, which is looked up in one after the other.
+    /// Whether it is an attribute of the span itself without a scope, which is looked up in one after the other.
     pub fn is_unscoped(&self) -> bool {
-        matches!(self, FieldName::Attribute(attribute) if attribute.scope == Scope::Any)
+        matches!(self, FieldName::Attribute(attribute) if attribute.scope == Scope::Any && !attribute.of_parent)
     }
 }
 
