@@ -1,20 +1,16 @@
 //! `attr_rest(map, 'key', 'type', ...)`: the attributes of a scope but for those that are asked for one by one.
 
-use std::sync::Arc;
-
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::DataType;
 use datafusion::{
     common::{Result, exec_err, plan_err},
-    logical_expr::{
-        ColumnarValue, ExpressionPlacement, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
-    },
+    logical_expr::{ColumnarValue, ExpressionPlacement, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
 };
 
 use crate::model::attributes::{self, AttributeType};
 
 /// Takes a map, and keys with types of value in turn, all of these literals. Gives the map; whether values that are listed
 /// are in it is open, so the caller takes them from `attr_str` and the like and skips them here. A stored batch then need
-/// not put its columns of listed attributes back into a map.
+/// not put its columns of listed attributes back into a map. Where nothing else can be there, it can be NULL.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct AttrRest {
     signature: Signature,
@@ -51,11 +47,6 @@ impl ScalarUDFImpl for AttrRest {
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
         Ok(attributes::map_type())
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<Arc<Field>> {
-        let nullable = args.arg_fields.first().is_none_or(|field| field.is_nullable());
-        Ok(Arc::new(Field::new(self.name(), attributes::map_type(), nullable)))
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {

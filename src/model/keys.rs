@@ -237,6 +237,12 @@ impl AttributeKeys {
         }
     }
 
+    /// Whether map columns, or the maps of events or links, hold nothing.
+    pub fn residual_is_empty(&self, scope: AttributeScope) -> bool {
+        let keys = self.scope(scope);
+        keys.closed && keys.keys.values().all(|key_use| key_use.residual.is_empty())
+    }
+
     /// Whether some span, event or link can have the key, in a column or in a map.
     pub fn can_have(&self, scope: AttributeScope, key: &str) -> bool {
         let promoted = self.scope(scope).keys.get(key).is_some_and(|key_use| key_use.promoted.is_some());

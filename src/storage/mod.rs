@@ -14,7 +14,8 @@
 //! promote, answers as over one table of whole maps. `tests/it/promotion.rs` holds the code to it.
 //!
 //! Where a column's dictionaries have all of its values, [`dictionary`] tells them without reading rows; [`map_values`] reads the
-//! values of one key of the maps without putting maps together.
+//! values of one key of the maps without putting maps together. A query that counts all values of many columns reads their codes
+//! itself ([`apart`]).
 //!
 //! A file also says which traces it can hold ([`trace_filters`]), so that a look-up by id opens the files that it needs. A
 //! query that wants all spans of many traces names them as one predicate ([`trace_set`]), one that wants single spans their
@@ -33,6 +34,7 @@ pub mod promoter;
 pub mod stitch;
 pub mod writer;
 
+pub(crate) mod apart;
 pub mod dictionary;
 pub mod map_values;
 pub mod scan;

@@ -74,6 +74,11 @@ pub(crate) fn with_mark(rows: &Int64Array, path: &Path) -> Int64Array {
     rows.unary(|row| mark | (row & i64::from(u32::MAX)))
 }
 
+/// The row that a number with a mark tells, of whichever file.
+pub(crate) fn row_without_mark(marked: i64) -> i64 {
+    marked & i64::from(u32::MAX)
+}
+
 /// The row that a number with a mark tells, if it can be one of this file.
 pub(crate) fn row_of(marked: u64, path: &Path) -> Option<u32> {
     let row = marked & u64::from(u32::MAX);

@@ -286,12 +286,27 @@ fn check_series(series: &SeriesExpr) -> Result {
         SeriesExpr::Binary { lhs, rhs, at, .. } => {
             check_series(lhs)?;
             check_series(rhs)?;
+            // Its series are of several kinds, and no other function has such.
+            if let Some(at) = [lhs, rhs].into_iter().find_map(|side| compared_at(side)) {
+                return Err(TraceQlError::invalid("`compare()` cannot be used in metric arithmetic", at));
+            }
             if [lhs, rhs].iter().any(|side| matches!(***side, SeriesExpr::Number(Literal::Duration(_)))) {
                 let problem = "duration cannot be used as a scalar operand in metric arithmetic";
                 return Err(TraceQlError::invalid(problem, *at));
             }
             Ok(())
         }
+    }
+}
+
+/// Where `compare()` is, if that is what the series are of.
+fn compared_at(series: &SeriesExpr) -> Option<TextRange> {
+    let SeriesExpr::Metrics(metrics) = series else { return None };
+    match &metrics.source {
+        MetricsSource::Spans { call, .. } => {
+            matches!(call.function, MetricsFunction::Compare { .. }).then_some(call.at)
+        }
+        MetricsSource::Math(_) => None,
     }
 }
 

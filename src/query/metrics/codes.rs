@@ -10,10 +10,7 @@ use datafusion::{
     common::{HashMap, Result as DfResult, internal_err},
 };
 
-use super::{
-    label::LabelValue,
-    texts::{Texts, hash_of},
-};
+use super::{label::LabelValue, texts::Texts};
 use crate::functions::{for_each_valid, is_same_dictionary};
 
 /// Codes of the values seen so far, from 1 on; 0 is NULL.
@@ -166,12 +163,8 @@ impl Codes {
 
     /// The code of a text.
     pub(super) fn of_text(&mut self, text: &str) -> u32 {
-        self.of_hashed(text, hash_of(text))
-    }
-
-    fn of_hashed(&mut self, text: &str, hash: u64) -> u32 {
         let next = self.given + 1;
-        let code = self.texts.code_or(hash, text, next);
+        let code = self.texts.code_or(text, next);
         self.given += u32::from(code == next);
         code
     }
@@ -203,31 +196,13 @@ impl Codes {
 
     /// The values whose codes are wanted, each with its code.
     pub(super) fn values(&self, is_wanted: impl Fn(u32) -> bool + Copy) -> impl Iterator<Item = (LabelValue, u32)> {
-        let texts = self.texts.iter().filter(move |(.., code)| is_wanted(*code));
-        let texts = texts.map(|(text, _, code)| (LabelValue::Text(text.to_owned()), code));
+        let texts = self.texts.iter().filter(move |(_, code)| is_wanted(*code));
+        let texts = texts.map(|(text, code)| (LabelValue::Text(text.to_owned()), code));
         let ints = self.ints.iter().map(|(value, code)| (LabelValue::Int(*value), *code));
         let floats = self.floats.iter().map(|(bits, code)| (LabelValue::Float(f64::from_bits(*bits)), *code));
         let bools = [false, true].into_iter().zip(self.bools).filter(|(_, code)| *code != 0);
         let bools = bools.map(|(value, code)| (LabelValue::Bool(value), code));
         texts.chain(ints.chain(floats).chain(bools).filter(move |(_, code)| is_wanted(*code)))
-    }
-
-    /// Gives the values of another a code here, too: by code there, the code here.
-    pub(super) fn take_over(&mut self, other: &Self) -> Vec<u32> {
-        let mut here = vec![0; other.len()];
-        for (text, hash, code) in other.texts.iter() {
-            here[code as usize] = self.of_hashed(text, hash);
-        }
-        for (int, code) in &other.ints {
-            here[*code as usize] = self.of_int(*int);
-        }
-        for (bits, code) in &other.floats {
-            here[*code as usize] = self.of_float(f64::from_bits(*bits));
-        }
-        for (value, code) in [false, true].into_iter().zip(other.bools).filter(|(_, code)| *code != 0) {
-            here[code as usize] = self.of_bool(value);
-        }
-        here
     }
 
     /// Bytes that this takes, about.
@@ -258,9 +233,7 @@ mod tests {
         assert_eq!(here.of(&again).unwrap(), [3, 0, 1, 3], "by the text, not by the code that it comes with");
         assert_eq!(here.of(&again.slice(2, 2)).unwrap(), [1, 3], "of the same dictionary");
         assert_eq!(here.of(&coded(vec![Some(0)], vec!["a", "b", "x"])).unwrap(), [1], "of another one");
-        let mut other = Codes::default();
-        assert_eq!([other.of_text("b"), other.of_int(7), other.of_float(7.0), other.of_bool(true)], [1, 2, 3, 4]);
-        assert_eq!(here.take_over(&other), [0, 3, 4, 5, 6]);
+        assert_eq!([here.of_text("b"), here.of_int(7), here.of_float(7.0), here.of_bool(true)], [3, 4, 5, 6]);
         let mut values: Vec<(LabelValue, u32)> = here.values(|code| code > 2).collect();
         values.sort();
         let of = |value: LabelValue| values.iter().find(|(known, _)| *known == value).map(|(_, code)| *code);

@@ -1,13 +1,14 @@
 //! `compare({ ... })`: how often each value of each attribute occurs among the spans of a selection and among the others.
 //!
-//! The plan yields the spans with their attributes, and whether each is selected. Its partitions are counted side by
-//! side, and the counts are added up:
+//! The plan yields the spans with their attributes, and whether each is selected. Its partitions are counted side by side into
+//! the same counts:
 //!
 //! ```text
 //!  attribute -> value -> (interval, side) -> spans
 //! ```
 //!
-//! Attributes that may have columns of their own are asked for one by one, so that no map is put together of what lies apart.
+//! Attributes that may have columns of their own are asked for one by one, so that no map is put together of what lies apart. Where
+//! a file has such a column as codes, the codes are read by themselves ([`apart`](super::apart)).
 //! All values are counted, so that those that stay are the most frequent ones. Where they do not fit into the memory of the query,
 //! the values of the attribute that takes most are given up: of that attribute an answer has the spans that have it at all, and
 //! `__meta_error="__too_many_values__"`, as Tempo says of one with more values than it counts.
@@ -16,34 +17,47 @@ use std::{collections::HashSet, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, BooleanArray, MapArray, RecordBatch, StringArray, StructArray},
+        array::{Array, AsArray, BooleanArray, MapArray, RecordBatch, StringArray, StructArray},
         datatypes::{Float64Type, Int64Type},
     },
     common::{HashMap, Result as DfResult, internal_datafusion_err},
     execution::memory_pool::MemoryReservation,
     logical_expr::{Expr, LogicalPlan, ScalarUDF, col, lit},
 };
+use parking_lot::Mutex;
 
 use super::{
+    apart::{GroupRows, RowsApart},
     compile::{Function, Leaf},
     interval::Intervals,
     label::{Label, LabelValue},
-    leaf::{Scope, check_samples},
+    leaf::{ROW, Scope, check_samples},
     series::{Origin, Series, SeriesSet},
     values::{Empty, Moments, Values},
 };
 use crate::{
     error::Error,
-    functions::{AttrFunction, AttrRest, scalar_function},
+    functions::{AttrFunction, AttrRest, CodedText, scalar_function},
     model::{
         attributes::{AttributeScope, AttributeType, VALUE_BOOL, VALUE_FLOAT, VALUE_INT, VALUE_STR},
         promotion::PromotedAttribute,
         schema::column,
     },
     query::traceql::spans::SpanValue,
+    storage::{
+        apart::{Apart, CodedChunk, ColumnsApart},
+        start_set::row_in_file,
+    },
+    traceql::ast::{Attribute, Scope as NamedScope},
 };
 
 const SELECTED: &str = "selected";
+/// Column of the number of the file, where columns of it are read apart.
+const FILE: &str = "file_apart";
+/// Most bytes of a row group that are read at once, if that is more than a column.
+const READ_BYTES_MAX: usize = 8 << 20;
+/// By how many columns a row group is behind the one before.
+const COLUMNS_PER_GROUP: usize = 17;
 /// Label that says which side a series counts.
 const META_TYPE: &str = "__meta_type";
 /// Label of a series that tells what is missing of an attribute.
@@ -52,7 +66,7 @@ const TOO_MANY_VALUES: &str = "__too_many_values__";
 /// What an attribute takes besides its values, in bytes.
 const NAME_BYTES: usize = 2 * size_of::<(String, Values)>();
 /// Giving up fewer bytes of values than these makes no room.
-const GIVEN_UP_BYTES_MIN: usize = 64 << 10;
+const GIVEN_UP_BYTES_MIN: usize = 8 << 10;
 /// Names of the sides and of their totals, by whether they are selected.
 const SIDES: [&str; 2] = ["baseline", "selection"];
 const TOTALS: [&str; 2] = ["baseline_total", "selection_total"];
@@ -120,9 +134,13 @@ impl Counted {
     }
 
     /// Expressions on the base table by column names of their own.
-    fn asked(&self) -> impl Iterator<Item = (String, SpanValue)> {
-        self.columns.iter().enumerate().map(|(index, column)| {
+    fn asked(&self, apart: Option<&Arc<ColumnsApart>>) -> impl Iterator<Item = (String, SpanValue)> {
+        self.columns.iter().enumerate().map(move |(index, column)| {
             let value = match column {
+                CountedColumn::Values { value, is_text, .. } if let Some(apart) = apart => {
+                    let value = if *is_text { CodedText::of(value.clone()) } else { value.clone() };
+                    SpanValue::Expr(Apart::column(apart, index, value))
+                }
                 CountedColumn::Values { value, is_text: true, .. } => SpanValue::Text(value.clone()),
                 CountedColumn::Values { value, .. } => SpanValue::Expr(value.clone()),
                 CountedColumn::Rest { map, .. } => SpanValue::Expr(map.clone()),
@@ -136,13 +154,19 @@ fn counted_name(index: usize) -> String {
     format!("counted_{index}")
 }
 
-/// The name of an attribute in answers.
+/// The name of an attribute in answers: as a query would have it, in quotes where these are needed.
 fn shown_name(scope: AttributeScope, key: &str) -> String {
-    format!("{}.{key}", scope.prefix())
+    let scope = if scope == AttributeScope::Resource { NamedScope::Resource } else { NamedScope::Span };
+    Attribute { of_parent: false, scope, key: key.to_owned() }.to_string()
 }
 
-/// The plan that yields what is counted.
-pub(crate) fn plan(leaf: &Leaf, counted: &Counted, scope: Scope<'_>) -> DfResult<LogicalPlan> {
+/// The plan that yields what is counted, but for columns that are read apart.
+pub(crate) fn plan(
+    leaf: &Leaf,
+    counted: &Counted,
+    apart: Option<&Arc<ColumnsApart>>,
+    scope: Scope<'_>,
+) -> DfResult<LogicalPlan> {
     let Function::Compare { selection, range, .. } = &leaf.function else {
         return Err(internal_datafusion_err!("{} compares nothing", leaf.name));
     };
@@ -152,29 +176,45 @@ pub(crate) fn plan(leaf: &Leaf, counted: &Counted, scope: Scope<'_>) -> DfResult
         None => col(SELECTED),
     };
     let mut asked = vec![(SELECTED.to_owned(), SpanValue::Holds(selection.clone()))];
-    asked.extend(counted.asked());
+    asked.extend(counted.asked(apart));
     let mut shown: Vec<Expr> = vec![start(), selected.alias(SELECTED)];
+    if let Some(apart) = apart {
+        asked.push((FILE.to_owned(), SpanValue::Expr(Apart::file(apart, start()))));
+        asked.push((ROW.to_owned(), SpanValue::Expr(row_in_file())));
+        shown.extend([col(FILE), col(ROW)]);
+    }
     shown.extend((0..counted.columns.len()).map(|index| col(counted_name(index))));
     leaf.spans(scope, asked)?.project(shown)?.build()
 }
 
-/// Counts of all attributes in some of the spans.
+/// Counts of all attributes, which the partitions of a scan share.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    counted: Arc<Counted>,
+    counted: Counted,
     intervals: Intervals,
-    attributes: HashMap<String, Values>,
-    memory: MemoryReservation,
+    /// The values of each counted column; of a map, nothing.
+    columns: Vec<Arc<Mutex<Values>>>,
+    /// The same, and those of other attributes.
+    attributes: Mutex<HashMap<String, Arc<Mutex<Values>>>>,
+    memory: Mutex<MemoryReservation>,
 }
 
 impl Tally {
     /// Nothing counted yet; the counts' memory is the reservation's.
-    pub(crate) fn new(counted: Arc<Counted>, intervals: Intervals, memory: MemoryReservation) -> Self {
-        Self { counted, intervals, attributes: HashMap::new(), memory }
+    pub(crate) fn new(counted: Counted, intervals: Intervals, memory: MemoryReservation) -> Self {
+        let mut attributes: HashMap<String, Arc<Mutex<Values>>> = HashMap::new();
+        let new = || Arc::new(Mutex::new(Values::new(2 * intervals.count())));
+        let columns = counted.columns.iter().map(|column| match column {
+            CountedColumn::Values { name, .. } => Arc::clone(attributes.entry_ref(name.as_str()).or_insert_with(new)),
+            CountedColumn::Rest { .. } => new(),
+        });
+        let columns = columns.collect();
+        Self { counted, intervals, columns, attributes: Mutex::new(attributes), memory: Mutex::new(memory) }
     }
 
-    /// Counts rows of [`plan`].
-    pub(crate) fn add(&mut self, batch: &RecordBatch) -> DfResult<()> {
+    /// Counts rows of a partition of [`plan`], but for columns that are read apart: of these, gives row groups whose rows are
+    /// all there.
+    pub(crate) fn add(&self, batch: &RecordBatch, rows: Option<&mut RowsApart>) -> DfResult<Vec<GroupRows>> {
         let column = |name: &str| {
             batch.column_by_name(name).ok_or_else(|| internal_datafusion_err!("compare() got no column {name}"))
         };
@@ -183,11 +223,13 @@ impl Tally {
         let side = |row: usize| u32::from(selected.is_valid(row) && selected.value(row));
         let of_row = |(row, start): (usize, &i64)| self.intervals.index_of(*start) as u32 * 2 + side(row);
         let moments = Moments::of(starts.iter().enumerate().map(of_row).collect());
-        for (index, of_column) in Arc::clone(&self.counted).columns.iter().enumerate() {
+        for (index, of_column) in self.counted.columns.iter().enumerate() {
             let values = column(&counted_name(index))?;
             match of_column {
-                CountedColumn::Values { name, is_attribute, .. } => {
-                    self.add_values(name, values, *is_attribute, &moments)?;
+                CountedColumn::Values { is_attribute, .. } => {
+                    if values.null_count() < values.len() {
+                        self.columns[index].lock().add_column(values, Empty::of(*is_attribute), &moments)?;
+                    }
                 }
                 CountedColumn::Rest { scope, listed, .. } => {
                     let maps = values.as_map_opt();
@@ -196,32 +238,86 @@ impl Tally {
                 }
             }
         }
+        self.fit_into_memory()?;
+        match rows {
+            Some(rows) => rows.add(column(FILE)?.as_primitive(), column(ROW)?.as_primitive(), &moments.by_row),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Counts the columns of a row group that are read apart.
+    pub(crate) async fn add_apart(&self, group: GroupRows) -> DfResult<()> {
+        let mut columns = group.file.columns();
+        // Partitions are at different columns, so that they do not wait for each other.
+        let first = group.group * COLUMNS_PER_GROUP % columns.len().max(1);
+        columns.rotate_left(first);
+        let memory = self.memory.lock().new_empty();
+        while !columns.is_empty() {
+            let stored = |(_, leaf): &(usize, usize)| {
+                usize::try_from(group.file.stored_bytes(group.group, *leaf)).unwrap_or(usize::MAX)
+            };
+            let mut bytes = 0_usize;
+            let fit = columns.iter().take_while(|column| {
+                bytes = bytes.saturating_add(stored(column));
+                bytes <= READ_BYTES_MAX
+            });
+            let mut most = fit.count().max(1);
+            let needed = |most: usize| columns[..most].iter().map(stored).fold(group.bytes(), usize::saturating_add);
+            if memory.try_resize(needed(most)).is_err() {
+                most = 1;
+                self.make_room(|| memory.try_resize(needed(most)))?;
+            }
+            let rest = columns.split_off(most);
+            let read = std::mem::replace(&mut columns, rest);
+            let leaves: Vec<usize> = read.iter().map(|(_, leaf)| *leaf).collect();
+            let parts = group.file.read(group.group, &leaves).await?;
+            for ((index, leaf), bytes) in read.into_iter().zip(parts) {
+                if let Some(mut chunk) = group.file.chunk(group.group, leaf, bytes)? {
+                    self.add_chunk(index, &group, &mut chunk)?;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_chunk(&self, index: usize, group: &GroupRows, chunk: &mut CodedChunk) -> DfResult<()> {
+        let (Some(CountedColumn::Values { is_attribute, .. }), Some(values)) =
+            (self.counted.columns.get(index), self.columns.get(index))
+        else {
+            return Err(internal_datafusion_err!("compare() counts no column {index}"));
+        };
+        let counted = group.count(chunk)?;
+        group.add_to(&mut values.lock(), (chunk, counted), Empty::of(*is_attribute))?;
         self.fit_into_memory()
     }
 
-    /// Makes room, where it lacks, by giving up the values of the attributes that take most.
-    fn fit_into_memory(&mut self) -> DfResult<()> {
+    fn fit_into_memory(&self) -> DfResult<()> {
+        self.make_room(|| {
+            let attributes = self.attributes.lock();
+            let sizes = attributes.iter().map(|(name, values)| name.len() + NAME_BYTES + values.lock().bytes());
+            self.memory.lock().try_resize(sizes.sum())
+        })
+    }
+
+    /// Makes room for what is asked for, where it lacks, by giving up the values of the attributes that take most.
+    fn make_room(&self, ask: impl Fn() -> DfResult<()>) -> DfResult<()> {
         loop {
-            let sizes = self.attributes.iter().map(|(name, values)| name.len() + NAME_BYTES + values.bytes());
-            let Err(error) = self.memory.try_resize(sizes.sum()) else { return Ok(()) };
-            match self.attributes.values_mut().max_by_key(|values| values.bytes()) {
-                Some(largest) if largest.bytes() >= GIVEN_UP_BYTES_MIN => largest.give_up(),
+            let Err(error) = ask() else { return Ok(()) };
+            let attributes: Vec<Arc<Mutex<Values>>> = self.attributes.lock().values().map(Arc::clone).collect();
+            let can_be_smaller = |values: &&Arc<Mutex<Values>>| !values.lock().are_given_up();
+            let sizes = attributes.iter().filter(can_be_smaller).map(|values| (values.lock().bytes(), values));
+            match sizes.max_by_key(|(bytes, _)| *bytes) {
+                Some((bytes, largest)) if bytes >= GIVEN_UP_BYTES_MIN => {
+                    largest.lock().make_smaller();
+                }
                 _ => return Err(error),
             }
         }
     }
 
-    fn add_values(&mut self, name: &str, column: &ArrayRef, is_attribute: bool, moments: &Moments) -> DfResult<()> {
-        if column.null_count() == column.len() {
-            return Ok(());
-        }
-        let values = self.attributes.entry_ref(name).or_default();
-        // Columns of text that are no attributes are empty where a span says nothing.
-        values.add_column(column, if is_attribute { Empty::Counts } else { Empty::IsMissing }, moments)
-    }
-
     fn add_maps(
-        &mut self,
+        &self,
         scope: AttributeScope,
         maps: &MapArray,
         listed: &HashSet<(String, AttributeType)>,
@@ -233,8 +329,11 @@ impl Tally {
         let ints = entries.column(VALUE_INT).as_primitive::<Int64Type>();
         let floats = entries.column(VALUE_FLOAT).as_primitive::<Float64Type>();
         let bools = entries.column(VALUE_BOOL).as_boolean();
-        // By key and type, put together once per batch and not once per span; nothing for what is listed.
-        let mut names: HashMap<(&str, AttributeType), Option<String>> = HashMap::new();
+        // Attributes by key and type, and the entries of those that are not listed.
+        let mut places: HashMap<(&str, AttributeType), Option<usize>> = HashMap::new();
+        let mut found: Vec<(&str, AttributeType)> = Vec::new();
+        let mut entries_of: Vec<Vec<(u32, usize)>> = Vec::new();
+        let mut last = None;
         for (row, moment) in moments.iter().enumerate().filter(|(row, _)| maps.is_valid(*row)) {
             for entry in maps.value_offsets()[row] as usize..maps.value_offsets()[row + 1] as usize {
                 let value_type = match entry {
@@ -244,16 +343,30 @@ impl Tally {
                     entry if bools.is_valid(entry) => AttributeType::Bool,
                     _ => continue,
                 };
-                let key = keys.value(entry);
-                let name = names.entry((key, value_type)).or_insert_with(|| {
-                    (!listed.contains(&(key.to_owned(), value_type))).then(|| shown_name(scope, key))
-                });
-                let Some(name) = name else { continue };
-                let values = match self.attributes.get_mut(name.as_str()) {
-                    Some(values) => values,
-                    None => self.attributes.entry(name.clone()).or_default(),
+                let key = (keys.value(entry), value_type);
+                let place = match last {
+                    Some((known, place)) if known == key => place,
+                    _ => *places.entry(key).or_insert_with(|| {
+                        let is_listed = listed.contains(&(key.0.to_owned(), value_type));
+                        (!is_listed).then(|| {
+                            found.push(key);
+                            entries_of.push(Vec::new());
+                            found.len() - 1
+                        })
+                    }),
                 };
-                values.add_one(*moment, |codes| match value_type {
+                last = Some((key, place));
+                if let Some(place) = place {
+                    entries_of[place].push((*moment, entry));
+                }
+            }
+        }
+        for ((key, value_type), entries) in found.into_iter().zip(entries_of) {
+            let new = || Arc::new(Mutex::new(Values::new(2 * self.intervals.count())));
+            let values = Arc::clone(self.attributes.lock().entry(shown_name(scope, key)).or_insert_with(new));
+            let mut values = values.lock();
+            for (moment, entry) in entries {
+                values.add_one(moment, |codes| match value_type {
                     AttributeType::Str => codes.of_text(texts.value(entry)),
                     AttributeType::Int => codes.of_int(ints.value(entry)),
                     AttributeType::Float => codes.of_float(floats.value(entry)),
@@ -264,23 +377,15 @@ impl Tally {
         Ok(())
     }
 
-    /// The counts of both.
-    pub(crate) fn merge(&mut self, other: Tally) {
-        for (name, values) in other.attributes {
-            self.attributes.entry(name).or_default().merge(values);
-        }
-        // What the other holds is held here now, at most.
-        self.memory.grow(other.memory.size());
-    }
-
     /// The series: per attribute and side the `top` values with most spans, and how many spans have it at all.
     ///
     /// # Errors
     /// There are more samples than `samples_max`.
     pub(crate) fn series(&self, top: usize, samples_max: usize) -> Result<SeriesSet, Error> {
         let (mut series, intervals) = (Vec::new(), self.intervals);
-        for (name, values) in &self.attributes {
-            let (all, ranked) = (values.all(2 * intervals.count()), values.most_frequent(top));
+        for (name, values) in self.attributes.lock().iter() {
+            let values = values.lock();
+            let (all, ranked) = (values.all(), values.most_frequent(top));
             for (side, ranked) in [0, 1].into_iter().zip(ranked) {
                 let of_type = |names: [&str; 2], value: LabelValue| {
                     let side = names[side].to_owned();
@@ -294,7 +399,7 @@ impl Tally {
                 series.push(series_of(all, of_type(TOTALS, LabelValue::nil()), intervals));
                 for (value, counts) in ranked {
                     let of_side = counts.iter().filter(|(moment, _)| *moment as usize % 2 == side);
-                    let of_side = of_side.map(|(moment, spans)| (moment as usize, spans));
+                    let of_side = of_side.map(|(moment, spans)| (*moment as usize, *spans));
                     series.push(series_of(of_side, of_type(SIDES, value), intervals));
                 }
                 check_samples(series.len(), intervals, samples_max)?;
@@ -312,7 +417,7 @@ impl Tally {
 fn series_of(spans: impl Iterator<Item = (usize, u64)>, labels: Vec<Label>, intervals: Intervals) -> Series {
     let mut values = vec![0.0; intervals.count()];
     for (moment, spans) in spans {
-        values[moment / 2] = spans as f64;
+        values[moment / 2] += spans as f64;
     }
     Series { labels, values, exemplars: Vec::new(), origin: Origin::default() }
 }

@@ -23,6 +23,7 @@
 //! [`QueryStats::partial`](crate::query::QueryStats).
 
 mod answer;
+mod apart;
 mod cell;
 mod codes;
 mod compare;

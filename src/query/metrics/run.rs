@@ -22,6 +22,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::{
     answer,
+    apart::RowsApart,
     compare::{self, Counted, Tally},
     compile::{Compiled, Function, Leaf},
     exemplars::{self, Moment, Scale},
@@ -47,7 +48,7 @@ use crate::{
         spans_table::SpansTable,
         stats::SharedStats,
     },
-    storage::start_set::is_row_in_file,
+    storage::{apart::ColumnsApart, start_set::is_row_in_file},
 };
 
 /// A metrics query that is ready to run.
@@ -131,7 +132,7 @@ impl MetricsRun {
     /// The plan of what a leaf computes over spans.
     fn plan(&self, leaf: &Leaf, scope: Scope<'_>) -> DfResult<LogicalPlan> {
         match leaf.function {
-            Function::Compare { .. } => compare::plan(leaf, &self.counted(), scope),
+            Function::Compare { .. } => compare::plan(leaf, &self.counted(), None, scope),
             _ => leaf.plan(scope),
         }
     }
@@ -207,25 +208,40 @@ impl MetricsRun {
     }
 
     async fn compare(&self, leaf: &Leaf, top: usize, ran: &RanPlans) -> DfResult<SeriesSet> {
-        let counted = Arc::new(self.counted());
-        let plan = compare::plan(leaf, &counted, self.scope(None))?;
-        let physical = self.physical(&plan, ran).await?;
-        let tally = || Tally::new(Arc::clone(&counted), self.intervals, self.reservation("compare"));
+        let (counted, finder, scope) = (self.counted(), self.finder(ran), self.scope(None));
+        let mut apart = self.apart(leaf, scope)?;
+        let mut physical = finder.planned(&compare::plan(leaf, &counted, apart.as_ref(), scope)?).await?;
+        if apart.is_some() && asks_for_rows_above_scans(&physical)? {
+            apart = None;
+            physical = finder.planned(&compare::plan(leaf, &counted, None, scope)?).await?;
+        }
+        finder.note(&physical);
+        let tally = Arc::new(Tally::new(counted, self.intervals, self.reservation("compare")));
         let mut parts = Vec::new();
         for mut batches in execute_stream_partitioned(physical, self.session.task_ctx())? {
-            let mut tally = tally();
+            let (tally, mut rows) = (Arc::clone(&tally), apart.as_ref().map(|apart| RowsApart::new(Arc::clone(apart))));
             parts.push(SpawnedTask::spawn(async move {
                 while let Some(batch) = batches.next().await {
-                    tally.add(&batch?)?;
+                    for group in tally.add(&batch?, rows.as_mut())? {
+                        tally.add_apart(group).await?;
+                    }
                 }
-                Ok::<_, DataFusionError>(tally)
+                match rows.and_then(RowsApart::finish) {
+                    Some(group) => tally.add_apart(group).await,
+                    None => Ok::<_, DataFusionError>(()),
+                }
             }));
         }
-        let mut whole = tally();
         for part in parts {
-            whole.merge(part.join().await.map_err(|lost| DataFusionError::ExecutionJoin(Box::new(lost)))??);
+            part.join().await.map_err(|lost| DataFusionError::ExecutionJoin(Box::new(lost)))??;
         }
-        whole.series(top, self.limits.samples_max).map_err(external)
+        tally.series(top, self.limits.samples_max).map_err(external)
+    }
+
+    /// Columns that are read apart, where spans come straight from files.
+    fn apart(&self, leaf: &Leaf, scope: Scope<'_>) -> DfResult<Option<Arc<ColumnsApart>>> {
+        let is_straight = leaf.on_traces(scope)?.is_none() && SpansTable::of(self.base.as_ref()).is_some();
+        Ok(is_straight.then(Arc::default))
     }
 
     fn counted(&self) -> Counted {

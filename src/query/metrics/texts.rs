@@ -1,20 +1,16 @@
-//! Texts by number, for what counts very many of them: one buffer holds all, and their hashes are kept, so that neither growing nor
-//! adding two of these up reads a text again that is new.
-//!
-//! ```text
-//!  bytes   "GET /aPOST /bGET /c"     ends 6, 13, 19     hashes, codes: one per text
-//!  slots   - 2 - - 1 - 3 -           numbers of texts from 1 on, at the place that the hash says or behind it
-//! ```
+//! Texts by number, for what counts very many of them: one buffer holds all, and their hashes are kept, so that growing reads no
+//! text again.
 
 use std::{hash::BuildHasher, sync::LazyLock};
 
 use datafusion::common::HashMap;
+use hashbrown::HashTable;
 
-/// What the hasher of this map makes of texts: one for all, so that hashes can be handed on, and nobody outside knows it.
+/// What the hasher of this map makes of texts: nobody outside knows it.
 static HASHING: LazyLock<HashMap<(), ()>> = LazyLock::new(HashMap::default);
 
 /// The hash of a text.
-pub(super) fn hash_of(text: &str) -> u64 {
+fn hash_of(text: &str) -> u64 {
     HASHING.hasher().hash_one(text.as_bytes())
 }
 
@@ -25,44 +21,28 @@ pub(super) struct Texts {
     ends: Vec<usize>,
     hashes: Vec<u64>,
     codes: Vec<u32>,
-    /// A power of two of them, at most half of them taken.
-    slots: Vec<u32>,
+    /// Numbers of texts.
+    numbers: HashTable<u32>,
 }
 
 impl Texts {
-    /// The code of a text with this hash; `new`, if it was not there, and is then.
-    pub(super) fn code_or(&mut self, hash: u64, text: &str, new: u32) -> u32 {
-        if (self.codes.len() + 1) * 2 > self.slots.len() {
-            self.grow();
+    /// The code of a text; `new`, if it was not there, and is then.
+    pub(super) fn code_or(&mut self, text: &str, new: u32) -> u32 {
+        self.code_or_by(hash_of(text), text, new)
+    }
+
+    fn code_or_by(&mut self, hash: u64, text: &str, new: u32) -> u32 {
+        let is_it = |number: &u32| self.hashes[*number as usize] == hash && self.text(*number as usize) == text;
+        if let Some(known) = self.numbers.find(hash, is_it) {
+            return self.codes[*known as usize];
         }
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.slots[at] != 0 {
-            let known = self.slots[at] as usize - 1;
-            if self.hashes[known] == hash && self.text(known) == text {
-                return self.codes[known];
-            }
-            at = (at + 1) & mask;
-        }
+        let number = self.codes.len() as u32;
         self.bytes.push_str(text);
         self.ends.push(self.bytes.len());
         self.hashes.push(hash);
         self.codes.push(new);
-        self.slots[at] = self.codes.len() as u32;
+        self.numbers.insert_unique(hash, number, |number| self.hashes[*number as usize]);
         new
-    }
-
-    fn grow(&mut self) {
-        let mask = (self.slots.len() * 2).max(16) - 1;
-        let mut slots = vec![0; mask + 1];
-        for (number, hash) in (1_u32..).zip(&self.hashes) {
-            let mut at = *hash as usize & mask;
-            while slots[at] != 0 {
-                at = (at + 1) & mask;
-            }
-            slots[at] = number;
-        }
-        self.slots = slots;
     }
 
     fn text(&self, number: usize) -> &str {
@@ -70,9 +50,9 @@ impl Texts {
         &self.bytes[start..self.ends[number]]
     }
 
-    /// All texts, each with its hash and code.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, u64, u32)> {
-        (0..self.codes.len()).map(|number| (self.text(number), self.hashes[number], self.codes[number]))
+    /// All texts, each with its code.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        (0..self.codes.len()).map(|number| (self.text(number), self.codes[number]))
     }
 
     /// Bytes of memory.
@@ -80,7 +60,8 @@ impl Texts {
         self.bytes.capacity()
             + self.ends.capacity() * size_of::<usize>()
             + self.hashes.capacity() * size_of::<u64>()
-            + (self.codes.capacity() + self.slots.capacity()) * size_of::<u32>()
+            + self.codes.capacity() * size_of::<u32>()
+            + self.numbers.allocation_size()
     }
 }
 
@@ -98,9 +79,9 @@ mod tests {
             let (mut here, mut expected) = (Texts::default(), HashMap::new());
             for (new, text) in (1..).zip(&texts) {
                 let hash = if weak { text.len() as u64 } else { hash_of(text) };
-                prop_assert_eq!(here.code_or(hash, text, new), *expected.entry(text.clone()).or_insert(new));
+                prop_assert_eq!(here.code_or_by(hash, text, new), *expected.entry(text.clone()).or_insert(new));
             }
-            let all: HashMap<String, u32> = here.iter().map(|(text, _, code)| (text.to_owned(), code)).collect();
+            let all: HashMap<String, u32> = here.iter().map(|(text, code)| (text.to_owned(), code)).collect();
             prop_assert_eq!(all, expected);
         }
     }

@@ -17,6 +17,7 @@
 //!
 //! What the residual can hold, a buffered batch says ([`SpanBatch::keys`](crate::model::batch::SpanBatch::keys)), and a
 //! file in its footer. Without such a list, in a file that another program rewrote, it can hold everything.
+//! `attr_rest` of a scope of which nothing is left in the map is NULL. What a query reads apart is [`crate::storage::apart`]'s.
 //! `item_has(events, 'k')` is false if the list says that no event has the key; likewise for links. Of events and links a file
 //! can have been left less than the table has ([`crate::storage::scan::items`]); what reads them then takes what is there.
 //!
@@ -38,6 +39,7 @@ use datafusion::{
     },
     execution::cache::cache_manager::FileMetadataCache,
     logical_expr::{Operator, ScalarUDF},
+    object_store::path::Path,
     physical_expr::{
         PhysicalExpr, ScalarFunctionExpr,
         expressions::{BinaryExpr, CaseExpr, CastExpr, Column, IsNotNullExpr, IsNullExpr, Literal, TryCastExpr, lit},
@@ -49,14 +51,16 @@ use datafusion_physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprA
 use crate::{
     functions::{AttrAssemble, AttrFunction, AttrGet, AttrRest, CodedText, ItemHas, TextKey, TextMeets},
     model::{
-        attributes::{AttributeScope, AttributeType},
+        attributes::{self, AttributeScope, AttributeType},
         keys::{AttributeKeys, TypeSet},
         promotion::{PromotedAttribute, attribute_of_column, promoted_attribute},
         schema::column,
     },
     storage::{
+        apart::{Apart, Mark, NoValue},
         footer,
         scan::{
+            changed_footer::file_of_schema,
             coded_text::value_type,
             condition::fold,
             demand::ScanDemand,
@@ -184,6 +188,9 @@ impl AttributeAdapter {
                     false => Ok(Transformed::no(node)),
                 };
             }
+            if let Some((mark, call)) = Apart::of(node.as_ref()) {
+                return rewritten(self.apart(mark, call)?);
+            }
             if let Some(of_row) = node.downcast_ref::<ItemsOfRow>() {
                 return rewritten(self.items_of_row(of_row)?);
             }
@@ -194,6 +201,9 @@ impl AttributeAdapter {
                 };
                 let of_scope = self.promoted.iter().filter(|attribute| attribute.scope == scope);
                 let promoted: Vec<_> = of_scope.filter(|attribute| !is_listed(attribute)).collect();
+                if promoted.is_empty() && self.keys.as_ref().is_some_and(|keys| keys.residual_is_empty(scope)) {
+                    return rewritten(lit(ScalarValue::try_from(&attributes::map_type())?));
+                }
                 return rewritten(self.assemble(scope, &promoted)?);
             }
             let column = node.downcast_ref::<Column>();
@@ -224,6 +234,29 @@ impl AttributeAdapter {
         let list: Arc<dyn PhysicalExpr> = Arc::new(KeptList { items, row: Arc::clone(&of_row.row) });
         let args = std::iter::once(list).chain(rest.into_iter().map(Arc::clone)).collect();
         call.with_new_children(args)
+    }
+
+    /// A column that is read apart is left out; what is not, is read.
+    fn apart(&self, mark: &Apart, call: &ScalarFunctionExpr) -> Result<Arc<dyn PhysicalExpr>> {
+        let file = file_of_schema(&self.physical);
+        let number = match mark.mark {
+            Mark::File => {
+                let number = file.and_then(|file| mark.columns.number(&file));
+                return Ok(lit(ScalarValue::Int32(number)));
+            }
+            Mark::Column(number) => number,
+        };
+        let [value] = call.args() else { return exec_err!("{} takes one value", call.name()) };
+        let value = self.attributes(Arc::clone(value))?;
+        let shown = call.return_type();
+        let is_apart = |file: &Path| {
+            let Some(column) = stored_column(&value) else { return false };
+            mark.columns.set_apart(file, number, column, value_type(shown))
+        };
+        Ok(match file.is_some_and(|file| is_apart(&file)) {
+            true => NoValue::of(shown.clone()),
+            false => value,
+        })
     }
 
     fn get(
@@ -353,6 +386,19 @@ impl PhysicalExprAdapter for AttributeAdapter {
         }
         self.stored(expr)
     }
+}
+
+/// The column whose values an expression gives, as text or as codes of it.
+fn stored_column(expr: &Arc<dyn PhysicalExpr>) -> Option<&str> {
+    if let Some(coded) = ScalarFunctionExpr::try_downcast_func::<CodedText>(expr.as_ref()) {
+        return stored_column(coded.args().first()?);
+    }
+    let column = match expr.downcast_ref::<CastExpr>() {
+        Some(cast) if *cast.cast_type() == DataType::Utf8 => cast.expr(),
+        Some(_) => return None,
+        None => expr,
+    };
+    Some(column.downcast_ref::<Column>()?.name())
 }
 
 /// `attr_*(column, 'key')` on a map column.

@@ -19,7 +19,15 @@ use parquet::{
     schema::types::SchemaDescPtr,
 };
 
-use crate::storage::footer::KEYS_METADATA;
+use crate::storage::footer::{KEYS_METADATA, entry_of_schema};
+
+/// Name of the entry that says of which file a footer is.
+const FILE_METADATA: &str = "tracehouse.file";
+
+/// The file that a schema is of, where its rows are numbered.
+pub(crate) fn file_of_schema(schema: &Schema) -> Option<Path> {
+    Path::parse(entry_of_schema(schema, FILE_METADATA)?).ok()
+}
 
 /// The footer of a file as it was changed in this way, if it is kept.
 pub(crate) fn kept(cache: &Arc<FileMetadataCache>, file: &ObjectMeta, change: &str) -> Option<Arc<ParquetMetaData>> {
@@ -77,16 +85,17 @@ pub(crate) fn with_schema(metadata: ParquetMetaData, schema: &Schema) -> Parquet
         .build()
 }
 
-/// The footer for a scan that reads the numbers of rows: row groups say which they are, and a field has the list of attributes,
-/// since the schema that adapters get then has the file's fields, and not its metadata.
-pub(crate) fn numbered(metadata: ParquetMetaData) -> Result<ParquetMetaData> {
+/// The footer for a scan that reads the numbers of rows: row groups say which they are, and a field has the list of attributes
+/// and the name of the file, since the schema that adapters get then has the file's fields, and not its metadata.
+pub(crate) fn numbered(metadata: ParquetMetaData, file: &Path) -> Result<ParquetMetaData> {
     let footer = metadata.file_metadata();
     let schema = parquet_to_arrow_schema(footer.schema_descr(), footer.key_value_metadata())?;
     let keys = schema.metadata().get_key_value(KEYS_METADATA);
     let keys = keys.map(|(name, keys)| (name.clone(), keys.clone()));
+    let file = (FILE_METADATA.to_owned(), file.to_string());
     let mut fields: Vec<FieldRef> = schema.fields().to_vec();
     if let Some(first) = fields.first_mut() {
-        *first = Arc::new(first.as_ref().clone().with_metadata(keys.into_iter().collect()));
+        *first = Arc::new(first.as_ref().clone().with_metadata(keys.into_iter().chain([file]).collect()));
     }
     let mut changed = with_schema(metadata, &Schema::new(fields)).into_builder();
     let groups = changed.take_row_groups().into_iter().enumerate();

@@ -247,7 +247,7 @@ fn file_source(
     (objects, demand): (Arc<dyn ObjectStore>, Option<Arc<ScanDemand>>),
 ) -> Result<Arc<dyn DataSource>> {
     let metadata_cache = session.runtime_env().cache_manager.get_file_metadata_cache();
-    let form = Form { text: TextForm::Plain, items: Arc::default(), by_row: false, numbers_rows: false };
+    let form = Form { text: TextForm::Plain, items: Arc::default(), by_row: false, numbers_rows: false, apart: None };
     let readers = Arc::new(IndexedReaders::new(objects, Arc::clone(&metadata_cache), form));
     let options =
         TableParquetOptions { global: session.config_options().execution.parquet.clone(), ..Default::default() };

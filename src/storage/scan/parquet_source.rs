@@ -38,6 +38,7 @@ use datafusion::{
 use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Morselizer};
 
 use crate::storage::{
+    apart::Apart,
     scan::{
         by_row_number::{Known, Numbered, judged, root_test, row_number, runs_of},
         condition,
@@ -140,7 +141,11 @@ impl SpanFileSource {
         let reads_many = !self.reading.is_narrow && !self.reading.is_limited;
         let by_row = reads_many && items.in_parts().next().is_some();
         let numbers_rows = asks_for_rows || by_row;
-        Form { text, numbers_rows, by_row, items: Arc::new(items) }
+        // Where few rows are wanted, whole columns are not.
+        let reads_whole = !self.chooses_rows && !self.reading.has_rows && !self.reading.has_traces && reads_many;
+        let apart = outputs().filter(|_| reads_whole).find_map(|output| Apart::of(output.as_ref()));
+        let apart = apart.map(|(mark, _)| Arc::clone(&mark.columns));
+        Form { text, numbers_rows, by_row, items: Arc::new(items), apart }
     }
 
     /// The output columns and the conditions to be judged on them, with the number of the row where it is of use.

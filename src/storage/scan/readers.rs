@@ -16,7 +16,7 @@ use datafusion::{
     error::DataFusionError,
     execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache},
     object_store::{ObjectMeta, ObjectStore, path::Path},
-    physical_plan::metrics::ExecutionPlanMetricsSet,
+    physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder},
 };
 use datafusion_datasource::PartitionedFile;
 use futures::{FutureExt, future::BoxFuture};
@@ -27,11 +27,17 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use crate::storage::scan::{
-    changed_footer, coded_text,
-    items::{self, ItemsAsked, LeftOut},
-    sparse_items::SparseItems,
+use crate::storage::{
+    apart::ColumnsApart,
+    scan::{
+        changed_footer, coded_text,
+        items::{self, ItemsAsked, LeftOut},
+        sparse_items::SparseItems,
+    },
 };
+
+/// The metric of bytes that are read, which DataFusion's readers count, too.
+const BYTES_SCANNED: &str = "bytes_scanned";
 
 /// Makes the readers of a scan.
 #[derive(Debug)]
@@ -56,6 +62,8 @@ pub(crate) struct Form {
     pub(crate) items: Arc<ItemsAsked>,
     /// Whether rows are numbered, so that lists that few rows have are kept ([`SparseItems`]).
     pub(crate) by_row: bool,
+    /// The columns that are read apart, if any are.
+    pub(crate) apart: Option<Arc<ColumnsApart>>,
 }
 
 /// What the readers make of text that a file has as codes of a dictionary.
@@ -89,10 +97,12 @@ impl ParquetFileReaderFactory for IndexedReaders {
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
         let meta = file.object_meta.clone();
+        let counter = |_: &Arc<ColumnsApart>| MetricBuilder::new(metrics).counter(BYTES_SCANNED, partition_index);
+        let read_apart = self.form.apart.as_ref().map(counter);
         let reader = self.files.create_reader(partition_index, file, metadata_size_hint, metrics)?;
         let (objects, cache) = (Arc::clone(&self.objects), Arc::clone(&self.cache));
         let (form, loading) = (self.form.clone(), Arc::clone(&self.loading));
-        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, form, loading }))
+        Ok(Box::new(IndexedReader { reader, objects, cache, meta, metadata_size_hint, form, loading, read_apart }))
     }
 }
 
@@ -105,6 +115,8 @@ struct IndexedReader {
     metadata_size_hint: Option<usize>,
     form: Form,
     loading: Loading,
+    /// Bytes that are read apart.
+    read_apart: Option<Count>,
 }
 
 impl IndexedReader {
@@ -131,11 +143,14 @@ impl IndexedReader {
                     changed = coded_text::with_codes(changed)?;
                 }
                 if self.form.numbers_rows {
-                    changed = changed_footer::numbered(changed)?;
+                    changed = changed_footer::numbered(changed, &self.meta.location)?;
                 }
                 changed_footer::keep(&self.cache, &self.meta, &change, changed)
             }
         };
+        if let (Some(apart), Some(read)) = (&self.form.apart, &self.read_apart) {
+            apart.opened(&self.meta.location, &footer, &self.objects, read);
+        }
         if self.form.by_row {
             let items = Arc::clone(&self.form.items);
             for list in items.in_parts() {

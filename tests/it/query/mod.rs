@@ -1,6 +1,7 @@
 //! The query engine over a table in memory: sandbox, limits, answers and their form.
 
 mod columns;
+mod compare;
 pub(crate) mod data;
 mod early_stop;
 mod engine;

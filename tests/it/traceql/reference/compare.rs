@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tracehouse::traceql::{
-    ast::FieldExpr,
+    ast::{Attribute, FieldExpr, Scope},
     literal::{Kind, Status},
 };
 
@@ -72,8 +72,9 @@ fn attributes_of(span: &Subject<'_>) -> Vec<(String, Val)> {
     ];
     let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
     let mut all: Vec<(String, Val)> = texts.map(|(name, text)| (name.to_owned(), Val::Str(text.to_owned()))).collect();
-    for (scope, attributes) in [("span", &span.own), ("resource", &span.resource)] {
-        let values = attributes.iter().map(|(key, value)| (format!("{scope}.{key}"), Val::of_attribute(value)));
+    for (scope, attributes) in [(Scope::Span, &span.own), (Scope::Resource, &span.resource)] {
+        let name = |key: &str| Attribute { of_parent: false, scope, key: key.to_owned() }.to_string();
+        let values = attributes.iter().map(|(key, value)| (name(key), Val::of_attribute(value)));
         all.extend(
             values.filter(|(_, value)| matches!(value, Val::Str(_) | Val::Int(_) | Val::Float(_) | Val::Bool(_))),
         );

@@ -1,0 +1,173 @@
+//! Columns of files that a query reads by itself, as codes, beside the scan that finds its rows.
+//!
+//! A query that counts all values of many columns has no use for arrays: making them costs more than counting. So it marks
+//! such columns ([`Apart`]), and asks for the number of the file and of the row. Where a file has a marked column as codes of
+//! dictionaries, the scan leaves it out:
+//!
+//! ```text
+//!  in the query                             in a file that is read whole              elsewhere
+//!  apart(attr_str(span_attributes, 'k'))    NULL; ColumnsApart knows which column     attr_str(span_attributes, 'k')
+//!  file_apart(start_time_unix_nano)         the number of the file in ColumnsApart    NULL
+//! ```
+//!
+//! The query then has the rows of a row group, and reads the pages of the columns itself ([`FileApart`], [`CodedChunk`]): which
+//! rows have a value is in them as runs or bits ([`runs`]), and so are the codes. Where predicates choose few rows while files
+//! are decoded, nothing is set apart, as pages would be read for rows that nobody wants.
+
+mod chunk;
+mod marks;
+mod runs;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+use arrow::datatypes::DataType;
+use bytes::Bytes;
+use datafusion::{
+    common::Result,
+    object_store::{ObjectStore, path::Path},
+    physical_plan::metrics::Count,
+};
+use parking_lot::Mutex;
+use parquet::{basic::Type, file::metadata::ParquetMetaData};
+
+pub(crate) use self::{
+    chunk::{CodedChunk, CodedValue},
+    marks::{Apart, Mark, NoValue},
+};
+use crate::storage::{chunks::Chunk, dictionary};
+
+/// The files of a scan, and which columns of them are read apart from it.
+#[derive(Debug, Default)]
+pub(crate) struct ColumnsApart {
+    files: Mutex<Files>,
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    numbers: HashMap<Path, usize>,
+    all: Vec<Arc<FileApart>>,
+}
+
+/// A file of which columns are read apart.
+#[derive(Debug)]
+pub(crate) struct FileApart {
+    path: Path,
+    metadata: Arc<ParquetMetaData>,
+    objects: Arc<dyn ObjectStore>,
+    /// Bytes that were read.
+    read: Count,
+    /// Leaf columns by the numbers that the query gave them.
+    columns: Mutex<BTreeMap<usize, usize>>,
+}
+
+impl ColumnsApart {
+    /// A file is being opened, with this footer.
+    pub(crate) fn opened(
+        &self,
+        path: &Path,
+        metadata: &Arc<ParquetMetaData>,
+        objects: &Arc<dyn ObjectStore>,
+        read: &Count,
+    ) {
+        let mut files = self.files.lock();
+        if files.numbers.contains_key(path) {
+            return;
+        }
+        let number = files.all.len();
+        files.numbers.insert(path.clone(), number);
+        files.all.push(Arc::new(FileApart {
+            path: path.clone(),
+            metadata: Arc::clone(metadata),
+            objects: Arc::clone(objects),
+            read: read.clone(),
+            columns: Mutex::default(),
+        }));
+    }
+
+    /// The number of a file that was opened.
+    pub(crate) fn number(&self, path: &Path) -> Option<i32> {
+        self.files.lock().numbers.get(path).and_then(|number| i32::try_from(*number).ok())
+    }
+
+    /// The file with this number.
+    pub(crate) fn file(&self, number: i32) -> Option<Arc<FileApart>> {
+        self.files.lock().all.get(usize::try_from(number).ok()?).map(Arc::clone)
+    }
+
+    /// Sets a column of this type apart under a number, if the file was opened and has it as codes.
+    pub(crate) fn set_apart(&self, path: &Path, number: usize, column: &str, data_type: &DataType) -> bool {
+        let known = self.files.lock().numbers.get(path).copied();
+        let file = known.and_then(|known| self.files.lock().all.get(known).map(Arc::clone));
+        let Some(file) = file else { return false };
+        let schema = file.metadata.file_metadata().schema_descr();
+        let Some(leaf) = schema.columns().iter().position(|leaf| leaf.path().parts() == [column]) else { return false };
+        let descriptor = schema.column(leaf);
+        let is_counted = match descriptor.physical_type() {
+            Type::BYTE_ARRAY => *data_type == DataType::Utf8,
+            Type::INT64 => *data_type == DataType::Int64,
+            Type::DOUBLE => *data_type == DataType::Float64,
+            _ => false,
+        };
+        let is_flat = descriptor.max_def_level() <= 1 && descriptor.max_rep_level() == 0;
+        if !is_counted || !is_flat || !dictionary::is_all_codes(&file.metadata, column) {
+            return false;
+        }
+        file.columns.lock().insert(number, leaf);
+        true
+    }
+}
+
+impl FileApart {
+    /// Columns that are read apart: the query's number, and the leaf column of the file.
+    pub(crate) fn columns(&self) -> Vec<(usize, usize)> {
+        self.columns.lock().iter().map(|(number, leaf)| (*number, *leaf)).collect()
+    }
+
+    /// The row group that has a row of the file, and its rows.
+    pub(crate) fn group_of(&self, row: i64) -> Option<(usize, Range<i64>)> {
+        let mut first = 0;
+        for (group, metadata) in self.metadata.row_groups().iter().enumerate() {
+            let rows = first..first + metadata.num_rows();
+            if rows.contains(&row) {
+                return Some((group, rows));
+            }
+            first = rows.end;
+        }
+        None
+    }
+
+    /// Bytes of a column in a row group, as they are stored.
+    pub(crate) fn stored_bytes(&self, group: usize, leaf: usize) -> u64 {
+        self.metadata.row_group(group).column(leaf).byte_range().1
+    }
+
+    /// Reads columns of a row group.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn read(&self, group: usize, leaves: &[usize]) -> Result<Vec<Bytes>> {
+        let range = |leaf: &usize| {
+            let (start, length) = self.metadata.row_group(group).column(*leaf).byte_range();
+            start..start.saturating_add(length)
+        };
+        let ranges: Vec<Range<u64>> = leaves.iter().map(range).collect();
+        let parts = self.objects.get_ranges(&self.path, &ranges).await?;
+        self.read.add(parts.iter().map(Bytes::len).sum());
+        Ok(parts)
+    }
+
+    /// A column of a row group out of the bytes that were read; `None` if no row has a value.
+    ///
+    /// # Errors
+    /// It is no column of codes.
+    pub(crate) fn chunk(&self, group: usize, leaf: usize, bytes: Bytes) -> Result<Option<CodedChunk>> {
+        let metadata = self.metadata.row_group(group);
+        let chunk = metadata.column(leaf);
+        let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
+        Ok(CodedChunk::open(chunk, Chunk { start: chunk.byte_range().0, bytes }, rows)?)
+    }
+}
