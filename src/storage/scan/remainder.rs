@@ -2,7 +2,7 @@
 //!
 //! A scan of spans answers for conditions exactly, so that nothing above it looks at them again. But which of them can choose
 //! rows while a file is decoded, the file decides: in one that promotes the attribute the condition reads a plain column, in
-//! another a map, which the decoder passes over silently. So the output of every file gets one more [`column`]: what
+//! another a map, which the decoder passes over silently. So the output of every file gets one more [`column()`]: what
 //! is left of the conditions there, which the file's adapter finds out. [`kept`] keeps the rows for which it is true, and takes
 //! the column off.
 //!
