@@ -18,7 +18,7 @@ use datafusion::{
     },
 };
 
-use crate::functions::{dictionaries::for_each_valid, text_at_hand::AtHand};
+use crate::functions::{dictionaries::for_each_valid, placed_with, text_at_hand::AtHand};
 
 /// What coded text is: a dictionary of different texts, and a code per row.
 pub fn coded_text_type() -> DataType {
@@ -53,12 +53,7 @@ impl ScalarUDFImpl for CodedText {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        let reaches_scan =
-            |arg: &ExpressionPlacement| *arg == ExpressionPlacement::Column || arg.should_push_to_leaves();
-        match args.iter().all(reaches_scan) {
-            true => ExpressionPlacement::MoveTowardsLeafNodes,
-            false => ExpressionPlacement::KeepInPlace,
-        }
+        placed_with(args)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -6,11 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::{
-    array::{Array, BooleanArray},
-    compute::is_null,
-    datatypes::DataType,
-};
+use arrow::{compute::is_null, datatypes::DataType};
 use datafusion::{
     common::{Result, ScalarValue, exec_err},
     logical_expr::{
@@ -19,6 +15,8 @@ use datafusion::{
     },
     physical_expr::{PhysicalExpr, ScalarFunctionExpr},
 };
+
+use crate::functions::placed_with;
 
 /// Whether a span has no parent.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -53,21 +51,14 @@ impl ScalarUDFImpl for IsRoot {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        match args {
-            [ExpressionPlacement::Column] => ExpressionPlacement::MoveTowardsLeafNodes,
-            _ => ExpressionPlacement::KeepInPlace,
-        }
+        placed_with(args)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         match args.args.as_slice() {
-            [ColumnarValue::Array(parents)] => Ok(ColumnarValue::Array(Arc::new(without_parent(parents)?))),
+            [ColumnarValue::Array(parents)] => Ok(ColumnarValue::Array(Arc::new(is_null(parents)?))),
             [ColumnarValue::Scalar(parent)] => Ok(ColumnarValue::Scalar(ScalarValue::Boolean(Some(parent.is_null())))),
             _ => exec_err!("is_root() takes one id"),
         }
     }
-}
-
-fn without_parent(parents: &dyn Array) -> Result<BooleanArray> {
-    Ok(is_null(parents)?)
 }

@@ -19,6 +19,8 @@ use datafusion::{
     physical_expr::{PhysicalExpr, ScalarFunctionExpr, expressions::Literal},
 };
 
+use crate::functions::placed_with;
+
 /// A part of events or links.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ItemPart {
@@ -120,10 +122,7 @@ impl ScalarUDFImpl for ItemParts {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        match args.first() {
-            Some(ExpressionPlacement::Column) => ExpressionPlacement::MoveTowardsLeafNodes,
-            _ => ExpressionPlacement::KeepInPlace,
-        }
+        placed_with(args.first())
     }
 }
 

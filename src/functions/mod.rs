@@ -64,7 +64,7 @@ use arrow::array::{ArrayRef, AsArray, StringArray};
 use datafusion::{
     common::{Result, ScalarValue},
     execution::{FunctionRegistry, session_state::SessionStateBuilder},
-    logical_expr::{ColumnarValue, ScalarUDF},
+    logical_expr::{ColumnarValue, ExpressionPlacement, ScalarUDF},
 };
 use datafusion_functions_json::{JsonUnionEncoder, JsonUnionValue};
 
@@ -137,6 +137,15 @@ pub(crate) fn json_text(found: &ArrayRef) -> Option<StringArray> {
         JsonUnionValue::Array(json) | JsonUnionValue::Object(json) => Some(json.to_owned()),
     };
     Some((0..found.len()).map(text).collect())
+}
+
+/// Where a call is evaluated that reads these arguments: in the scan, if they come from there.
+pub(crate) fn placed_with<'a>(read: impl IntoIterator<Item = &'a ExpressionPlacement>) -> ExpressionPlacement {
+    let is_of_scan = |arg: &ExpressionPlacement| *arg == ExpressionPlacement::Column || arg.should_push_to_leaves();
+    match read.into_iter().all(is_of_scan) {
+        true => ExpressionPlacement::MoveTowardsLeafNodes,
+        false => ExpressionPlacement::KeepInPlace,
+    }
 }
 
 /// The one value where all arguments were values and no columns.

@@ -6,7 +6,10 @@ use datafusion::{
     logical_expr::{ColumnarValue, ExpressionPlacement, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
 };
 
-use crate::model::attributes::{self, AttributeType};
+use crate::{
+    functions::placed_with,
+    model::attributes::{self, AttributeType},
+};
 
 /// Takes a map, and keys with types of value in turn, all of these literals. Gives the map; whether values that are listed
 /// are in it is open, so the caller takes them from `attr_str` and the like and skips them here. A stored batch then need
@@ -57,9 +60,6 @@ impl ScalarUDFImpl for AttrRest {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        match args.first() {
-            Some(ExpressionPlacement::Column) => ExpressionPlacement::MoveTowardsLeafNodes,
-            _ => ExpressionPlacement::KeepInPlace,
-        }
+        placed_with(args.first())
     }
 }

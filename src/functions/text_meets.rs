@@ -26,7 +26,7 @@ use datafusion::{
 use memchr::memmem::Finder;
 use parking_lot::Mutex;
 
-use crate::functions::{dictionaries::Dictionaries, scalar_if};
+use crate::functions::{dictionaries::Dictionaries, placed_with, scalar_if};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Form {
@@ -160,12 +160,7 @@ impl ScalarUDFImpl for TextMeets {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        match args.first() {
-            Some(text) if *text == ExpressionPlacement::Column || text.should_push_to_leaves() => {
-                ExpressionPlacement::MoveTowardsLeafNodes
-            }
-            _ => ExpressionPlacement::KeepInPlace,
-        }
+        placed_with(args.first())
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -36,7 +36,7 @@ use datafusion::{
 };
 
 use self::codes::{SPELLED, TextCodes};
-use crate::functions::scalar_if;
+use crate::functions::{placed_with, scalar_if};
 
 /// How many texts a key can be made of.
 pub const TEXTS_MAX: usize = 5;
@@ -224,10 +224,8 @@ impl ScalarUDFImpl for TextKey {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        let reaches_scan =
-            |arg: &ExpressionPlacement| *arg == ExpressionPlacement::Column || arg.should_push_to_leaves();
         match self.direction {
-            Direction::ToKey if args.iter().all(reaches_scan) => ExpressionPlacement::MoveTowardsLeafNodes,
+            Direction::ToKey => placed_with(args),
             _ => ExpressionPlacement::KeepInPlace,
         }
     }

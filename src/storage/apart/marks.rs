@@ -19,7 +19,7 @@ use datafusion::{
     physical_expr::{PhysicalExpr, ScalarFunctionExpr},
 };
 
-use crate::storage::apart::ColumnsApart;
+use crate::{functions::placed_with, storage::apart::ColumnsApart};
 
 /// What a mark says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,12 +96,7 @@ impl ScalarUDFImpl for Apart {
     }
 
     fn placement(&self, args: &[ExpressionPlacement]) -> ExpressionPlacement {
-        let reaches_scan =
-            |arg: &ExpressionPlacement| *arg == ExpressionPlacement::Column || arg.should_push_to_leaves();
-        match args.iter().all(reaches_scan) {
-            true => ExpressionPlacement::MoveTowardsLeafNodes,
-            false => ExpressionPlacement::KeepInPlace,
-        }
+        placed_with(args)
     }
 
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
