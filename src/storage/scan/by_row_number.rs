@@ -17,7 +17,7 @@
 use std::{fmt, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions},
+    array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions},
     compute::{and, not},
     datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef},
 };
@@ -62,8 +62,8 @@ pub(crate) struct Known {
 
 impl Known {
     /// What the runs of all files tell.
-    pub(crate) fn of<'a>(runs: impl Iterator<Item = Option<&'a Arc<Runs>>> + Clone) -> Self {
-        let roots = runs.clone().all(|runs| runs.is_some_and(|runs| runs.knows_roots()));
+    pub(crate) fn of<'a>(runs: impl IntoIterator<Item = Option<&'a Arc<Runs>>> + Clone) -> Self {
+        let roots = runs.clone().into_iter().all(|runs| runs.is_some_and(|runs| runs.knows_roots()));
         Self { ids: runs.into_iter().all(|runs| runs.is_some()), roots }
     }
 }
@@ -137,9 +137,7 @@ impl Numbered {
             let rows = batch.num_rows();
             let mut columns = batch.columns().to_vec();
             for (place, told) in &places {
-                let Some(numbers) = columns[*place].as_primitive_opt::<Int64Type>() else {
-                    return exec_err!("the numbers of rows have the type {}", columns[*place].data_type());
-                };
+                let numbers = numbers_of(&columns[*place])?;
                 let told: ArrayRef = match (told, &runs) {
                     (Told::TraceId, Some(runs)) => Arc::new(runs.ids_of(numbers.values())?),
                     (Told::IsRoot, Some(runs)) => Arc::new(runs.are_roots(numbers.values())?),
@@ -155,28 +153,38 @@ impl Numbered {
     }
 }
 
+fn numbers_of(column: &ArrayRef) -> Result<&Int64Array> {
+    match column.as_primitive_opt::<Int64Type>() {
+        Some(numbers) => Ok(numbers),
+        None => exec_err!("the numbers of rows have the type {}", column.data_type()),
+    }
+}
+
 /// Whether a condition asks for roots, or for spans that are none, and for nothing else.
-pub(crate) fn root_test(condition: &Arc<dyn PhysicalExpr>) -> Option<bool> {
+pub(crate) fn wants_roots(condition: &Arc<dyn PhysicalExpr>) -> Option<bool> {
     let is_null = condition.downcast_ref::<IsNullExpr>().map(|test| (test.arg(), true));
     let (tested, wanted) =
         is_null.or_else(|| condition.downcast_ref::<IsNotNullExpr>().map(|test| (test.arg(), false)))?;
     is_column(tested, column::PARENT_SPAN_ID).then_some(wanted)
 }
 
-/// The same batches with whether rows are kept as the last column: there comes the number of the row, behind `has_remainder` what
-/// other conditions say, and `wanted` says whether roots are kept, or the others.
-pub(crate) fn judged(numbered: Batches, runs: Arc<Runs>, wanted: bool, has_remainder: bool) -> Batches {
+/// A condition on roots that is judged by the number of the row, which comes as the last column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RootTest {
+    /// Whether roots are kept, or the others.
+    pub(crate) wants_roots: bool,
+    /// Whether what other conditions say comes before the number.
+    pub(crate) has_remainder: bool,
+}
+
+/// The same batches with whether rows are kept as the last column.
+pub(crate) fn judged(numbered: Batches, runs: Arc<Runs>, test: RootTest) -> Batches {
     let judged = move |batch: RecordBatch| {
         let (mut columns, rows) = (batch.columns().to_vec(), batch.num_rows());
         let Some(numbers) = columns.pop() else { return exec_err!("the output of a file has no numbers of rows") };
-        let Some(numbers) = numbers.as_primitive_opt::<Int64Type>() else {
-            return exec_err!("the numbers of rows have the type {}", numbers.data_type());
-        };
-        let mut is_kept = runs.are_roots(numbers.values())?;
-        if !wanted {
-            is_kept = not(&is_kept)?;
-        }
-        if has_remainder {
+        let is_root = runs.are_roots(numbers_of(&numbers)?.values())?;
+        let mut is_kept = if test.wants_roots { is_root } else { not(&is_root)? };
+        if test.has_remainder {
             let Some(remainder) = columns.pop() else { return exec_err!("the output of a file has no remainder") };
             let Some(remainder) = remainder.as_boolean_opt() else {
                 return exec_err!("a remainder has the type {}", remainder.data_type());
@@ -193,7 +201,8 @@ pub(crate) fn judged(numbered: Batches, runs: Arc<Runs>, wanted: bool, has_remai
     numbered.map(move |batch| judged(batch?)).boxed()
 }
 
-fn is_column(expr: &Arc<dyn PhysicalExpr>, name: &str) -> bool {
+/// Whether an expression is the column of this name.
+pub(crate) fn is_column(expr: &Arc<dyn PhysicalExpr>, name: &str) -> bool {
     expr.downcast_ref::<Column>().is_some_and(|column| column.name() == name)
 }
 

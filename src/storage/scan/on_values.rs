@@ -12,8 +12,7 @@ use std::{
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, RecordBatch, StringArray},
-    buffer::{BooleanBuffer, NullBuffer},
-    compute::cast,
+    compute::{cast, kernels::zip::zip, take},
     datatypes::{DataType, Field, FieldRef, Int32Type, Schema, SchemaRef},
 };
 use datafusion::{
@@ -116,30 +115,16 @@ impl OnValues {
 }
 
 impl Verdicts {
-    fn of_rows(&self, rows: &DictionaryArray<Int32Type>) -> BooleanArray {
-        let codes = rows.keys().values();
-        // What stands for NULL is any number.
-        let of_code = |verdicts: &BooleanBuffer, row: usize| {
-            let code = codes[row] as usize;
-            code < verdicts.len() && verdicts.value(code)
+    fn of_rows(&self, rows: &DictionaryArray<Int32Type>) -> Result<BooleanArray> {
+        let verdicts = take(&self.of_values, rows.keys(), None)?;
+        let verdicts = match (self.of_null, rows.nulls()) {
+            (Some(of_null), Some(is_there)) => {
+                let is_there = BooleanArray::new(is_there.inner().clone(), None);
+                zip(&is_there, &verdicts, &BooleanArray::new_scalar(of_null))?
+            }
+            _ => verdicts,
         };
-        let of_codes = |verdicts: &BooleanBuffer| BooleanBuffer::collect_bool(rows.len(), |row| of_code(verdicts, row));
-        let is_true = of_codes(self.of_values.values());
-        let is_known = self.of_values.nulls().map(|known| of_codes(known.inner()));
-        let is_there = rows.nulls().map(NullBuffer::inner);
-        let is_true = match (is_there, self.of_null) {
-            (Some(is_there), Some(true)) => &is_true | &!is_there,
-            (Some(is_there), Some(false)) => &is_true & is_there,
-            (Some(_), None) | (None, _) => is_true,
-        };
-        let is_known = match (is_known, is_there, self.of_null) {
-            (Some(is_known), Some(is_there), None) => Some(&is_known & is_there),
-            (Some(is_known), Some(is_there), Some(_)) => Some(&is_known | &!is_there),
-            (None, Some(is_there), None) => Some(is_there.clone()),
-            (None, Some(_), Some(_)) => None,
-            (is_known, None, _) => is_known,
-        };
-        BooleanArray::new(is_true, is_known.map(NullBuffer::new))
+        Ok(verdicts.as_boolean().clone())
     }
 }
 
@@ -186,7 +171,7 @@ impl PhysicalExpr for OnValues {
             && values.null_count() == 0
             && let Ok(verdicts) = self.verdicts(values)
         {
-            return Ok(ColumnarValue::Array(Arc::new(verdicts.of_rows(coded))));
+            return Ok(ColumnarValue::Array(Arc::new(verdicts.of_rows(coded)?)));
         }
         Ok(ColumnarValue::Array(Arc::new(self.judge(cast(&rows, &DataType::Utf8)?)?)))
     }

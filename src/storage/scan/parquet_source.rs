@@ -40,7 +40,7 @@ use datafusion_datasource::{PartitionedFile, file_stream::FileOpener, morsel::Mo
 use crate::storage::{
     apart::Apart,
     scan::{
-        by_row_number::{Known, Numbered, judged, root_test, row_number, runs_of},
+        by_row_number::{Known, Numbered, RootTest, judged, row_number, runs_of, wants_roots},
         condition,
         items::ItemsAsked,
         marked::{Marked, Use},
@@ -176,7 +176,7 @@ impl SpanFileSource {
 
     /// The condition that it is in memory which rows are roots for, and whether it wants these or the others.
     fn root_test(&self) -> Option<(&Arc<dyn PhysicalExpr>, bool)> {
-        let mut tests = self.answered.iter().filter_map(|condition| Some((condition, root_test(condition)?)));
+        let mut tests = self.answered.iter().filter_map(|condition| Some((condition, wants_roots(condition)?)));
         tests.next().filter(|_| self.reading.known.roots)
     }
 }
@@ -186,9 +186,8 @@ impl SpanFileSource {
 struct Output {
     /// Whether their last column says which rows are kept.
     is_filtered: bool,
-    /// Whether roots are kept or the others, if the last column is the number of a row, and whether other conditions come
-    /// before it.
-    root_test: Option<(bool, bool)>,
+    /// The condition on roots, if the last column is the number of a row.
+    root_test: Option<RootTest>,
     /// Columns that are numbers of rows, and become what these tell.
     numbered: Numbered,
     /// Before that.
@@ -202,7 +201,7 @@ impl Output {
     /// The rows of a file that come out; with `runs` where numbers become what these tell.
     fn of(&self, batches: Batches, runs: Option<&Arc<Runs>>, file: &Path) -> Batches {
         let batches = match (self.root_test, runs) {
-            (Some((wanted, has_remainder)), Some(runs)) => judged(batches, Arc::clone(runs), wanted, has_remainder),
+            (Some(test), Some(runs)) => judged(batches, Arc::clone(runs), test),
             _ => batches,
         };
         let batches = match self.is_filtered {
@@ -262,7 +261,7 @@ impl FileSource for SpanFileSource {
         let schema = Arc::new(self.projection.project_schema(self.table_schema().table_schema())?);
         let output = Arc::new(Output {
             is_filtered,
-            root_test: root_test.map(|(_, wanted)| (wanted, has_remainder)),
+            root_test: root_test.map(|(_, wants_roots)| RootTest { wants_roots, has_remainder }),
             decoded: numbered.decoded(&schema),
             numbered,
             schema,

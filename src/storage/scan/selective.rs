@@ -12,7 +12,11 @@ use datafusion::{
 
 use crate::{
     model::schema::{STATUS_CODES, column},
-    storage::{scan::texts_read::is_attribute, start_set::STARTS_AT, trace_set::IN_TRACES},
+    storage::{
+        scan::{by_row_number::is_column, texts_read::is_attribute},
+        start_set::STARTS_AT,
+        trace_set::IN_TRACES,
+    },
 };
 
 /// What stands beside comparisons of TraceQL: for arrays, and for events and links that have the key.
@@ -38,11 +42,8 @@ pub(crate) fn is_selective(predicate: &Arc<dyn PhysicalExpr>) -> bool {
 
 /// Whether a predicate is a list of traces.
 pub(crate) fn names_traces(predicate: &Arc<dyn PhysicalExpr>) -> bool {
-    let is_trace = |expr: &Arc<dyn PhysicalExpr>| {
-        expr.downcast_ref::<Column>().is_some_and(|column| column.name() == column::TRACE_ID)
-    };
     if let Some(list) = predicate.downcast_ref::<InListExpr>() {
-        return !list.negated() && is_trace(list.expr());
+        return !list.negated() && is_column(list.expr(), column::TRACE_ID);
     }
     predicate.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.name() == IN_TRACES)
 }
