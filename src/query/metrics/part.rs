@@ -128,17 +128,6 @@ struct Tally {
 
 const NO_SPANS: Tally = Tally { starts: [i64::MAX, i64::MIN], rows: [NO_ROW; 2], count: 0 };
 
-/// The rest of a cell: what is known once a batch is over.
-#[derive(Clone, Copy, Debug)]
-struct Rest {
-    key: u32,
-    bucket: u32,
-    interval: u32,
-    count: u64,
-    value: Sum,
-    ends: [Seen; 2],
-}
-
 /// Rows that are looked for in one go, and then added to their cells in another, so that a cell which is not at hand holds up no
 /// other row.
 const CHUNK_ROWS: usize = 256;
@@ -154,7 +143,10 @@ pub(crate) struct Part {
     /// Where cells are, by number of a key, power of two and interval.
     positions: HashMap<(u32, u32, u32), u32>,
     tallies: Vec<Tally>,
-    rests: Vec<Rest>,
+    /// The cells, but for what is in tallies until a batch is over.
+    cells: Vec<Cell>,
+    /// By cell: the number of its key.
+    keys_of_cells: Vec<u32>,
     /// The cells that the batch has hit.
     hit: Vec<u32>,
     label_bytes: usize,
@@ -206,7 +198,7 @@ impl Part {
         let keys = self.keys.numbers(columns, starts.len())?;
         self.labels.resize(self.keys.len(), None);
         self.slots.resize(self.keys.len() * width * SLOTS, NO_SLOT);
-        let none = |_: &mut Rest, _: u32, _: usize| {};
+        let none = |_: &mut Cell, _: u32, _: usize| {};
         let has_nulls = batch.numbers.has_nulls();
         match (&batch.numbers, &leaf.function) {
             (Numbers::Ints(ints), _) => {
@@ -223,14 +215,14 @@ impl Part {
                 match reducer {
                     Reducer::Min | Reducer::Max => {
                         let best: fn(f64, f64) -> f64 = if *reducer == Reducer::Min { f64::min } else { f64::max };
-                        self.add_rows(&batch, &keys, counts, |rest, before, row| {
-                            let is_first = rest.count == 0 && before == 0;
-                            let value = if is_first { values[row] } else { best(rest.value.value(), values[row]) };
-                            rest.value = value.into();
+                        self.add_rows(&batch, &keys, counts, |cell, before, row| {
+                            let is_first = cell.count == 0 && before == 0;
+                            let value = if is_first { values[row] } else { best(cell.value.value(), values[row]) };
+                            cell.value = value.into();
                         });
                     }
                     Reducer::Avg | Reducer::Sum => {
-                        self.add_rows(&batch, &keys, counts, |rest, _, row| rest.value.add(values[row]));
+                        self.add_rows(&batch, &keys, counts, |cell, _, row| cell.value.add(values[row]));
                     }
                 }
             }
@@ -247,7 +239,7 @@ impl Part {
         batch: &Batch<'_>,
         keys: &[u32],
         bucket_of: impl Fn(usize) -> Option<u32>,
-        reduce: impl Fn(&mut Rest, u32, usize),
+        reduce: impl Fn(&mut Cell, u32, usize),
     ) {
         // The interval of the row before, and where it begins and ends.
         let (mut interval, mut from, mut to) = (0, 1, 0);
@@ -272,25 +264,25 @@ impl Part {
         }
         self.add_chunk(batch, &reduce);
         for cell in self.hit.drain(..) {
-            let (tally, rest) = (&mut self.tallies[cell as usize], &mut self.rests[cell as usize]);
-            rest.count += u64::from(std::mem::take(&mut tally.count));
-            for (end, row) in rest.ends.iter_mut().zip(&mut tally.rows).filter(|(_, row)| **row != NO_ROW) {
+            let (tally, cell) = (&mut self.tallies[cell as usize], &mut self.cells[cell as usize]);
+            cell.count += u64::from(std::mem::take(&mut tally.count));
+            for (end, row) in cell.ends.iter_mut().zip(&mut tally.rows).filter(|(_, row)| **row != NO_ROW) {
                 *end = batch.seen(*row as usize);
                 *row = NO_ROW;
             }
         }
     }
 
-    fn add_chunk(&mut self, batch: &Batch<'_>, reduce: &impl Fn(&mut Rest, u32, usize)) {
+    fn add_chunk(&mut self, batch: &Batch<'_>, reduce: &impl Fn(&mut Cell, u32, usize)) {
         for (row, cell) in self.chunk.drain(..) {
             let (tally, start) = (&mut self.tallies[cell as usize], batch.starts[row as usize]);
             if tally.count == 0 {
                 self.hit.push(cell);
             }
             if start == tally.starts[0] || start == tally.starts[1] {
-                tally.choose(batch, &self.rests[cell as usize], row as usize);
+                tally.choose(batch, &self.cells[cell as usize], row as usize);
             }
-            reduce(&mut self.rests[cell as usize], tally.count, row as usize);
+            reduce(&mut self.cells[cell as usize], tally.count, row as usize);
             tally.count += 1;
             // Within a trace, spans start in any order: which of them are the first and last so far cannot be foreseen, so that
             // branches would cost more.
@@ -316,7 +308,7 @@ impl Part {
             for part in block.chunks(spans) {
                 let [first, last] = if spans == 1 { [part[0]; 2] } else { [first, last] };
                 let cell = self.cell(KEY, 0, intervals.index_of(first) as u32) as usize;
-                let Rest { count, ends, .. } = &mut self.rests[cell];
+                let Cell { count, ends, .. } = &mut self.cells[cell];
                 *count += part.len() as u64;
                 if first <= ends[0].start || last >= ends[1].start {
                     let of_start = |start: i64| {
@@ -347,7 +339,8 @@ impl Part {
     fn cell(&mut self, key: u32, bucket: u32, interval: u32) -> u32 {
         *self.positions.entry((key, bucket, interval)).or_insert_with(|| {
             let ends = [Seen::NO_FIRST, Seen::NO_LAST];
-            self.rests.push(Rest { key, bucket, interval, count: 0, value: Sum::default(), ends });
+            self.cells.push(Cell { interval, bucket, count: 0, value: Sum::default(), ends });
+            self.keys_of_cells.push(key);
             self.tallies.push(NO_SPANS);
             (self.tallies.len() - 1) as u32
         })
@@ -360,11 +353,7 @@ impl Part {
 
     /// The labels by number of a key, and the cells, each with the number of its key.
     pub(crate) fn finish(self) -> (Vec<Option<Vec<Label>>>, impl ExactSizeIterator<Item = (u32, Cell)>) {
-        let cells = self.rests.into_iter().map(|rest| {
-            let Rest { key, bucket, interval, count, value, ends } = rest;
-            (key, Cell { interval, bucket, count, value, ends })
-        });
-        (self.labels, cells)
+        (self.labels, self.keys_of_cells.into_iter().zip(self.cells))
     }
 
     /// Bytes of memory that this takes, about.
@@ -373,7 +362,7 @@ impl Part {
             + self.label_bytes
             + self.labels.len() * size_of::<Option<Vec<Label>>>()
             + self.slots.len() * size_of::<Slot>()
-            + self.tallies.capacity() * (size_of::<Tally>() + size_of::<Rest>() + size_of::<u32>())
+            + self.tallies.capacity() * (size_of::<Tally>() + size_of::<Cell>() + 2 * size_of::<u32>())
             + 2 * self.positions.len() * size_of::<((u32, u32, u32), u32)>()
     }
 }
@@ -381,11 +370,11 @@ impl Part {
 impl Tally {
     /// Takes a row that starts with the first or last one, if it is the lesser of the two.
     #[cold]
-    fn choose(&mut self, batch: &Batch<'_>, rest: &Rest, row: usize) {
+    fn choose(&mut self, batch: &Batch<'_>, cell: &Cell, row: usize) {
         let seen = batch.seen(row);
         for end in 0..2 {
             let known = match self.rows[end] {
-                NO_ROW => rest.ends[end],
+                NO_ROW => cell.ends[end],
                 known => batch.seen(known as usize),
             };
             if self.starts[end] == seen.start && seen < known {
