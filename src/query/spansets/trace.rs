@@ -1,6 +1,6 @@
 //! One trace out of a batch: its distinct spans in order, and what the stages ask of them.
 
-use std::{cell::OnceCell, ops::Range, sync::Arc};
+use std::{cell::OnceCell, cmp::Ordering, ops::Range, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -168,7 +168,46 @@ impl<'a> Columns<'a> {
         plain(a).cmp(&plain(b)).then_with(|| match self.encoded() {
             Some(rows) => rows.row(a).cmp(&rows.row(b)),
             None => a.cmp(&b),
-        }) == std::cmp::Ordering::Less
+        }) == Ordering::Less
+    }
+
+    /// Whether rows are spans of their own, in order, as a file mostly has those of a trace.
+    fn are_spans_in_order(&self, rows: Range<usize>) -> bool {
+        let is_before = |row: usize| match self.starts[row].cmp(&self.starts[row + 1]) {
+            Ordering::Equal => self.id_and_kind(row) < self.id_and_kind(row + 1),
+            order => order == Ordering::Less,
+        };
+        if !(rows.start..rows.end.saturating_sub(1)).all(is_before) {
+            return false;
+        }
+        let mut ids: Vec<u64> = rows.map(|row| id_of(self.span_ids.value(row))).collect();
+        ids.sort_unstable();
+        ids.windows(2).all(|pair| pair[0] != pair[1])
+    }
+
+    /// The rows of spans in order: by start, id and kind. Of copies of a span one is kept.
+    fn spans_in_order(&self, rows: Range<usize>) -> Vec<u32> {
+        let mut copies: Vec<(u64, u8, u32)> = rows
+            .map(|row| {
+                let (id, kind) = self.id_and_kind(row);
+                (id, kind, row as u32)
+            })
+            .collect();
+        copies.sort_unstable_by_key(|(id, kind, _)| (*id, *kind));
+        let mut spans: Vec<(i64, u64, u8, u32)> = Vec::with_capacity(copies.len());
+        for (id, kind, row) in copies {
+            let span = (self.starts[row as usize], id, kind, row);
+            match spans.last_mut() {
+                Some(kept) if (kept.1, kept.2) == (id, kind) => {
+                    if self.precedes(row as usize, kept.3 as usize) {
+                        *kept = span;
+                    }
+                }
+                _ => spans.push(span),
+            }
+        }
+        spans.sort_unstable_by_key(|(start, id, kind, _)| (*start, *id, *kind));
+        spans.into_iter().map(|(.., row)| row).collect()
     }
 
     fn encoded(&self) -> Option<&Rows> {
@@ -239,30 +278,13 @@ struct Times {
 impl<'a> TraceSpans<'a> {
     /// The spans in rows of one trace id; of copies of a span one is kept.
     pub(super) fn new(program: &'a Program, columns: &'a Columns<'a>, rows: Range<usize>) -> Self {
-        let mut copies: Vec<(u64, u8, u32)> = rows
-            .map(|row| {
-                let (id, kind) = columns.id_and_kind(row);
-                (id, kind, row as u32)
-            })
-            .collect();
-        copies.sort_unstable_by_key(|(id, kind, _)| (*id, *kind));
-        let mut spans: Vec<(i64, u64, u8, u32)> = Vec::with_capacity(copies.len());
-        for (id, kind, row) in copies {
-            let span = (columns.starts[row as usize], id, kind, row);
-            match spans.last_mut() {
-                Some(kept) if (kept.1, kept.2) == (id, kind) => {
-                    if columns.precedes(row as usize, kept.3 as usize) {
-                        *kept = span;
-                    }
-                }
-                _ => spans.push(span),
-            }
-        }
-        spans.sort_unstable_by_key(|(start, id, kind, _)| (*start, *id, *kind));
         Self {
             columns,
             program,
-            rows: spans.into_iter().map(|(.., row)| row).collect(),
+            rows: match columns.are_spans_in_order(rows.clone()) {
+                true => rows.map(|row| row as u32).collect(),
+                false => columns.spans_in_order(rows),
+            },
             tree: OnceCell::new(),
             child_counts: OnceCell::new(),
             nested_sets: OnceCell::new(),
