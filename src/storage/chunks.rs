@@ -1,11 +1,15 @@
 //! Parts of a file in memory, for readers that know the offsets of the whole file.
 
-use std::io::Read;
+use std::{io::Read, ops::Range, sync::Arc};
 
 use bytes::{Buf, Bytes};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     errors::{ParquetError, Result},
-    file::reader::{ChunkReader, Length},
+    file::{
+        metadata::ColumnChunkMetaData,
+        reader::{ChunkReader, Length},
+    },
 };
 
 /// A part of a file, read by the file's own offsets.
@@ -15,7 +19,33 @@ pub(crate) struct Chunk {
     pub(crate) bytes: Bytes,
 }
 
+/// Where the pages of a column of a row group are, its dictionary among them.
+pub(crate) fn place_of(chunk: &ColumnChunkMetaData) -> Range<u64> {
+    let (start, length) = chunk.byte_range();
+    start..start.saturating_add(length)
+}
+
 impl Chunk {
+    /// Reads a part of a file.
+    pub(crate) async fn fetch(
+        objects: &Arc<dyn ObjectStore>,
+        path: &Path,
+        place: Range<u64>,
+    ) -> object_store::Result<Self> {
+        let start = place.start;
+        Ok(Self { start, bytes: objects.get_range(path, place).await? })
+    }
+
+    /// Reads parts of a file, in this order.
+    pub(crate) async fn fetch_all(
+        objects: &Arc<dyn ObjectStore>,
+        path: &Path,
+        places: Vec<Range<u64>>,
+    ) -> object_store::Result<Vec<Self>> {
+        let parts = objects.get_ranges(path, &places).await?;
+        Ok(places.into_iter().zip(parts).map(|(place, bytes)| Self { start: place.start, bytes }).collect())
+    }
+
     fn from(&self, offset: u64) -> Result<Bytes> {
         let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
         match at.filter(|at| *at <= self.bytes.len()) {

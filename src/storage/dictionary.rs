@@ -13,22 +13,23 @@
 
 use std::{ops::Range, sync::Arc};
 
-use bytes::{Buf, Bytes};
 use datafusion::{
     common::Result,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
-    object_store::{ObjectStore, ObjectStoreExt},
+    object_store::ObjectStore,
 };
 use parquet::{
-    basic::{Encoding, Type},
-    column::page::{Page, PageReader},
-    file::{
-        metadata::{ColumnChunkMetaData, ParquetMetaData},
-        serialized_reader::SerializedPageReader,
-    },
+    basic::Encoding,
+    file::metadata::{ColumnChunkMetaData, ParquetMetaData},
 };
 
-use crate::storage::{chunks::Chunk, footer::read_metadata, scan::ScanFile};
+use crate::storage::{
+    chunks::Chunk,
+    dictionary_page::{CodedValue, CodedValues},
+    footer::read_metadata,
+    pages::{Decompressor, Pages},
+    scan::ScanFile,
+};
 
 /// Largest dictionary that is read, in bytes of the file.
 const DICTIONARY_BYTES_MAX: u64 = 8 << 20;
@@ -46,6 +47,16 @@ pub enum StoredValue {
     Bool(bool),
     /// An array, a map or bytes, as JSON.
     Nested(String),
+}
+
+impl From<CodedValue<'_>> for StoredValue {
+    fn from(value: CodedValue<'_>) -> Self {
+        match value {
+            CodedValue::Text(text) => Self::Text(text.to_owned()),
+            CodedValue::Int(int) => Self::Int(int),
+            CodedValue::Float(float) => Self::Float(float),
+        }
+    }
 }
 
 /// Values that were found in a file.
@@ -76,11 +87,13 @@ pub async fn dictionary_values(
     let metadata = read_metadata(runtime, store, file).await?;
     let Some(chunks) = chunks(&metadata, path) else { return Ok(None) };
     let mut found = StoredValues::default();
-    for (chunk, bytes) in chunks {
-        let read = objects.get_range(&file.path, bytes.clone()).await?;
-        found.read_bytes += read.len() as u64;
-        let Some(values) = dictionary_of(chunk, Chunk { start: bytes.start, bytes: read })? else { return Ok(None) };
-        found.values.extend(values);
+    for (chunk, place) in chunks {
+        let read = Chunk::fetch(&objects, &file.path, place).await?;
+        found.read_bytes += read.bytes.len() as u64;
+        let Some(values) = dictionary_of(chunk, read)? else { return Ok(None) };
+        for value in values.iter() {
+            found.values.push(value?.into());
+        }
     }
     Ok(Some(found))
 }
@@ -130,53 +143,10 @@ fn has_codes_only(chunk: &ColumnChunkMetaData) -> bool {
         .is_some_and(|mask| mask.is_only(Encoding::PLAIN_DICTIONARY) || mask.is_only(Encoding::RLE_DICTIONARY))
 }
 
-/// The values of the dictionary of a chunk, which `bytes` begin with.
-pub(super) fn dictionary_of(chunk: &ColumnChunkMetaData, bytes: Chunk) -> Result<Option<Vec<StoredValue>>> {
-    let mut pages = SerializedPageReader::new(Arc::new(bytes), chunk, 0, None)?;
-    let Some(Page::DictionaryPage { buf, num_values, encoding, .. }) = pages.get_next_page()? else {
-        return Ok(None);
-    };
-    // Both names stand for plain values in a dictionary.
-    if !matches!(encoding, Encoding::PLAIN | Encoding::PLAIN_DICTIONARY) {
-        return Ok(None);
-    }
-    Ok(plain_values(chunk.column_type(), buf, num_values as usize))
-}
-
-/// Values one after the other; nothing if they are of another type, or not all there.
-fn plain_values(of_type: Type, mut buf: Bytes, count: usize) -> Option<Vec<StoredValue>> {
-    let mut values = Vec::with_capacity(count.min(buf.len()));
-    for _ in 0..count {
-        values.push(match of_type {
-            Type::INT64 => StoredValue::Int(buf.try_get_i64_le().ok()?),
-            Type::DOUBLE => StoredValue::Float(buf.try_get_f64_le().ok()?),
-            Type::BYTE_ARRAY => {
-                let length = usize::try_from(buf.try_get_u32_le().ok()?).ok()?;
-                if length > buf.len() {
-                    return None;
-                }
-                StoredValue::Text(String::from_utf8(buf.split_to(length).to_vec()).ok()?)
-            }
-            _ => return None,
-        });
-    }
-    Some(values)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_values_are_read_and_torn_ones_refused() {
-        let text = [&3_u32.to_le_bytes()[..], b"abc", &0_u32.to_le_bytes()].concat();
-        let texts = plain_values(Type::BYTE_ARRAY, Bytes::from(text.clone()), 2);
-        let text_of = |text: &str| StoredValue::Text(text.to_owned());
-        assert_eq!(texts, Some(vec![text_of("abc"), text_of("")]));
-        assert_eq!(plain_values(Type::BYTE_ARRAY, Bytes::from(text[..6].to_vec()), 1), None);
-        assert_eq!(plain_values(Type::BYTE_ARRAY, Bytes::from(text), 3), None);
-        let ints = plain_values(Type::INT64, Bytes::from(7_i64.to_le_bytes().to_vec()), 1);
-        assert_eq!(ints, Some(vec![StoredValue::Int(7)]));
-        assert_eq!(plain_values(Type::BOOLEAN, Bytes::from_static(&[1]), 1), None);
-    }
+/// The values of the dictionary that a chunk, which `bytes` begin with, begins with; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn dictionary_of(chunk: &ColumnChunkMetaData, bytes: Chunk) -> Result<Option<CodedValues>> {
+    Ok(CodedValues::read(chunk, &mut Pages::of(chunk, bytes, 0)?, &mut Decompressor::default())?)
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use datafusion::{
     common::Result,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
-    object_store::{ObjectStore, ObjectStoreExt},
+    object_store::ObjectStore,
 };
 use parquet::{
     column::reader::{ColumnReaderImpl, get_column_reader, get_typed_column_reader},
@@ -35,8 +35,9 @@ use crate::{
         schema::column,
     },
     storage::{
-        chunks::Chunk,
+        chunks::{Chunk, place_of},
         dictionary::{StoredValue, StoredValues, dictionary_of, dictionary_range},
+        dictionary_page::CodedValue,
         footer::read_metadata,
         scan::ScanFile,
     },
@@ -70,26 +71,26 @@ pub async fn map_values(
     let Some(key_leaf) = leaf(&metadata, scope, &["key"]) else { return Ok(None) };
     for group in metadata.row_groups() {
         if let Some(range) = dictionary_range(group.column(key_leaf)) {
-            let bytes = read(objects.as_ref(), file, range, &mut found).await?;
+            let bytes = read(&objects, file, range, &mut found).await?;
             let keys = dictionary_of(group.column(key_leaf), bytes)?;
-            if keys
-                .is_some_and(|keys| !keys.iter().any(|known| matches!(known, StoredValue::Text(text) if text == key)))
-            {
+            let is_key =
+                |known: Result<CodedValue<'_>, ParquetError>| known.is_ok_and(|known| known == CodedValue::Text(key));
+            if keys.is_some_and(|keys| !keys.iter().any(is_key)) {
                 continue;
             }
         }
-        let Some(keys) = whole(objects.as_ref(), file, group, key_leaf, &mut found).await? else { return Ok(None) };
+        let Some(keys) = whole(&objects, file, group, key_leaf, &mut found).await? else { return Ok(None) };
         if types.intersects(TypeSet::NESTED) {
             let Some(leaf) = leaf(&metadata, scope, &["value", value_fields()[VALUE_JSON].name()]) else {
                 return Ok(None);
             };
-            let Some(values) = whole(objects.as_ref(), file, group, leaf, &mut found).await? else { return Ok(None) };
+            let Some(values) = whole(&objects, file, group, leaf, &mut found).await? else { return Ok(None) };
             let pair = Pair { metadata: &metadata, group, keys: (key_leaf, &keys), values: (leaf, &values) };
             found.values.extend(pair.texts(key)?.into_iter().map(StoredValue::Nested));
         }
         for value_type in AttributeType::ALL.into_iter().filter(|value_type| types.contains(*value_type)) {
             let Some(leaf) = leaf(&metadata, scope, &["value", value_type.value_field()]) else { return Ok(None) };
-            let Some(values) = whole(objects.as_ref(), file, group, leaf, &mut found).await? else { return Ok(None) };
+            let Some(values) = whole(&objects, file, group, leaf, &mut found).await? else { return Ok(None) };
             let pair = Pair { metadata: &metadata, group, keys: (key_leaf, &keys), values: (leaf, &values) };
             let values: Vec<StoredValue> = match value_type {
                 AttributeType::Str => pair.texts(key)?.into_iter().map(StoredValue::Text).collect(),
@@ -125,29 +126,29 @@ fn leaf(metadata: &ParquetMetaData, scope: AttributeScope, below: &[&str]) -> Op
 }
 
 async fn read(
-    objects: &dyn ObjectStore,
+    objects: &Arc<dyn ObjectStore>,
     file: &ScanFile,
     range: Range<u64>,
     found: &mut StoredValues,
 ) -> Result<Chunk> {
-    let bytes = objects.get_range(&file.path, range.clone()).await?;
-    found.read_bytes += bytes.len() as u64;
-    Ok(Chunk { start: range.start, bytes })
+    let chunk = Chunk::fetch(objects, &file.path, range).await?;
+    found.read_bytes += chunk.bytes.len() as u64;
+    Ok(chunk)
 }
 
 /// All of a column chunk; `None` if it is too large.
 async fn whole(
-    objects: &dyn ObjectStore,
+    objects: &Arc<dyn ObjectStore>,
     file: &ScanFile,
     group: &RowGroupMetaData,
     leaf: usize,
     found: &mut StoredValues,
 ) -> Result<Option<Chunk>> {
-    let (start, length) = group.column(leaf).byte_range();
-    if length > CHUNK_BYTES_MAX {
+    let place = place_of(group.column(leaf));
+    if place.end - place.start > CHUNK_BYTES_MAX {
         return Ok(None);
     }
-    read(objects, file, start..start.saturating_add(length), found).await.map(Some)
+    read(objects, file, place, found).await.map(Some)
 }
 
 /// The keys of the maps of a row group, and their values of one type.

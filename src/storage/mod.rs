@@ -36,7 +36,9 @@ pub mod writer;
 
 pub(crate) mod apart;
 pub mod dictionary;
+pub(crate) mod dictionary_page;
 pub mod map_values;
+pub(crate) mod pages;
 pub mod scan;
 pub(crate) mod start_set;
 pub mod trace_filters;

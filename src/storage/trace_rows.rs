@@ -26,7 +26,7 @@ use datafusion::{
     error::DataFusionError,
     execution::{object_store::ObjectStoreUrl, runtime_env::RuntimeEnv},
 };
-use object_store::{ObjectStore, path::Path};
+use object_store::ObjectStore;
 use parking_lot::Mutex;
 use parquet::{
     arrow::{
@@ -45,7 +45,7 @@ use parquet::{
 use crate::{
     model::{ids::TraceId, schema::column},
     storage::{
-        chunks::{Chunk, Parts},
+        chunks::{Chunk, Parts, place_of},
         footer::read_metadata,
         kept::{InMemory, Kept},
         scan::ScanFile,
@@ -240,9 +240,9 @@ impl TraceRows {
         let metadata = read_metadata(runtime, store, file).await?;
         let Some((leaf, ids)) = chunks_of(&metadata, column::TRACE_ID) else { return Ok(None) };
         let parents = chunks_of(&metadata, column::PARENT_SPAN_ID);
-        let ids = fetched(objects, &file.path, ids).await?;
+        let ids = Chunk::fetch_all(objects, &file.path, ids).await?;
         let parents = match parents {
-            Some((_, parents)) => Some(fetched(objects, &file.path, parents).await?),
+            Some((_, parents)) => Some(Chunk::fetch_all(objects, &file.path, parents).await?),
             None => None,
         };
         let decoding = SpawnedTask::spawn(async move {
@@ -276,15 +276,10 @@ fn chunks_of(metadata: &ParquetMetaData, name: &str) -> Option<(usize, Vec<Range
     let columns = metadata.file_metadata().schema_descr().columns();
     let leaf = columns.iter().position(|leaf| leaf.path().parts() == [name])?;
     let range = |group: &RowGroupMetaData| {
-        let (start, length) = group.column(leaf).byte_range();
-        (length <= CHUNK_BYTES_MAX).then(|| start..start.saturating_add(length))
+        let place = place_of(group.column(leaf));
+        (place.end - place.start <= CHUNK_BYTES_MAX).then_some(place)
     };
     Some((leaf, metadata.row_groups().iter().map(range).collect::<Option<_>>()?))
-}
-
-async fn fetched(objects: &Arc<dyn ObjectStore>, path: &Path, ranges: Vec<Range<u64>>) -> Result<Vec<Chunk>> {
-    let bytes = objects.get_ranges(path, &ranges).await?;
-    Ok(ranges.into_iter().zip(bytes).map(|(range, bytes)| Chunk { start: range.start, bytes }).collect())
 }
 
 /// The rows without a parent, out of the column of parents' ids.

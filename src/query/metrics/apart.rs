@@ -12,21 +12,27 @@ use std::{ops::Range, sync::Arc};
 
 use datafusion::{
     arrow::array::{Array, Int32Array, Int64Array},
-    common::{HashMap, Result as DfResult, internal_datafusion_err},
+    common::{Result as DfResult, internal_datafusion_err},
     error::DataFusionError,
 };
 
 use super::{
     codes::Codes,
+    moments::DistinctMoments,
     values::{Empty, Values},
 };
 use crate::storage::{
-    apart::{CodedChunk, CodedValue, ColumnsApart, FileApart},
+    apart::{CodedChunk, CodedRows, ColumnsApart, FileApart},
+    dictionary_page::CodedValue,
+    pages::Decompressor,
     start_set::row_without_mark,
 };
 
 /// Pairs of a value and a moment that have a cell each in any case.
 const CELLS_MIN: usize = 1 << 14;
+/// Pairs that have a cell for each turn, so that all of these stay in the fastest memory.
+const CELLS_IN_TURNS: usize = 1 << 11;
+const TURNS: usize = 4;
 
 /// The rows of a row group that count, with their moments.
 #[derive(Debug)]
@@ -36,10 +42,9 @@ pub(super) struct GroupRows {
     rows: Range<i64>,
     /// By row: where its moment is among the different ones, from 1 on; 0 for rows that do not count.
     places: Vec<u32>,
-    /// The different moments; in order, when all rows are there.
+    known: DistinctMoments,
+    /// The different moments in order, when all rows are there.
     moments: Vec<u32>,
-    known: HashMap<u32, u32>,
-    last: (u32, u32),
     number: i32,
 }
 
@@ -48,32 +53,24 @@ impl GroupRows {
         let group = file.group_of(row);
         let (group, rows) = group.ok_or_else(|| internal_datafusion_err!("a file has no row {row}"))?;
         let places = vec![0; usize::try_from(rows.end - rows.start).unwrap_or(0)];
-        let (moments, known) = (Vec::new(), HashMap::new());
-        Ok(Self { file, group, rows, places, moments, known, last: (0, 0), number })
+        Ok(Self { file, group, rows, places, moments: Vec::new(), known: DistinctMoments::default(), number })
     }
 
     fn add(&mut self, row: i64, moment: u32) {
-        if self.last.1 == 0 || self.last.0 != moment {
-            let moments = &mut self.moments;
-            let place = *self.known.entry(moment).or_insert_with(|| {
-                moments.push(moment);
-                moments.len() as u32
-            });
-            self.last = (moment, place);
-        }
-        self.places[(row - self.rows.start) as usize] = self.last.1;
+        self.places[(row - self.rows.start) as usize] = self.known.place_of(moment) + 1;
     }
 
     /// All rows are there: places are put into the order of their moments.
     fn finished(mut self) -> Self {
-        let mut order: Vec<usize> = (0..self.moments.len()).collect();
-        order.sort_unstable_by_key(|place| self.moments[*place]);
+        let known = self.known.all();
+        let mut order: Vec<usize> = (0..known.len()).collect();
+        order.sort_unstable_by_key(|place| known[*place]);
         let mut place_of = vec![0; order.len() + 1];
         for (place, before) in (1..).zip(&order) {
             place_of[before + 1] = place;
         }
+        self.moments = order.iter().map(|place| known[*place]).collect();
         self.places.iter_mut().for_each(|place| *place = place_of[*place as usize]);
-        self.moments.sort_unstable();
         self
     }
 
@@ -86,24 +83,23 @@ impl GroupRows {
     ///
     /// # Errors
     /// The column cannot be read.
-    pub(super) fn count(&self, chunk: &mut CodedChunk) -> DfResult<Counted> {
+    pub(super) fn count(&self, chunk: &mut CodedChunk, decompressor: &mut Decompressor) -> DfResult<ByCode> {
         let (places, width) = (&self.places, self.moments.len() + 1);
         let is_wanted =
             |rows: Range<usize>| places.get(rows).is_none_or(|places| places.iter().any(|place| *place != 0));
-        let values = chunk.values_len();
+        let values = chunk.values().len();
         if values.saturating_mul(width) <= CELLS_MIN.max(2 * places.len()) {
-            let mut cells = vec![0_u32; values * width];
-            chunk.for_each(is_wanted, |rows, codes| {
-                for (code, place) in codes.iter().zip(&places[rows]) {
-                    cells[*code as usize * width + *place as usize] += 1;
-                }
-            })?;
-            return Ok(Counted::Cells { cells, width });
+            let mut cells = Cells::new(values, width);
+            chunk.for_each(decompressor, is_wanted, |rows, codes| cells.add(places, &rows, codes))?;
+            return Ok(ByCode::Cells { cells: cells.finish(), width });
         }
         let mut pairs = Vec::new();
-        chunk.for_each(is_wanted, |rows, codes| {
-            let of_rows = codes.iter().zip(&places[rows]).filter(|(_, place)| **place != 0);
-            pairs.extend(of_rows.map(|(code, place)| (*code, *place)));
+        chunk.for_each(decompressor, is_wanted, |rows, codes| {
+            for_each_pair(places, &rows, codes, |code, place| {
+                if place != 0 {
+                    pairs.push((code, place));
+                }
+            });
         })?;
         // Sorted by code, by counting: `ends[code]` is where its places begin, and after the second pass where they end.
         let mut ends = vec![0_usize; values + 1];
@@ -117,7 +113,7 @@ impl GroupRows {
             sorted[*at] = place;
             *at += 1;
         }
-        Ok(Counted::Sorted { places: sorted, ends })
+        Ok(ByCode::Sorted { places: sorted, ends })
     }
 
     /// Adds what was counted.
@@ -127,19 +123,19 @@ impl GroupRows {
     pub(super) fn add_to(
         &self,
         values: &mut Values,
-        (chunk, mut counted): (&CodedChunk, Counted),
+        (chunk, mut counted): (&CodedChunk, ByCode),
         empty: Empty,
     ) -> DfResult<()> {
         let moment_of = |place: usize| self.moments[place - 1];
         let mut add = |code: usize, spans: &mut dyn Iterator<Item = (u32, u64)>| {
-            let value = chunk.value(code)?;
+            let value = chunk.values().value(code)?;
             if empty != Empty::IsMissing || value != CodedValue::Text("") {
                 values.add_counted(|codes| code_of(codes, value), spans);
             }
             Ok::<_, DataFusionError>(())
         };
         match &mut counted {
-            Counted::Cells { cells, width } => {
+            ByCode::Cells { cells, width } => {
                 for (code, cells) in cells.chunks_exact(*width).enumerate() {
                     // The first cell is of rows that do not count.
                     let mut spans = cells.iter().enumerate().skip(1).filter(|(_, spans)| **spans > 0).peekable();
@@ -148,9 +144,9 @@ impl GroupRows {
                     }
                 }
             }
-            Counted::Sorted { places, ends } => {
+            ByCode::Sorted { places, ends } => {
                 let mut start = 0;
-                for (code, end) in ends.iter().take(chunk.values_len()).enumerate() {
+                for (code, end) in ends.iter().take(chunk.values().len()).enumerate() {
                     let of_code = &mut places[start..*end];
                     start = *end;
                     if !of_code.is_empty() {
@@ -165,9 +161,64 @@ impl GroupRows {
     }
 }
 
+/// Calls `each` with the codes of rows and the places of these.
+fn for_each_pair(places: &[u32], rows: &CodedRows<'_>, codes: &[u32], mut each: impl FnMut(u32, u32)) {
+    match rows {
+        CodedRows::All(rows) => codes.iter().zip(&places[rows.clone()]).for_each(|(code, place)| each(*code, *place)),
+        CodedRows::Some { first, marked } => {
+            let places = &places[*first..];
+            codes.iter().zip(*marked).for_each(|(code, row)| each(*code, places[*row as usize]));
+        }
+    }
+}
+
+/// Spans by code and place, a cell for each pair.
+///
+/// Neighbours often are of the same pair, and a cell cannot be added to before the addition before is through; so where cells are
+/// few, there are several of each pair, which take turns.
+struct Cells {
+    cells: Vec<u32>,
+    /// Pairs, and how many places there are.
+    pairs: usize,
+    width: usize,
+    /// Where the cells of the next pair are.
+    turn: usize,
+}
+
+impl Cells {
+    fn new(values: usize, width: usize) -> Self {
+        let pairs = values * width;
+        let turns = if pairs <= CELLS_IN_TURNS { TURNS } else { 1 };
+        Self { cells: vec![0; turns * pairs], pairs, width, turn: 0 }
+    }
+
+    fn add(&mut self, places: &[u32], rows: &CodedRows<'_>, codes: &[u32]) {
+        let (mut turn, all, pairs, width) = (self.turn, self.cells.len(), self.pairs, self.width);
+        let cells = self.cells.as_mut_slice();
+        for_each_pair(places, rows, codes, |code, place| {
+            cells[turn + code as usize * width + place as usize] += 1;
+            turn += pairs;
+            if turn == all {
+                turn = 0;
+            }
+        });
+        self.turn = turn;
+    }
+
+    /// One cell for each pair.
+    fn finish(mut self) -> Vec<u32> {
+        let (sums, others) = self.cells.split_at_mut(self.pairs);
+        for other in others.chunks_exact(self.pairs.max(1)) {
+            sums.iter_mut().zip(other).for_each(|(sum, spans)| *sum += spans);
+        }
+        self.cells.truncate(self.pairs);
+        self.cells
+    }
+}
+
 /// What was counted of a column.
 #[derive(Debug)]
-pub(super) enum Counted {
+pub(super) enum ByCode {
     /// Spans by code and place of the moment, of which there are so many.
     Cells { cells: Vec<u32>, width: usize },
     /// Places, code by code, and where each code's end.

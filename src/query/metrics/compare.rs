@@ -13,7 +13,13 @@
 //! the values of the attribute that takes most are given up: of that attribute an answer has the spans that have it at all, and
 //! `__meta_error="__too_many_values__"`, as Tempo says of one with more values than it counts.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use datafusion::{
     arrow::{
@@ -27,13 +33,14 @@ use datafusion::{
 use parking_lot::Mutex;
 
 use super::{
-    apart::{GroupRows, RowsApart},
+    apart::{ByCode, GroupRows, RowsApart},
     compile::{Function, Leaf},
     interval::Intervals,
     label::{Label, LabelValue},
     leaf::{ROW, Scope, check_samples},
+    moments::Moments,
     series::{Origin, Series, SeriesSet},
-    values::{Empty, Moments, Values},
+    values::{Empty, Values},
 };
 use crate::{
     error::Error,
@@ -46,6 +53,7 @@ use crate::{
     query::traceql::spans::SpanValue,
     storage::{
         apart::{Apart, CodedChunk, ColumnsApart},
+        pages::Decompressor,
         start_set::row_in_file,
     },
     traceql::ast::{Attribute, Scope as NamedScope},
@@ -67,6 +75,8 @@ const TOO_MANY_VALUES: &str = "__too_many_values__";
 const NAME_BYTES: usize = 2 * size_of::<(String, Values)>();
 /// Giving up fewer bytes of values than these makes no room.
 const GIVEN_UP_BYTES_MIN: usize = 8 << 10;
+/// By how many bytes values may grow before they are fitted into memory again, which looks at all of them.
+const GROWN_BYTES_MAX: usize = 64 << 10;
 /// Names of the sides and of their totals, by whether they are selected.
 const SIDES: [&str; 2] = ["baseline", "selection"];
 const TOTALS: [&str; 2] = ["baseline_total", "selection_total"];
@@ -197,6 +207,8 @@ pub(crate) struct Tally {
     /// The same, and those of other attributes.
     attributes: Mutex<HashMap<String, Arc<Mutex<Values>>>>,
     memory: Mutex<MemoryReservation>,
+    /// Bytes by which values have grown since they were last fitted into memory.
+    grown: AtomicUsize,
 }
 
 impl Tally {
@@ -209,7 +221,8 @@ impl Tally {
             CountedColumn::Rest { .. } => new(),
         });
         let columns = columns.collect();
-        Self { counted, intervals, columns, attributes: Mutex::new(attributes), memory: Mutex::new(memory) }
+        let (attributes, memory) = (Mutex::new(attributes), Mutex::new(memory));
+        Self { counted, intervals, columns, attributes, memory, grown: AtomicUsize::new(0) }
     }
 
     /// Counts rows of a partition of [`plan`], but for columns that are read apart: of these, gives row groups whose rows are
@@ -223,24 +236,29 @@ impl Tally {
         let side = |row: usize| u32::from(selected.is_valid(row) && selected.value(row));
         let of_row = |(row, start): (usize, &i64)| self.intervals.index_of(*start) as u32 * 2 + side(row);
         let moments = Moments::of(starts.iter().enumerate().map(of_row).collect());
+        let mut has_values = false;
         for (index, of_column) in self.counted.columns.iter().enumerate() {
             let values = column(&counted_name(index))?;
+            if values.null_count() == values.len() {
+                continue;
+            }
+            has_values = true;
             match of_column {
                 CountedColumn::Values { is_attribute, .. } => {
-                    if values.null_count() < values.len() {
-                        self.columns[index].lock().add_column(values, Empty::of(*is_attribute), &moments)?;
-                    }
+                    self.columns[index].lock().add_column(values, Empty::of(*is_attribute), &moments)?;
                 }
                 CountedColumn::Rest { scope, listed, .. } => {
                     let maps = values.as_map_opt();
                     let maps = maps.ok_or_else(|| internal_datafusion_err!("{scope} attributes are no map"))?;
-                    self.add_maps(*scope, maps, listed, &moments.by_row)?;
+                    self.add_maps(*scope, maps, listed, moments.by_row())?;
                 }
             }
         }
-        self.fit_into_memory()?;
+        if has_values {
+            self.fit_into_memory()?;
+        }
         match rows {
-            Some(rows) => rows.add(column(FILE)?.as_primitive(), column(ROW)?.as_primitive(), &moments.by_row),
+            Some(rows) => rows.add(column(FILE)?.as_primitive(), column(ROW)?.as_primitive(), moments.by_row()),
             None => Ok(Vec::new()),
         }
     }
@@ -252,6 +270,7 @@ impl Tally {
         let first = group.group * COLUMNS_PER_GROUP % columns.len().max(1);
         columns.rotate_left(first);
         let memory = self.memory.lock().new_empty();
+        let mut decompressor = Decompressor::default();
         while !columns.is_empty() {
             let stored = |(_, leaf): &(usize, usize)| {
                 usize::try_from(group.file.stored_bytes(group.group, *leaf)).unwrap_or(usize::MAX)
@@ -272,27 +291,34 @@ impl Tally {
             let leaves: Vec<usize> = read.iter().map(|(_, leaf)| *leaf).collect();
             let parts = group.file.read(group.group, &leaves).await?;
             for ((index, leaf), bytes) in read.into_iter().zip(parts) {
-                if let Some(mut chunk) = group.file.chunk(group.group, leaf, bytes)? {
-                    self.add_chunk(index, &group, &mut chunk)?;
+                if let Some(mut chunk) = group.file.chunk(group.group, leaf, bytes, &mut decompressor)? {
+                    let counted = group.count(&mut chunk, &mut decompressor)?;
+                    self.add_chunk(index, &group, &chunk, counted)?;
                 }
                 tokio::task::yield_now().await;
             }
         }
-        Ok(())
+        self.fit_into_memory()
     }
 
-    fn add_chunk(&self, index: usize, group: &GroupRows, chunk: &mut CodedChunk) -> DfResult<()> {
+    fn add_chunk(&self, index: usize, group: &GroupRows, chunk: &CodedChunk, counted: ByCode) -> DfResult<()> {
         let (Some(CountedColumn::Values { is_attribute, .. }), Some(values)) =
             (self.counted.columns.get(index), self.columns.get(index))
         else {
             return Err(internal_datafusion_err!("compare() counts no column {index}"));
         };
-        let counted = group.count(chunk)?;
-        group.add_to(&mut values.lock(), (chunk, counted), Empty::of(*is_attribute))?;
-        self.fit_into_memory()
+        let grown = {
+            let mut values = values.lock();
+            let before = values.bytes();
+            group.add_to(&mut values, (chunk, counted), Empty::of(*is_attribute))?;
+            values.bytes().saturating_sub(before)
+        };
+        let grown = grown + self.grown.fetch_add(grown, Ordering::Relaxed);
+        if grown > GROWN_BYTES_MAX { self.fit_into_memory() } else { Ok(()) }
     }
 
     fn fit_into_memory(&self) -> DfResult<()> {
+        self.grown.store(0, Ordering::Relaxed);
         self.make_room(|| {
             let attributes = self.attributes.lock();
             let sizes = attributes.iter().map(|(name, values)| name.len() + NAME_BYTES + values.lock().bytes());

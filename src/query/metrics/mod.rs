@@ -36,6 +36,7 @@ mod keys;
 mod label;
 mod leaf;
 mod log2;
+mod moments;
 mod part;
 mod run;
 mod series;

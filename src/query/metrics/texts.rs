@@ -1,5 +1,5 @@
-//! Texts by number, for what counts very many of them: one buffer holds all, and their hashes are kept, so that growing reads no
-//! text again.
+//! Texts with codes, for what counts very many of them: one buffer holds all, and their hashes are kept, so that growing reads no
+//! text again, and a look-up reads an entry and the text that it is compared with.
 
 use std::{hash::BuildHasher, sync::LazyLock};
 
@@ -14,15 +14,26 @@ fn hash_of(text: &str) -> u64 {
     HASHING.hasher().hash_one(text.as_bytes())
 }
 
-/// Texts, each with its hash and a code.
+/// Texts, each with a code.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
     bytes: String,
-    ends: Vec<usize>,
-    hashes: Vec<u64>,
-    codes: Vec<u32>,
-    /// Numbers of texts.
-    numbers: HashTable<u32>,
+    known: HashTable<Known>,
+}
+
+/// A text that is known, with all that a look-up needs besides the text itself.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    hash: u64,
+    start: usize,
+    length: u32,
+    code: u32,
+}
+
+impl Known {
+    fn text(self, bytes: &str) -> &str {
+        &bytes[self.start..self.start + self.length as usize]
+    }
 }
 
 impl Texts {
@@ -32,36 +43,24 @@ impl Texts {
     }
 
     fn code_or_by(&mut self, hash: u64, text: &str, new: u32) -> u32 {
-        let is_it = |number: &u32| self.hashes[*number as usize] == hash && self.text(*number as usize) == text;
-        if let Some(known) = self.numbers.find(hash, is_it) {
-            return self.codes[*known as usize];
+        let is_it = |known: &Known| known.hash == hash && known.text(&self.bytes) == text;
+        if let Some(known) = self.known.find(hash, is_it) {
+            return known.code;
         }
-        let number = self.codes.len() as u32;
+        let known = Known { hash, start: self.bytes.len(), length: text.len() as u32, code: new };
         self.bytes.push_str(text);
-        self.ends.push(self.bytes.len());
-        self.hashes.push(hash);
-        self.codes.push(new);
-        self.numbers.insert_unique(hash, number, |number| self.hashes[*number as usize]);
+        self.known.insert_unique(hash, known, |known| known.hash);
         new
-    }
-
-    fn text(&self, number: usize) -> &str {
-        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start..self.ends[number]]
     }
 
     /// All texts, each with its code.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        (0..self.codes.len()).map(|number| (self.text(number), self.codes[number]))
+        self.known.iter().map(|known| (known.text(&self.bytes), known.code))
     }
 
     /// Bytes of memory.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.bytes.capacity()
-            + self.ends.capacity() * size_of::<usize>()
-            + self.hashes.capacity() * size_of::<u64>()
-            + self.codes.capacity() * size_of::<u32>()
-            + self.numbers.allocation_size()
+        self.bytes.capacity() + self.known.allocation_size()
     }
 }
 

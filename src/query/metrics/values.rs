@@ -8,10 +8,10 @@ use datafusion::{
         array::{Array, ArrayRef, AsArray},
         datatypes::{DataType, Int32Type},
     },
-    common::{HashMap, Result as DfResult},
+    common::Result as DfResult,
 };
 
-use super::{codes::Codes, label::LabelValue};
+use super::{codes::Codes, label::LabelValue, moments::Moments};
 use crate::functions::for_each_valid;
 
 /// Cells that a table of spans has in any case.
@@ -122,36 +122,6 @@ impl Counts {
     }
 }
 
-/// The moments of the rows of a batch, of which most batches have a few.
-#[derive(Debug)]
-pub(super) struct Moments {
-    pub(super) by_row: Vec<u32>,
-    /// The different ones.
-    distinct: Vec<u32>,
-    /// By row: which of these it is.
-    places: Vec<u32>,
-}
-
-impl Moments {
-    pub(super) fn of(by_row: Vec<u32>) -> Self {
-        let (mut distinct, mut places) = (Vec::new(), Vec::with_capacity(by_row.len()));
-        let mut known: HashMap<u32, u32> = HashMap::new();
-        let mut last = None;
-        for moment in &by_row {
-            let place = match last {
-                Some((same, place)) if same == *moment => place,
-                _ => *known.entry(*moment).or_insert_with(|| {
-                    distinct.push(*moment);
-                    distinct.len() as u32 - 1
-                }),
-            };
-            last = Some((*moment, place));
-            places.push(place);
-        }
-        Self { by_row, distinct, places }
-    }
-}
-
 /// What empty text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Empty {
@@ -238,18 +208,18 @@ impl Values {
         if let Some(coded) = column.as_dictionary_opt::<Int32Type>()
             && let Some(texts) = coded.values().as_string_opt::<i32>()
             // Few values and moments: each of them has a cell, so that rows are counted without looking for theirs.
-            && texts.len() * moments.distinct.len() <= 2 * column.len()
+            && texts.len() * moments.distinct().len() <= 2 * column.len()
         {
-            let width = moments.distinct.len();
+            let width = moments.distinct().len();
             let mut cells = vec![0_u32; texts.len() * width];
-            let (keys, places) = (coded.keys().values(), &moments.places);
+            let (keys, places) = (coded.keys().values(), moments.places());
             for_each_valid(coded.keys(), |row| cells[keys[row] as usize * width + places[row] as usize] += 1);
             let of_key = |key: usize| &cells[key * width..][..width];
             let is_value = |key: usize| empty == Empty::Counts || !texts.value(key).is_empty();
             let occurs = |key: usize| of_key(key).iter().any(|spans| *spans > 0) && is_value(key);
             for (key, code) in self.codes.of_keys(texts, occurs).into_iter().enumerate().filter(|(_, code)| *code != 0)
             {
-                for (spans, moment) in of_key(key).iter().zip(&moments.distinct).filter(|(spans, _)| **spans > 0) {
+                for (spans, moment) in of_key(key).iter().zip(moments.distinct()).filter(|(spans, _)| **spans > 0) {
                     self.count(code, *moment, u64::from(*spans));
                 }
             }
@@ -261,7 +231,7 @@ impl Values {
         for_each_valid(column.as_ref(), |row| {
             let code = codes[row];
             if code != 0 && code != nothing {
-                self.count(code, moments.by_row[row], 1);
+                self.count(code, moments.by_row()[row], 1);
             }
         });
         Ok(())
@@ -280,7 +250,7 @@ impl Values {
         };
         for_each_valid(column.as_ref(), |row| {
             if is_value(row) {
-                self.count(0, moments.by_row[row], 1);
+                self.count(0, moments.by_row()[row], 1);
             }
         });
     }
@@ -307,7 +277,7 @@ impl Values {
         if self.are_given_up {
             return [Vec::new(), Vec::new()];
         }
-        let ranked = [0, 1].map(|side| self.ranked(top, side));
+        let ranked = self.ranked(top);
         // By code, which of those that stay it is, from 1 on.
         let mut places = vec![0_usize; self.sides.len()];
         let mut counts: Vec<Vec<(u32, u64)>> = vec![Vec::new()];
@@ -323,34 +293,39 @@ impl Values {
         ranked.map(|ranked| ranked.into_iter().map(with_counts).collect())
     }
 
-    /// The values with most spans of a side, and their codes.
-    fn ranked(&self, top: usize, side: usize) -> Vec<(LabelValue, u32)> {
+    /// The values with most spans of each side, and their codes.
+    fn ranked(&self, top: usize) -> [Vec<(LabelValue, u32)>; 2] {
         // Most values are out by their number, and need not be compared as text.
-        let mut spans: Vec<u64> = self.sides.iter().map(|sides| sides[side]).filter(|spans| *spans > 0).collect();
-        let least = match spans.len() > top && top > 0 {
-            true => *spans.select_nth_unstable_by(top - 1, |a, b| b.cmp(a)).1,
-            false => 1,
-        };
-        drop(spans);
-        let of_side = |code: u32| self.sides.get(code as usize).map_or(0, |sides| sides[side]);
-        let ranked = self.codes.values(|code| of_side(code) >= least);
-        let mut ranked: Vec<(u64, LabelValue, u32)> =
-            ranked.map(|(value, code)| (of_side(code), value, code)).collect();
-        let order = |a: &(u64, LabelValue, u32), b: &(u64, LabelValue, u32)| {
-            b.0.cmp(&a.0)
-                .then_with(|| match (&a.1, &b.1) {
-                    (LabelValue::Text(a), LabelValue::Text(b)) => a.cmp(b),
-                    (a, b) => a.to_string().cmp(&b.to_string()),
-                })
-                .then_with(|| a.1.cmp(&b.1))
-        };
-        if ranked.len() > top && top > 0 {
-            ranked.select_nth_unstable_by(top - 1, order);
+        let least = [0, 1].map(|side| {
+            let mut spans: Vec<u64> = self.sides.iter().map(|sides| sides[side]).filter(|spans| *spans > 0).collect();
+            match spans.len() > top && top > 0 {
+                true => *spans.select_nth_unstable_by(top - 1, |a, b| b.cmp(a)).1,
+                false => 1,
+            }
+        });
+        let of_code = |code: u32| self.sides.get(code as usize).copied().unwrap_or_default();
+        let is_ranked = |code: u32| of_code(code).iter().zip(least).any(|(spans, least)| *spans >= least);
+        let values: Vec<(LabelValue, u32)> = self.codes.values(is_ranked).collect();
+        [0, 1].map(|side| {
+            let of_side = values.iter().map(|(value, code)| (of_code(*code)[side], value, *code));
+            let mut ranked: Vec<(u64, &LabelValue, u32)> =
+                of_side.filter(|(spans, ..)| *spans >= least[side]).collect();
+            let order = |a: &(u64, &LabelValue, u32), b: &(u64, &LabelValue, u32)| {
+                b.0.cmp(&a.0)
+                    .then_with(|| match (a.1, b.1) {
+                        (LabelValue::Text(a), LabelValue::Text(b)) => a.cmp(b),
+                        (a, b) => a.to_string().cmp(&b.to_string()),
+                    })
+                    .then_with(|| a.1.cmp(b.1))
+            };
+            if ranked.len() > top && top > 0 {
+                ranked.select_nth_unstable_by(top - 1, order);
+                ranked.truncate(top);
+            }
+            ranked.sort_by(order);
             ranked.truncate(top);
-        }
-        ranked.sort_by(order);
-        ranked.truncate(top);
-        ranked.into_iter().map(|(_, value, code)| (value, code)).collect()
+            ranked.into_iter().map(|(_, value, code)| (value.clone(), code)).collect()
+        })
     }
 }
 

@@ -25,7 +25,6 @@ use std::{
 };
 
 use arrow::datatypes::DataType;
-use bytes::Bytes;
 use datafusion::{
     common::Result,
     object_store::{ObjectStore, path::Path},
@@ -35,10 +34,14 @@ use parking_lot::Mutex;
 use parquet::{basic::Type, file::metadata::ParquetMetaData};
 
 pub(crate) use self::{
-    chunk::{CodedChunk, CodedValue},
+    chunk::{CodedChunk, CodedRows},
     marks::{Apart, Mark, NoValue},
 };
-use crate::storage::{chunks::Chunk, dictionary};
+use crate::storage::{
+    chunks::{Chunk, place_of},
+    dictionary,
+    pages::Decompressor,
+};
 
 /// The files of a scan, and which columns of them are read apart from it.
 #[derive(Debug, Default)]
@@ -142,21 +145,18 @@ impl FileApart {
 
     /// Bytes of a column in a row group, as they are stored.
     pub(crate) fn stored_bytes(&self, group: usize, leaf: usize) -> u64 {
-        self.metadata.row_group(group).column(leaf).byte_range().1
+        let place = place_of(self.metadata.row_group(group).column(leaf));
+        place.end - place.start
     }
 
     /// Reads columns of a row group.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) async fn read(&self, group: usize, leaves: &[usize]) -> Result<Vec<Bytes>> {
-        let range = |leaf: &usize| {
-            let (start, length) = self.metadata.row_group(group).column(*leaf).byte_range();
-            start..start.saturating_add(length)
-        };
-        let ranges: Vec<Range<u64>> = leaves.iter().map(range).collect();
-        let parts = self.objects.get_ranges(&self.path, &ranges).await?;
-        self.read.add(parts.iter().map(Bytes::len).sum());
+    pub(crate) async fn read(&self, group: usize, leaves: &[usize]) -> Result<Vec<Chunk>> {
+        let place = |leaf: &usize| place_of(self.metadata.row_group(group).column(*leaf));
+        let parts = Chunk::fetch_all(&self.objects, &self.path, leaves.iter().map(place).collect()).await?;
+        self.read.add(parts.iter().map(|part| part.bytes.len()).sum());
         Ok(parts)
     }
 
@@ -164,10 +164,15 @@ impl FileApart {
     ///
     /// # Errors
     /// It is no column of codes.
-    pub(crate) fn chunk(&self, group: usize, leaf: usize, bytes: Bytes) -> Result<Option<CodedChunk>> {
+    pub(crate) fn chunk(
+        &self,
+        group: usize,
+        leaf: usize,
+        part: Chunk,
+        decompressor: &mut Decompressor,
+    ) -> Result<Option<CodedChunk>> {
         let metadata = self.metadata.row_group(group);
-        let chunk = metadata.column(leaf);
         let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
-        Ok(CodedChunk::open(chunk, Chunk { start: chunk.byte_range().0, bytes }, rows)?)
+        Ok(CodedChunk::open(metadata.column(leaf), part, rows, decompressor)?)
     }
 }

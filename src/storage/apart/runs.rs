@@ -5,8 +5,6 @@
 //!                     n << 1 | 1   8 n numbers of some bits each, the lowest bits first
 //! ```
 
-use std::ops::Range;
-
 use parquet::errors::{ParquetError, Result};
 
 /// Most bits of a number.
@@ -119,14 +117,33 @@ fn unpack(packed: &[u8], width: usize, numbers: &mut Vec<u32>) {
     }
 }
 
-/// The same where the compiler knows how many bits there are.
+/// The same where the compiler knows how many bits there are. Up to eight bits, eight numbers are in one word; up to sixteen,
+/// four are, the second of which begins in the middle of a byte if there are four of an odd number of bits before it.
 fn unpack_of<const WIDTH: usize>(packed: &[u8], numbers: &mut Vec<u32>) {
-    let (whole, rest) = packed.as_chunks::<WIDTH>();
-    numbers.reserve(8 * (whole.len() + 1));
-    whole.iter().for_each(|eight| numbers.extend_from_slice(&eight_of(eight, WIDTH)));
-    if !rest.is_empty() {
-        numbers.extend_from_slice(&eight_of(rest, WIDTH));
+    let (half, rest) = (WIDTH / 2, WIDTH % 2 * 4);
+    let mut left = packed;
+    numbers.reserve(8 * (packed.len() / WIDTH + 1));
+    while let Some((first, _)) = left.split_first_chunk::<8>() {
+        let first = u64::from_le_bytes(*first);
+        let eight: [u32; 8] = if WIDTH <= 8 {
+            std::array::from_fn(|place| number_at::<WIDTH>(first, place * WIDTH))
+        } else {
+            let Some((second, _)) = left[half..].split_first_chunk::<8>() else { break };
+            let second = u64::from_le_bytes(*second);
+            std::array::from_fn(|place| match place {
+                0..4 => number_at::<WIDTH>(first, place * WIDTH),
+                _ => number_at::<WIDTH>(second, rest + (place - 4) * WIDTH),
+            })
+        };
+        numbers.extend_from_slice(&eight);
+        left = &left[WIDTH.min(left.len())..];
     }
+    left.chunks(WIDTH).for_each(|eight| numbers.extend_from_slice(&eight_of(eight, WIDTH)));
+}
+
+#[inline(always)]
+fn number_at<const WIDTH: usize>(word: u64, bit: usize) -> u32 {
+    ((word >> bit) & ((1 << WIDTH) - 1)) as u32
 }
 
 #[inline(always)]
@@ -141,23 +158,16 @@ fn eight_of(packed: &[u8], width: usize) -> [u32; 8] {
     })
 }
 
-/// Which of `count` rows are marked by a bit that is set, as ranges in order, and how many these are.
-pub(super) fn marked(bytes: &[u8], count: usize, ranges: &mut Vec<Range<usize>>) -> Result<usize> {
+/// Adds the numbers of those of `count` rows that are marked by a bit that is set, in order.
+pub(super) fn marked(bytes: &[u8], count: usize, rows: &mut Vec<u32>) -> Result<()> {
     let mut runs = Runs { bytes, width: 1 };
-    let (mut row, mut marked) = (0, 0);
-    let mut mark = |range: Range<usize>| {
-        marked += range.len();
-        match ranges.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => ranges.push(range),
-        }
-    };
+    let mut row = 0;
     while row < count {
         match runs.next()? {
             Some(Run::Same { number, count: of_run }) => {
                 let end = row + of_run.min(count - row);
-                if number != 0 && end > row {
-                    mark(row..end);
+                if number != 0 {
+                    rows.extend(row as u32..end as u32);
                 }
                 row = end;
             }
@@ -171,14 +181,9 @@ pub(super) fn marked(bytes: &[u8], count: usize, ranges: &mut Vec<Range<usize>>)
                     if of_word < 64 {
                         bits &= (1 << of_word) - 1;
                     }
-                    let mut at = 0;
                     while bits != 0 {
-                        let from = at + bits.trailing_zeros() as usize;
-                        bits >>= bits.trailing_zeros();
-                        let length = bits.trailing_ones();
-                        at = from + length as usize;
-                        mark(first + from..first + at);
-                        bits = bits.checked_shr(length).unwrap_or(0);
+                        rows.push(first as u32 + bits.trailing_zeros());
+                        bits &= bits - 1;
                     }
                 }
                 row = end;
@@ -186,7 +191,7 @@ pub(super) fn marked(bytes: &[u8], count: usize, ranges: &mut Vec<Range<usize>>)
             None => return Err(torn()),
         }
     }
-    Ok(marked)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -248,13 +253,10 @@ mod tests {
         ) {
             let (bytes, all) = written(&parts, 1);
             let count = all.len().saturating_sub(cut);
-            let mut ranges = Vec::new();
-            let marked = marked(&bytes, count, &mut ranges).unwrap();
-            let rows: Vec<usize> = ranges.iter().cloned().flatten().collect();
-            let expected: Vec<usize> = (0..count).filter(|row| all[*row] == 1).collect();
-            prop_assert_eq!(marked, expected.len());
+            let mut rows = Vec::new();
+            marked(&bytes, count, &mut rows).unwrap();
+            let expected: Vec<u32> = (0..count).filter(|row| all[*row] == 1).map(|row| row as u32).collect();
             prop_assert_eq!(rows, expected);
-            prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
         }
 
         #[test]
