@@ -16,8 +16,7 @@ use datafusion::physical_plan::{
 
 use crate::{
     query::spansets::{TRACES_CUT, cut_text},
-    storage::remote::ReadCounters,
-    storage::scan::ROWS_DROPPED,
+    storage::{apart::CHUNKS_APART, remote::ReadCounters, scan::ROWS_DROPPED},
 };
 
 /// The label of a scan's metrics that names the file.
@@ -61,6 +60,8 @@ pub struct QueryStats {
     pub row_groups_scanned: u64,
     /// Row groups that statistics or bloom filters ruled out.
     pub row_groups_pruned: u64,
+    /// Columns of row groups whose values were counted by their codes, beside the scan.
+    pub chunks_apart: u64,
     /// Requests that were sent to a bucket for parts of files.
     pub store_requests: u64,
     /// Bytes that they brought.
@@ -108,6 +109,7 @@ impl QueryStats {
         self.files_skipped += later.files_skipped;
         self.row_groups_scanned += later.row_groups_scanned;
         self.row_groups_pruned += later.row_groups_pruned;
+        self.chunks_apart += later.chunks_apart;
         self.store_requests += later.store_requests;
         self.store_bytes += later.store_bytes;
         self.cache_memory_blocks += later.cache_memory_blocks;
@@ -175,6 +177,7 @@ fn add_metrics(stats: &mut QueryStats, metrics: &MetricsSet) {
             MetricValue::Count { name, count } if name == "bytes_scanned" => {
                 stats.scanned_bytes += count.value() as u64;
             }
+            MetricValue::Count { name, count } if name == CHUNKS_APART => stats.chunks_apart += count.value() as u64,
             MetricValue::Count { name, count } if name == ROWS_DROPPED => stats.scanned_rows += count.value() as u64,
             MetricValue::Count { name, count } if name == TRACES_CUT => stats.traces_cut += count.value() as u64,
             MetricValue::PruningMetrics { name, pruning_metrics } => {

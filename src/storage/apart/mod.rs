@@ -28,7 +28,7 @@ use arrow::datatypes::DataType;
 use datafusion::{
     common::Result,
     object_store::{ObjectStore, path::Path},
-    physical_plan::metrics::Count,
+    physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder},
 };
 use parking_lot::Mutex;
 use parquet::{basic::Type, file::metadata::ParquetMetaData};
@@ -55,14 +55,31 @@ struct Files {
     all: Vec<Arc<FileApart>>,
 }
 
+/// The metric of column chunks that were read apart from a scan.
+pub(crate) const CHUNKS_APART: &str = "chunks_apart";
+
+/// What is read apart, among the metrics of a scan.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadApart {
+    bytes: Count,
+    chunks: Count,
+}
+
+impl ReadApart {
+    /// Nothing yet; bytes are counted under this name.
+    pub(crate) fn new(metrics: &ExecutionPlanMetricsSet, partition: usize, bytes: &'static str) -> Self {
+        let counter = |name: &'static str| MetricBuilder::new(metrics).counter(name, partition);
+        Self { bytes: counter(bytes), chunks: counter(CHUNKS_APART) }
+    }
+}
+
 /// A file of which columns are read apart.
 #[derive(Debug)]
 pub(crate) struct FileApart {
     path: Path,
     metadata: Arc<ParquetMetaData>,
     objects: Arc<dyn ObjectStore>,
-    /// Bytes that were read.
-    read: Count,
+    read: ReadApart,
     /// Leaf columns by the numbers that the query gave them.
     columns: Mutex<BTreeMap<usize, usize>>,
 }
@@ -74,7 +91,7 @@ impl ColumnsApart {
         path: &Path,
         metadata: &Arc<ParquetMetaData>,
         objects: &Arc<dyn ObjectStore>,
-        read: &Count,
+        read: &ReadApart,
     ) {
         let mut files = self.files.lock();
         if files.numbers.contains_key(path) {
@@ -156,7 +173,8 @@ impl FileApart {
     pub(crate) async fn read(&self, group: usize, leaves: &[usize]) -> Result<Vec<Chunk>> {
         let place = |leaf: &usize| place_of(self.metadata.row_group(group).column(*leaf));
         let parts = Chunk::fetch_all(&self.objects, &self.path, leaves.iter().map(place).collect()).await?;
-        self.read.add(parts.iter().map(|part| part.bytes.len()).sum());
+        self.read.bytes.add(parts.iter().map(|part| part.bytes.len()).sum());
+        self.read.chunks.add(parts.len());
         Ok(parts)
     }
 

@@ -16,7 +16,7 @@ use datafusion::{
     error::DataFusionError,
     execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadataCache},
     object_store::{ObjectMeta, ObjectStore, path::Path},
-    physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder},
+    physical_plan::metrics::ExecutionPlanMetricsSet,
 };
 use datafusion_datasource::PartitionedFile;
 use futures::{FutureExt, future::BoxFuture};
@@ -28,7 +28,7 @@ use parquet::{
 };
 
 use crate::storage::{
-    apart::ColumnsApart,
+    apart::{ColumnsApart, ReadApart},
     scan::{
         changed_footer, coded_text,
         items::{self, ItemsAsked, LeftOut},
@@ -97,8 +97,8 @@ impl ParquetFileReaderFactory for IndexedReaders {
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
         let meta = file.object_meta.clone();
-        let counter = |_: &Arc<ColumnsApart>| MetricBuilder::new(metrics).counter(BYTES_SCANNED, partition_index);
-        let read_apart = self.form.apart.as_ref().map(counter);
+        let counted = |_: &Arc<ColumnsApart>| ReadApart::new(metrics, partition_index, BYTES_SCANNED);
+        let read_apart = self.form.apart.as_ref().map(counted);
         let reader = self.files.create_reader(partition_index, file, metadata_size_hint, metrics)?;
         let (objects, cache) = (Arc::clone(&self.objects), Arc::clone(&self.cache));
         let (form, loading) = (self.form.clone(), Arc::clone(&self.loading));
@@ -115,8 +115,7 @@ struct IndexedReader {
     metadata_size_hint: Option<usize>,
     form: Form,
     loading: Loading,
-    /// Bytes that are read apart.
-    read_apart: Option<Count>,
+    read_apart: Option<ReadApart>,
 }
 
 impl IndexedReader {
