@@ -154,19 +154,27 @@ fn parts_on_items<'a>(filter: &'a FieldExpr, shown: &FieldName, subject: Subject
         return Vec::new();
     }
     let mut parts = Vec::new();
-    add_parts(filter, &mut parts);
+    add_parts(filter, subject, &mut parts);
     parts.retain(|part| {
-        let fields = fields_besides_root_tests(part);
+        let fields = fields_that_decide(part, subject);
         decided(part, subject).is_none() && !fields.is_empty() && fields.into_iter().all(is_here)
     });
     parts
 }
 
-fn add_parts<'a>(expr: &'a FieldExpr, parts: &mut Vec<&'a FieldExpr>) {
+fn add_parts<'a>(expr: &'a FieldExpr, subject: Subject<'_>, parts: &mut Vec<&'a FieldExpr>) {
     match &expr.kind {
         FieldKind::Binary { op: FieldOp::Logical(LogicalOp::And), lhs, rhs } => {
-            add_parts(lhs, parts);
-            add_parts(rhs, parts);
+            add_parts(lhs, subject, parts);
+            add_parts(rhs, subject, parts);
+        }
+        FieldKind::Binary { op: FieldOp::Logical(LogicalOp::Or), lhs, rhs } => {
+            // A side that constants make false says nothing.
+            match (decided(lhs, subject), decided(rhs, subject)) {
+                (Some(false), None) => add_parts(rhs, subject, parts),
+                (None, Some(false)) => add_parts(lhs, subject, parts),
+                _ => parts.push(expr),
+            }
         }
         _ => parts.push(expr),
     }
@@ -201,13 +209,13 @@ fn fields(expr: &FieldExpr) -> Vec<&FieldName> {
     }
 }
 
-/// The fields that are not there for the test whether the span is a root.
-fn fields_besides_root_tests(expr: &FieldExpr) -> Vec<&FieldName> {
+/// The fields that are not there for the test whether the span is a root, nor beside constants that decide.
+fn fields_that_decide<'a>(expr: &'a FieldExpr, subject: Subject<'_>) -> Vec<&'a FieldName> {
     match &expr.kind {
-        _ if is_root_test(expr) => Vec::new(),
-        FieldKind::Unary { operand, .. } => fields_besides_root_tests(operand),
+        _ if is_root_test(expr) || decided(expr, subject).is_some() => Vec::new(),
+        FieldKind::Unary { operand, .. } => fields_that_decide(operand, subject),
         FieldKind::Binary { lhs, rhs, .. } => {
-            fields_besides_root_tests(lhs).into_iter().chain(fields_besides_root_tests(rhs)).collect()
+            fields_that_decide(lhs, subject).into_iter().chain(fields_that_decide(rhs, subject)).collect()
         }
         FieldKind::Literal(_) | FieldKind::Field(_) => fields(expr),
     }
