@@ -60,6 +60,13 @@ impl GroupRows {
         self.places[(row - self.rows.start) as usize] = self.known.place_of(moment) + 1;
     }
 
+    /// Whether all rows of a batch are of this row group.
+    fn has_all(&self, files: &Int32Array, rows: &Int64Array) -> bool {
+        files.null_count() + rows.null_count() == 0
+            && files.values().iter().all(|number| *number == self.number)
+            && rows.values().iter().all(|row| self.rows.contains(&row_without_mark(*row)))
+    }
+
     /// All rows are there: places are put into the order of their moments.
     fn finished(mut self) -> Self {
         let known = self.known.all();
@@ -249,6 +256,10 @@ impl RowsApart {
     pub(super) fn add(&mut self, files: &Int32Array, rows: &Int64Array, moments: &[u32]) -> DfResult<Vec<GroupRows>> {
         let mut complete = Vec::new();
         if files.null_count() == files.len() {
+            return Ok(complete);
+        }
+        if let Some(open) = self.open.as_mut().filter(|open| open.has_all(files, rows)) {
+            rows.values().iter().zip(moments).for_each(|(row, moment)| open.add(row_without_mark(*row), *moment));
             return Ok(complete);
         }
         for (at, moment) in moments.iter().enumerate().filter(|(at, _)| files.is_valid(*at) && rows.is_valid(*at)) {

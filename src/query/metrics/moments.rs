@@ -1,5 +1,7 @@
 //! Moments: intervals, each inside and outside of a selection. Most batches and row groups have a few.
 
+use std::cell::OnceCell;
+
 use datafusion::common::HashMap;
 
 /// The different moments so far.
@@ -34,16 +36,14 @@ impl DistinctMoments {
 #[derive(Debug)]
 pub(super) struct Moments {
     by_row: Vec<u32>,
-    distinct: DistinctMoments,
-    places: Vec<u32>,
+    /// The different ones, and by row which of them it is: for batches with values to count.
+    places: OnceCell<(DistinctMoments, Vec<u32>)>,
 }
 
 impl Moments {
     /// Those of these rows.
     pub(super) fn of(by_row: Vec<u32>) -> Self {
-        let mut distinct = DistinctMoments::default();
-        let places = by_row.iter().map(|moment| distinct.place_of(*moment)).collect();
-        Self { by_row, distinct, places }
+        Self { by_row, places: OnceCell::new() }
     }
 
     /// The moment of each row.
@@ -53,11 +53,19 @@ impl Moments {
 
     /// The different ones.
     pub(super) fn distinct(&self) -> &[u32] {
-        self.distinct.all()
+        self.known().0.all()
     }
 
     /// By row: which of the different ones it is.
     pub(super) fn places(&self) -> &[u32] {
-        &self.places
+        &self.known().1
+    }
+
+    fn known(&self) -> &(DistinctMoments, Vec<u32>) {
+        self.places.get_or_init(|| {
+            let mut distinct = DistinctMoments::default();
+            let places = self.by_row.iter().map(|moment| distinct.place_of(*moment)).collect();
+            (distinct, places)
+        })
     }
 }

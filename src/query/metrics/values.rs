@@ -304,7 +304,10 @@ impl Values {
             }
         });
         let of_code = |code: u32| self.sides.get(code as usize).copied().unwrap_or_default();
-        let is_ranked = |code: u32| of_code(code).iter().zip(least).any(|(spans, least)| *spans >= least);
+        // Values come in no order, so that what is asked of each had better be small.
+        let is_ranked = |sides: &[u64; 2]| sides.iter().zip(least).any(|(spans, least)| *spans >= least);
+        let ranked: Vec<bool> = self.sides.iter().map(is_ranked).collect();
+        let is_ranked = |code: u32| ranked.get(code as usize).is_some_and(|is_ranked| *is_ranked);
         let values: Vec<(LabelValue, u32)> = self.codes.values(is_ranked).collect();
         [0, 1].map(|side| {
             let of_side = values.iter().map(|(value, code)| (of_code(*code)[side], value, *code));
