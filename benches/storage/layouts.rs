@@ -25,6 +25,8 @@ const SPAN: &str = "span_id";
 const PARENT: &str = "parent_span_id";
 const START: &str = "start_time_unix_nano";
 const LENGTH: &str = "duration_nano";
+/// Short texts that every search reads, which are stored without compression.
+const READ_BY_ALL: [&str; 4] = ["name", "kind", "status_code", "service_name"];
 
 type Change = fn(WriterPropertiesBuilder) -> WriterPropertiesBuilder;
 
@@ -97,6 +99,10 @@ const WAYS: &[Way] = &[
         let zstd = Compression::ZSTD(ZstdLevel::try_new(1).unwrap());
         [SPAN, START, LENGTH].into_iter().fold(base, |base, name| base.set_column_compression(path(name), zstd))
     }),
+    way("names, kinds and the like compressed", |base| {
+        let zstd = Compression::ZSTD(ZstdLevel::try_new(1).unwrap());
+        READ_BY_ALL.into_iter().fold(base, |base, name| base.set_column_compression(path(name), zstd))
+    }),
     way("no bloom filter of trace ids", |base| base.set_column_bloom_filter_enabled(path(TRACE), false)),
     way("no page index", |base| base.set_statistics_enabled(EnabledStatistics::Chunk)),
     way("no statistics", |base| base.set_statistics_enabled(EnabledStatistics::None)),
@@ -133,7 +139,7 @@ fn base() -> WriterPropertiesBuilder {
         .set_column_bloom_filter_max_ndv(path(TRACE), 131_072)
         .set_column_encoding(path(START), Encoding::DELTA_BINARY_PACKED)
         .set_column_encoding(path(LENGTH), Encoding::DELTA_BINARY_PACKED);
-    for name in [SPAN, START, LENGTH] {
+    for name in [SPAN, START, LENGTH].into_iter().chain(READ_BY_ALL) {
         base = base.set_column_compression(path(name), Compression::UNCOMPRESSED);
     }
     for name in [TRACE, SPAN, PARENT, START, LENGTH] {

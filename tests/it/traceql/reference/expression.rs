@@ -2,8 +2,8 @@
 
 use tracehouse::traceql::{
     ast::{
-        Attribute, ComparisonOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, LogicalOp, RegexOp, Scope,
-        UnaryOp,
+        ArithmeticOp, Attribute, ComparisonOp, FieldExpr, FieldKind, FieldName, FieldOp, Intrinsic, LogicalOp, RegexOp,
+        Scope, UnaryOp,
     },
     literal::{Kind, Literal, Status},
     types::Type,
@@ -80,8 +80,8 @@ impl Subject<'_> {
             FieldKind::Unary { op: UnaryOp::Negate, operand } => self.value(operand).negated(),
             FieldKind::Binary { op: FieldOp::Arithmetic(op), lhs, rhs } => {
                 let durations = lhs.type_of() == Type::Duration && rhs.type_of() == Type::Duration;
-                let ratio = durations && expr.type_of() != Type::Duration;
-                let value = self.value(lhs).arithmetic(*op, &self.value(rhs), ratio);
+                let is_ratio = *op == ArithmeticOp::Div && durations;
+                let value = self.value(lhs).arithmetic(*op, &self.value(rhs), is_ratio);
                 // Constants are folded, and durations among them are whole nanoseconds.
                 match value {
                     Val::Float(float) if is_constant(expr) && expr.type_of() == Type::Duration => {
