@@ -136,9 +136,12 @@ impl Layout<'_> {
                 .set_column_encoding(path(id), Encoding::PLAIN);
         }
         // Random ids, and packed starts and durations, hardly get smaller, and nearly every query reads one of them. The codes
-        // of short texts that every search shows or counts get smaller by half a byte per span, which it would undo each time.
+        // of short texts that every search shows or counts get smaller by half a byte per span, which it would undo each time,
+        // for as long as a file stays.
         let random = [column::SPAN_ID, column::START_TIME, column::DURATION];
-        for name in random.into_iter().chain([column::NAME, column::KIND, column::STATUS_CODE, column::SERVICE_NAME]) {
+        let read_by_all = [column::NAME, column::KIND, column::STATUS_CODE, column::SERVICE_NAME];
+        let read_by_all = read_by_all.into_iter().filter(|_| self.origin == Origin::Merged);
+        for name in random.into_iter().chain(read_by_all) {
             properties = properties.set_column_compression(path(name), Compression::UNCOMPRESSED);
         }
         // Flags and counts are the same number nearly everywhere, which as a delta costs less than looking it up in a
