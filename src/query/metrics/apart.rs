@@ -100,7 +100,7 @@ impl GroupRows {
             chunk.for_each(decompressor, is_wanted, |rows, codes| cells.add(places, &rows, codes))?;
             return Ok(ByCode::Cells { cells: cells.finish(), width });
         }
-        let mut pairs = Vec::new();
+        let mut pairs = Vec::with_capacity(chunk.values_max().min(places.len()));
         chunk.for_each(decompressor, is_wanted, |rows, codes| {
             for_each_pair(places, &rows, codes, |code, place| {
                 if place != 0 {

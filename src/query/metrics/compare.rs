@@ -237,8 +237,11 @@ impl Tally {
         let of_row = |(row, start): (usize, &i64)| self.intervals.index_of(*start) as u32 * 2 + side(row);
         let moments = Moments::of(starts.iter().enumerate().map(of_row).collect());
         let mut has_values = false;
-        for (index, of_column) in self.counted.columns.iter().enumerate() {
-            let values = column(&counted_name(index))?;
+        // Behind the others, in this order.
+        let Some(first) = batch.num_columns().checked_sub(self.counted.columns.len()) else {
+            return Err(internal_datafusion_err!("compare() got {} columns", batch.num_columns()));
+        };
+        for (index, (of_column, values)) in self.counted.columns.iter().zip(&batch.columns()[first..]).enumerate() {
             if values.null_count() == values.len() {
                 continue;
             }

@@ -41,6 +41,8 @@ pub(crate) struct CodedChunk {
     values: CodedValues,
     pages: Pages,
     has_levels: bool,
+    rows: usize,
+    values_max: usize,
 }
 
 impl CodedChunk {
@@ -54,7 +56,14 @@ impl CodedChunk {
         let mut pages = Pages::of(chunk, part, rows)?;
         let Some(values) = CodedValues::read(chunk, &mut pages, decompressor)? else { return Ok(None) };
         let has_levels = chunk.column_descr().max_def_level() > 0;
-        Ok(Some(Self { values, pages, has_levels }))
+        let nulls = chunk.statistics().and_then(|statistics| statistics.null_count_opt()).unwrap_or(0);
+        let values_max = rows.saturating_sub(usize::try_from(nulls)?);
+        Ok(Some(Self { values, pages, has_levels, rows, values_max }))
+    }
+
+    /// How many rows have a value, at most.
+    pub(crate) fn values_max(&self) -> usize {
+        self.values_max
     }
 
     /// What the codes stand for.
@@ -78,6 +87,12 @@ impl CodedChunk {
             let rows = page.num_levels.or(page.num_rows).unwrap_or(0);
             let of_page = first..first + rows;
             first = of_page.end;
+            if of_page.end > self.rows {
+                return Err(ParquetError::General(format!(
+                    "pages have more rows than the {} of their group",
+                    self.rows
+                )));
+            }
             if !is_wanted(of_page.clone()) {
                 self.pages.skip()?;
                 continue;
@@ -159,7 +174,7 @@ mod tests {
         arrow::ArrowWriter,
         basic::{Compression, ZstdLevel},
         file::{
-            metadata::ParquetMetaDataReader,
+            metadata::{ParquetMetaData, ParquetMetaDataReader},
             properties::{WriterProperties, WriterVersion},
         },
     };
@@ -168,14 +183,10 @@ mod tests {
     use super::*;
     use crate::storage::dictionary_page::CodedValue;
 
-    /// Rows and values that come out of the only column of a file, where these rows are wanted.
-    fn read(
-        column: ArrayRef,
-        (version, compression): (WriterVersion, Compression),
-        is_wanted: impl Fn(Range<usize>) -> bool,
-    ) -> Vec<(usize, String)> {
+    /// A file with one column, in pages of ten rows.
+    fn written(column: &ArrayRef, (version, compression): (WriterVersion, Compression)) -> (Bytes, ParquetMetaData) {
         let field = Field::new("k", column.data_type().clone(), column.null_count() > 0);
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).unwrap();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::clone(column)]).unwrap();
         let properties = WriterProperties::builder()
             .set_writer_version(version)
             .set_compression(compression)
@@ -188,12 +199,22 @@ mod tests {
         writer.close().unwrap();
         let file = Bytes::from(file);
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+        (file, metadata)
+    }
+
+    /// Rows and values that come out of the only column of a file, where these rows are wanted.
+    fn read(
+        column: &ArrayRef,
+        form: (WriterVersion, Compression),
+        is_wanted: impl Fn(Range<usize>) -> bool,
+    ) -> Vec<(usize, String)> {
+        let (file, metadata) = written(column, form);
         let (mut found, mut decompressor) = (Vec::new(), Decompressor::default());
         for group in metadata.row_groups() {
             let chunk = group.column(0);
             let (start, length) = chunk.byte_range();
             let bytes = file.slice(start as usize..(start + length) as usize);
-            let opened = CodedChunk::open(chunk, Chunk { start, bytes }, batch.num_rows(), &mut decompressor).unwrap();
+            let opened = CodedChunk::open(chunk, Chunk { start, bytes }, column.len(), &mut decompressor).unwrap();
             let Some(mut opened) = opened else { continue };
             let mut coded = Vec::new();
             opened
@@ -232,18 +253,32 @@ mod tests {
             let expected: Vec<(usize, String)> = rows.filter_map(|(row, value)| Some((row, (*value)?.to_string()))).collect();
             let texts = values.iter().map(|value| value.map(|value| value.to_string()));
             let texts: ArrayRef = Arc::new(texts.collect::<StringArray>());
-            prop_assert_eq!(&read(Arc::clone(&texts), form, |_| true), &expected);
-            prop_assert_eq!(&read(Arc::new(Int64Array::from(values)), form, |_| true), &expected);
-            let late = read(texts, form, |rows| rows.end > from);
+            prop_assert_eq!(&read(&texts, form, |_| true), &expected);
+            prop_assert_eq!(&read(&(Arc::new(Int64Array::from(values)) as ArrayRef), form, |_| true), &expected);
+            let late = read(&texts, form, |rows| rows.end > from);
             prop_assert!(late.iter().all(|row| expected.contains(row)));
             prop_assert!(expected.iter().filter(|(row, _)| *row >= from).all(|row| late.contains(row)));
         }
     }
 
     #[test]
+    fn pages_with_more_rows_than_their_group_are_refused() {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![1; 30]));
+        let (file, metadata) = written(&column, (WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED));
+        let chunk = metadata.row_group(0).column(0);
+        let mut decompressor = Decompressor::default();
+        let part = Chunk { start: 0, bytes: file };
+        let mut opened = CodedChunk::open(chunk, part, 25, &mut decompressor).unwrap().unwrap();
+        let mut seen = 0;
+        let error = opened.for_each(&mut decompressor, |_| true, |rows, _| seen += rows.len()).unwrap_err();
+        assert!(error.to_string().contains("more rows than the 25"), "{error}");
+        assert_eq!(seen, 20, "of the pages before");
+    }
+
+    #[test]
     fn a_column_without_values_has_no_codes() {
         let nothing: ArrayRef = Arc::new(StringArray::new_null(30));
         assert_eq!(nothing.data_type(), &DataType::Utf8);
-        assert!(read(nothing, (WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED), |_| true).is_empty());
+        assert!(read(&nothing, (WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED), |_| true).is_empty());
     }
 }

@@ -12,6 +12,9 @@ const WIDTH_MAX: usize = 32;
 /// Bytes that eight numbers take at most, and those that are read beyond the last of them.
 const EIGHT_BYTES_MAX: usize = WIDTH_MAX + 8;
 
+/// Most numbers that room is made for before they are there: those of a page, if it says how many it has.
+const RESERVED_MAX: usize = 1 << 16;
+
 enum Run<'a> {
     Same {
         number: u32,
@@ -75,6 +78,7 @@ fn torn() -> ParquetError {
 /// Adds `count` numbers of `width` bits.
 pub(super) fn numbers(bytes: &[u8], width: u8, count: usize, numbers: &mut Vec<u32>) -> Result<()> {
     let (end, width) = (numbers.len() + count, usize::from(width));
+    numbers.reserve(count.min(RESERVED_MAX));
     if width > WIDTH_MAX {
         return Err(ParquetError::General(format!("numbers of {width} bits are no codes")));
     }
@@ -162,6 +166,7 @@ fn eight_of(packed: &[u8], width: usize) -> [u32; 8] {
 pub(super) fn marked(bytes: &[u8], count: usize, rows: &mut Vec<u32>) -> Result<()> {
     let mut runs = Runs { bytes, width: 1 };
     let mut row = 0;
+    rows.reserve(count.min(RESERVED_MAX));
     while row < count {
         match runs.next()? {
             Some(Run::Same { number, count: of_run }) => {
