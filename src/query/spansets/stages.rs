@@ -174,7 +174,11 @@ impl<T: Trace> Run<'_, T> {
         let mut places: HashMap<GroupKey, usize> = HashMap::new();
         let mut groups: Vec<Spanset> = Vec::new();
         for span in &spanset.spans {
-            let key = self.trace.owned(value, *span);
+            let key = match self.trace.owned(value, *span) {
+                // Whichever zero comes first, it is shown without a sign.
+                Owned::Float(float) => Owned::Float(float + 0.0),
+                key => key,
+            };
             let place = match places.get(&GroupKey(key.clone())) {
                 Some(place) => *place,
                 None => {

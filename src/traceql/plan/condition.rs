@@ -137,17 +137,18 @@ impl Condition {
     }
 
     fn build_not(operand: &FieldExpr) -> Result<Self, TraceQlError> {
-        if let FieldKind::Unary { op: UnaryOp::Not, operand } = &operand.kind {
-            return Self::build(operand);
-        }
-        Ok(match Self::build(operand)? {
-            Condition::IsTrue(name) => {
-                let (lhs, rhs) = (Value::Field(name), Value::Literal(Literal::Bool(false)));
-                Condition::Compare { op: ComparisonOp::Eq, lhs, rhs }
+        match &operand.kind {
+            FieldKind::Unary { op: UnaryOp::Not, operand } => Self::build(operand),
+            // Of a field alone, and not of what is left of one: `!(.a && true)` holds where `.a` is missing.
+            FieldKind::Field(name) => {
+                let (lhs, rhs) = (Value::Field(name.clone()), Value::Literal(Literal::Bool(false)));
+                Ok(Condition::Compare { op: ComparisonOp::Eq, lhs, rhs })
             }
-            Condition::Constant(value) => Condition::Constant(!value),
-            other => Condition::Not(Box::new(other)),
-        })
+            _ => Ok(match Self::build(operand)? {
+                Condition::Constant(value) => Condition::Constant(!value),
+                other => Condition::Not(Box::new(other)),
+            }),
+        }
     }
 
     fn build_match(op: RegexOp, lhs: &FieldExpr, rhs: &FieldExpr) -> Result<Self, TraceQlError> {

@@ -176,6 +176,10 @@ fn add_parts<'a>(expr: &'a FieldExpr, subject: Subject<'_>, parts: &mut Vec<&'a 
                 _ => parts.push(expr),
             }
         }
+        FieldKind::Unary { op: UnaryOp::Not, operand } => match &operand.kind {
+            FieldKind::Unary { op: UnaryOp::Not, operand } => add_parts(operand, subject, parts),
+            _ => parts.push(expr),
+        },
         _ => parts.push(expr),
     }
 }

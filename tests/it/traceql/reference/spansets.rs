@@ -64,7 +64,10 @@ fn stage_of_one(stage: &StageKind, trace: &Trace, spanset: Spanset) -> Vec<Spans
         StageKind::GroupBy(expr) => {
             let mut groups: Vec<(Val, Vec<usize>)> = Vec::new();
             for index in &spanset.spans {
-                let value = Subject { trace, index: *index, look: Look::First }.value(expr);
+                let value = match (Subject { trace, index: *index, look: Look::First }).value(expr) {
+                    Val::Float(float) => Val::Float(float + 0.0),
+                    value => value,
+                };
                 match groups.iter_mut().find(|(other, _)| other.group_key() == value.group_key()) {
                     Some((_, spans)) => spans.push(*index),
                     None => groups.push((value, vec![*index])),
