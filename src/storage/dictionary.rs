@@ -19,7 +19,7 @@ use datafusion::{
     object_store::ObjectStore,
 };
 use parquet::{
-    basic::Encoding,
+    basic::{Encoding, Type},
     file::metadata::{ColumnChunkMetaData, ParquetMetaData},
 };
 
@@ -100,12 +100,19 @@ pub async fn dictionary_values(
 
 /// Whether all values of a top-level column are codes of dictionaries.
 pub(crate) fn is_all_codes(metadata: &ParquetMetaData, column: &str) -> bool {
+    leaf_of_codes(metadata, &[column]).is_some()
+}
+
+/// The column of this path, if all of its values are codes of dictionaries, or bits of booleans.
+pub(crate) fn leaf_of_codes(metadata: &ParquetMetaData, path: &[&str]) -> Option<usize> {
     let schema = metadata.file_metadata().schema_descr();
-    let Some(index) = schema.columns().iter().position(|descriptor| descriptor.path().parts() == [column]) else {
-        return false;
+    let leaf = schema.columns().iter().position(|descriptor| descriptor.path().parts() == path)?;
+    let is_bits = |chunk: &ColumnChunkMetaData| {
+        chunk.column_type() == Type::BOOLEAN
+            && chunk.page_encoding_stats_mask().is_some_and(|mask| mask.is_only(Encoding::PLAIN))
     };
-    let is_coded = |chunk: &ColumnChunkMetaData| has_codes_only(chunk) || is_all_null(chunk);
-    metadata.row_groups().iter().all(|group| group.columns().get(index).is_some_and(is_coded))
+    let is_coded = |chunk: &ColumnChunkMetaData| has_codes_only(chunk) || is_all_null(chunk) || is_bits(chunk);
+    metadata.row_groups().iter().all(|group| group.columns().get(leaf).is_some_and(is_coded)).then_some(leaf)
 }
 
 fn is_all_null(chunk: &ColumnChunkMetaData) -> bool {

@@ -81,6 +81,12 @@ impl GroupRows {
         self
     }
 
+    /// The moment of a row that counts.
+    pub(super) fn moment_of(&self, row: usize) -> Option<u32> {
+        let place = self.places.get(row)?.checked_sub(1)?;
+        self.moments.get(place as usize).copied()
+    }
+
     /// Bytes of memory.
     pub(super) fn bytes(&self) -> usize {
         self.places.capacity() * size_of::<u32>()
@@ -232,7 +238,8 @@ pub(super) enum ByCode {
     Sorted { places: Vec<u32>, ends: Vec<usize> },
 }
 
-fn code_of(codes: &mut Codes, value: CodedValue<'_>) -> u32 {
+/// The code of a stored value.
+pub(super) fn code_of(codes: &mut Codes, value: CodedValue<'_>) -> u32 {
     match value {
         CodedValue::Text(text) => codes.of_text(text),
         CodedValue::Int(int) => codes.of_int(int),

@@ -33,7 +33,8 @@ use datafusion::{
 use parking_lot::Mutex;
 
 use super::{
-    apart::{ByCode, GroupRows, RowsApart},
+    apart::{ByCode, GroupRows, RowsApart, code_of},
+    codes::Codes,
     compile::{Function, Leaf},
     interval::Intervals,
     label::{Label, LabelValue},
@@ -52,7 +53,7 @@ use crate::{
     },
     query::traceql::spans::SpanValue,
     storage::{
-        apart::{Apart, CodedChunk, ColumnsApart},
+        apart::{Apart, CodedChunk, ColumnsApart, MapEntries},
         pages::Decompressor,
         start_set::row_in_file,
     },
@@ -153,7 +154,10 @@ impl Counted {
                 }
                 CountedColumn::Values { value, is_text: true, .. } => SpanValue::Text(value.clone()),
                 CountedColumn::Values { value, .. } => SpanValue::Expr(value.clone()),
-                CountedColumn::Rest { map, .. } => SpanValue::Expr(map.clone()),
+                CountedColumn::Rest { map, .. } => SpanValue::Expr(match apart {
+                    Some(apart) => Apart::column(apart, index, map.clone()),
+                    None => map.clone(),
+                }),
             };
             (counted_name(index), value)
         })
@@ -301,7 +305,34 @@ impl Tally {
                 tokio::task::yield_now().await;
             }
         }
+        for (index, leaves) in group.file.maps() {
+            let all = leaves.all();
+            let stored: u64 = all.iter().map(|leaf| group.file.stored_bytes(group.group, *leaf)).sum();
+            let stored = usize::try_from(stored).unwrap_or(usize::MAX);
+            self.make_room(|| memory.try_resize(group.bytes().saturating_add(stored)))?;
+            let parts = group.file.read(group.group, &all).await?;
+            let entries = group.file.entries(group.group, &leaves, parts, &mut decompressor)?;
+            self.add_entries_apart(index, &group, &entries)?;
+        }
         self.fit_into_memory()
+    }
+
+    fn add_entries_apart(&self, index: usize, group: &GroupRows, entries: &MapEntries) -> DfResult<()> {
+        let Some(CountedColumn::Rest { scope, listed, .. }) = self.counted.columns.get(index) else {
+            return Err(internal_datafusion_err!("compare() counts no map {index}"));
+        };
+        let mut all = Vec::with_capacity(entries.entries().len());
+        for entry in entries.entries() {
+            if let Some(moment) = group.moment_of(entry.row) {
+                all.push((moment, (entries.key(entry.key)?, entry.value_type), entry));
+            }
+        }
+        self.add_entries((*scope, listed), all.into_iter(), |codes, entry| {
+            Ok(match entries.value(entry)? {
+                Some(value) => code_of(codes, value),
+                None => codes.of_bool(entry.value == 1),
+            })
+        })
     }
 
     fn add_chunk(&self, index: usize, group: &GroupRows, chunk: &CodedChunk, counted: ByCode) -> DfResult<()> {
@@ -358,49 +389,64 @@ impl Tally {
         let ints = entries.column(VALUE_INT).as_primitive::<Int64Type>();
         let floats = entries.column(VALUE_FLOAT).as_primitive::<Float64Type>();
         let bools = entries.column(VALUE_BOOL).as_boolean();
-        // Attributes by key and type, and the entries of those that are not listed.
-        let mut places: HashMap<(&str, AttributeType), Option<usize>> = HashMap::new();
-        let mut found: Vec<(&str, AttributeType)> = Vec::new();
-        let mut entries_of: Vec<Vec<(u32, usize)>> = Vec::new();
-        let mut last = None;
-        for (row, moment) in moments.iter().enumerate().filter(|(row, _)| maps.is_valid(*row)) {
-            for entry in maps.value_offsets()[row] as usize..maps.value_offsets()[row + 1] as usize {
+        let entries_of = |(row, moment): (usize, &u32)| {
+            let all = maps.value_offsets()[row] as usize..maps.value_offsets()[row + 1] as usize;
+            let moment = *moment;
+            all.filter_map(move |entry| {
                 let value_type = match entry {
                     entry if texts.is_valid(entry) => AttributeType::Str,
                     entry if ints.is_valid(entry) => AttributeType::Int,
                     entry if floats.is_valid(entry) => AttributeType::Float,
                     entry if bools.is_valid(entry) => AttributeType::Bool,
-                    _ => continue,
+                    _ => return None,
                 };
-                let key = (keys.value(entry), value_type);
-                let place = match last {
-                    Some((known, place)) if known == key => place,
-                    _ => *places.entry(key).or_insert_with(|| {
-                        let is_listed = listed.contains(&(key.0.to_owned(), value_type));
-                        (!is_listed).then(|| {
-                            found.push(key);
-                            entries_of.push(Vec::new());
-                            found.len() - 1
-                        })
-                    }),
-                };
-                last = Some((key, place));
-                if let Some(place) = place {
-                    entries_of[place].push((*moment, entry));
-                }
+                Some((moment, (keys.value(entry), value_type), (value_type, entry)))
+            })
+        };
+        let rows = moments.iter().enumerate().filter(|(row, _)| maps.is_valid(*row));
+        self.add_entries((scope, listed), rows.flat_map(entries_of), |codes, (value_type, entry)| {
+            Ok(match value_type {
+                AttributeType::Str => codes.of_text(texts.value(entry)),
+                AttributeType::Int => codes.of_int(ints.value(entry)),
+                AttributeType::Float => codes.of_float(floats.value(entry)),
+                AttributeType::Bool => codes.of_bool(bools.value(entry)),
+            })
+        })
+    }
+
+    /// Counts entries of maps, each with its moment, key and type, but for those that are listed.
+    fn add_entries<'a, E>(
+        &self,
+        (scope, listed): (AttributeScope, &HashSet<(String, AttributeType)>),
+        entries: impl Iterator<Item = (u32, (&'a str, AttributeType), E)>,
+        code_of: impl Fn(&mut Codes, E) -> DfResult<u32>,
+    ) -> DfResult<()> {
+        // Attributes by key and type, and the entries of those that are not listed.
+        let mut places: HashMap<(&str, AttributeType), Option<usize>> = HashMap::new();
+        let mut found: Vec<(&str, Vec<(u32, E)>)> = Vec::new();
+        let mut last = None;
+        for (moment, key, entry) in entries {
+            let place = match last {
+                Some((known, place)) if known == key => place,
+                _ => *places.entry(key).or_insert_with(|| {
+                    let is_listed = listed.contains(&(key.0.to_owned(), key.1));
+                    (!is_listed).then(|| {
+                        found.push((key.0, Vec::new()));
+                        found.len() - 1
+                    })
+                }),
+            };
+            last = Some((key, place));
+            if let Some(place) = place {
+                found[place].1.push((moment, entry));
             }
         }
-        for ((key, value_type), entries) in found.into_iter().zip(entries_of) {
+        for (key, entries) in found {
             let new = || Arc::new(Mutex::new(Values::new(2 * self.intervals.count())));
             let values = Arc::clone(self.attributes.lock().entry(shown_name(scope, key)).or_insert_with(new));
             let mut values = values.lock();
             for (moment, entry) in entries {
-                values.add_one(moment, |codes| match value_type {
-                    AttributeType::Str => codes.of_text(texts.value(entry)),
-                    AttributeType::Int => codes.of_int(ints.value(entry)),
-                    AttributeType::Float => codes.of_float(floats.value(entry)),
-                    AttributeType::Bool => codes.of_bool(bools.value(entry)),
-                });
+                values.add_one(moment, |codes| code_of(codes, entry))?;
             }
         }
         Ok(())

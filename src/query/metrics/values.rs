@@ -185,9 +185,10 @@ impl Values {
     }
 
     /// Counts a value of one span.
-    pub(super) fn add_one(&mut self, moment: u32, code: impl FnOnce(&mut Codes) -> u32) {
-        let code = if self.are_given_up { 0 } else { code(&mut self.codes) };
+    pub(super) fn add_one(&mut self, moment: u32, code: impl FnOnce(&mut Codes) -> DfResult<u32>) -> DfResult<()> {
+        let code = if self.are_given_up { 0 } else { code(&mut self.codes)? };
         self.count(code, moment, 1);
+        Ok(())
     }
 
     fn count(&mut self, code: u32, moment: u32, spans: u64) {

@@ -11,10 +11,12 @@
 //! ```
 //!
 //! The query then has the rows of a row group, and reads the pages of the columns itself ([`FileApart`], [`CodedChunk`]): which
-//! rows have a value is in them as runs or bits ([`runs`]), and so are the codes. Where predicates choose few rows while files
+//! rows have a value is in them as runs or bits ([`runs`]), and so are the codes. Of the attributes in maps, keys and values come the
+//! same way ([`MapEntries`]). Where predicates choose few rows while files
 //! are decoded, nothing is set apart, as pages would be read for rows that nobody wants.
 
 mod chunk;
+mod entries;
 mod marks;
 mod runs;
 
@@ -26,7 +28,7 @@ use std::{
 
 use arrow::datatypes::DataType;
 use datafusion::{
-    common::Result,
+    common::{Result, exec_err},
     object_store::{ObjectStore, path::Path},
     physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder},
 };
@@ -35,12 +37,16 @@ use parquet::{basic::Type, file::metadata::ParquetMetaData};
 
 pub(crate) use self::{
     chunk::{CodedChunk, CodedRows},
+    entries::MapEntries,
     marks::{Apart, Mark, NoValue},
 };
-use crate::storage::{
-    chunks::{Chunk, place_of},
-    dictionary,
-    pages::Decompressor,
+use crate::{
+    model::attributes::{AttributeType, is_attribute_map},
+    storage::{
+        chunks::{Chunk, place_of},
+        dictionary,
+        pages::Decompressor,
+    },
 };
 
 /// The files of a scan, and which columns of them are read apart from it.
@@ -82,6 +88,34 @@ pub(crate) struct FileApart {
     read: ReadApart,
     /// Leaf columns by the numbers that the query gave them.
     columns: Mutex<BTreeMap<usize, usize>>,
+    /// Maps of attributes by these numbers.
+    maps: Mutex<BTreeMap<usize, MapLeaves>>,
+}
+
+/// The leaf columns of a map of attributes.
+#[derive(Clone, Debug)]
+pub(crate) struct MapLeaves {
+    keys: usize,
+    values: Vec<(AttributeType, usize)>,
+}
+
+impl MapLeaves {
+    /// Those of a map that are counted, if all have codes of dictionaries, or are booleans.
+    fn of(metadata: &ParquetMetaData, map: &str) -> Option<Self> {
+        let leaf = |below: &[&str]| {
+            let path: Vec<&str> = [map, "key_value"].iter().chain(below).copied().collect();
+            dictionary::leaf_of_codes(metadata, &path)
+        };
+        let value = |value_type: AttributeType| Some((value_type, leaf(&["value", value_type.value_field()])?));
+        let values = AttributeType::ALL.into_iter().map(value).collect::<Option<_>>()?;
+        let keys = leaf(&["key"])?;
+        (metadata.file_metadata().schema_descr().column(keys).max_rep_level() == 1).then_some(Self { keys, values })
+    }
+
+    /// All of them, the keys first.
+    pub(crate) fn all(&self) -> Vec<usize> {
+        std::iter::once(self.keys).chain(self.values.iter().map(|(_, leaf)| *leaf)).collect()
+    }
 }
 
 impl ColumnsApart {
@@ -105,6 +139,7 @@ impl ColumnsApart {
             objects: Arc::clone(objects),
             read: read.clone(),
             columns: Mutex::default(),
+            maps: Mutex::default(),
         }));
     }
 
@@ -123,8 +158,13 @@ impl ColumnsApart {
         let known = self.files.lock().numbers.get(path).copied();
         let file = known.and_then(|known| self.files.lock().all.get(known).map(Arc::clone));
         let Some(file) = file else { return false };
+        if is_attribute_map(data_type) {
+            let Some(leaves) = MapLeaves::of(&file.metadata, column) else { return false };
+            file.maps.lock().insert(number, leaves);
+            return true;
+        }
+        let Some(leaf) = dictionary::leaf_of_codes(&file.metadata, &[column]) else { return false };
         let schema = file.metadata.file_metadata().schema_descr();
-        let Some(leaf) = schema.columns().iter().position(|leaf| leaf.path().parts() == [column]) else { return false };
         let descriptor = schema.column(leaf);
         let is_counted = match descriptor.physical_type() {
             Type::BYTE_ARRAY => *data_type == DataType::Utf8,
@@ -133,7 +173,7 @@ impl ColumnsApart {
             _ => false,
         };
         let is_flat = descriptor.max_def_level() <= 1 && descriptor.max_rep_level() == 0;
-        if !is_counted || !is_flat || !dictionary::is_all_codes(&file.metadata, column) {
+        if !is_counted || !is_flat {
             return false;
         }
         file.columns.lock().insert(number, leaf);
@@ -145,6 +185,11 @@ impl FileApart {
     /// Columns that are read apart: the query's number, and the leaf column of the file.
     pub(crate) fn columns(&self) -> Vec<(usize, usize)> {
         self.columns.lock().iter().map(|(number, leaf)| (*number, *leaf)).collect()
+    }
+
+    /// Maps that are read apart: the query's number, and the leaf columns of the file.
+    pub(crate) fn maps(&self) -> Vec<(usize, MapLeaves)> {
+        self.maps.lock().iter().map(|(number, leaves)| (*number, leaves.clone())).collect()
     }
 
     /// The row group that has a row of the file, and its rows.
@@ -176,6 +221,26 @@ impl FileApart {
         self.read.bytes.add(parts.iter().map(|part| part.bytes.len()).sum());
         self.read.chunks.add(parts.len());
         Ok(parts)
+    }
+
+    /// The entries of the maps of a row group out of the parts that were read, which are those of [`MapLeaves::all`].
+    ///
+    /// # Errors
+    /// Columns have no codes, or are not of one map.
+    pub(crate) fn entries(
+        &self,
+        group: usize,
+        leaves: &MapLeaves,
+        parts: Vec<Chunk>,
+        decompressor: &mut Decompressor,
+    ) -> Result<MapEntries> {
+        let metadata = self.metadata.row_group(group);
+        let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
+        let mut parts = parts.into_iter();
+        let Some(keys) = parts.next() else { return exec_err!("a map comes without its keys") };
+        let values = leaves.values.iter().zip(parts);
+        let values = values.map(|((value_type, leaf), part)| (*value_type, metadata.column(*leaf), part)).collect();
+        Ok(MapEntries::read((metadata.column(leaves.keys), keys), values, rows, decompressor)?)
     }
 
     /// A column of a row group out of the bytes that were read; `None` if no row has a value.

@@ -98,6 +98,15 @@ pub(super) fn numbers(bytes: &[u8], width: u8, count: usize, numbers: &mut Vec<u
     Ok(())
 }
 
+/// Adds `count` bits, which are nothing but packed.
+pub(super) fn packed_bits(bytes: &[u8], count: usize, numbers: &mut Vec<u32>) -> Result<()> {
+    let bytes = bytes.get(..count.div_ceil(8)).ok_or_else(torn)?;
+    let end = numbers.len() + count;
+    unpack(bytes, 1, numbers);
+    numbers.truncate(end);
+    Ok(())
+}
+
 /// Adds packed numbers; eight of them take as many bytes as one has bits.
 fn unpack(packed: &[u8], width: usize, numbers: &mut Vec<u32>) {
     match width {
