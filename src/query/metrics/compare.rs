@@ -312,6 +312,8 @@ impl Tally {
             self.make_room(|| memory.try_resize(group.bytes().saturating_add(stored)))?;
             let parts = group.file.read(group.group, &all).await?;
             let entries = group.file.entries(group.group, &leaves, parts, &mut decompressor)?;
+            let needed = group.bytes().saturating_add(stored).saturating_add(entries.memory_bytes());
+            self.make_room(|| memory.try_resize(needed))?;
             self.add_entries_apart(index, &group, &entries)?;
         }
         self.fit_into_memory()
@@ -321,13 +323,9 @@ impl Tally {
         let Some(CountedColumn::Rest { scope, listed, .. }) = self.counted.columns.get(index) else {
             return Err(internal_datafusion_err!("compare() counts no map {index}"));
         };
-        let mut all = Vec::with_capacity(entries.entries().len());
-        for entry in entries.entries() {
-            if let Some(moment) = group.moment_of(entry.row) {
-                all.push((moment, (entries.key(entry.key)?, entry.value_type), entry));
-            }
-        }
-        self.add_entries((*scope, listed), all.into_iter(), |codes, entry| {
+        let counted = entries.entries().iter().filter_map(|entry| Some((group.moment_of(entry.row)?, entry)));
+        let counted = counted.map(|(moment, entry)| Ok((moment, (entries.key(entry.key)?, entry.value_type), entry)));
+        self.add_entries((*scope, listed), counted, |codes, entry| {
             Ok(match entries.value(entry)? {
                 Some(value) => code_of(codes, value),
                 None => codes.of_bool(entry.value == 1),
@@ -400,7 +398,7 @@ impl Tally {
                     entry if bools.is_valid(entry) => AttributeType::Bool,
                     _ => return None,
                 };
-                Some((moment, (keys.value(entry), value_type), (value_type, entry)))
+                Some(Ok((moment, (keys.value(entry), value_type), (value_type, entry))))
             })
         };
         let rows = moments.iter().enumerate().filter(|(row, _)| maps.is_valid(*row));
@@ -418,14 +416,15 @@ impl Tally {
     fn add_entries<'a, E>(
         &self,
         (scope, listed): (AttributeScope, &HashSet<(String, AttributeType)>),
-        entries: impl Iterator<Item = (u32, (&'a str, AttributeType), E)>,
+        entries: impl Iterator<Item = DfResult<(u32, (&'a str, AttributeType), E)>>,
         code_of: impl Fn(&mut Codes, E) -> DfResult<u32>,
     ) -> DfResult<()> {
         // Attributes by key and type, and the entries of those that are not listed.
         let mut places: HashMap<(&str, AttributeType), Option<usize>> = HashMap::new();
         let mut found: Vec<(&str, Vec<(u32, E)>)> = Vec::new();
         let mut last = None;
-        for (moment, key, entry) in entries {
+        for entry in entries {
+            let (moment, key, entry) = entry?;
             let place = match last {
                 Some((known, place)) if known == key => place,
                 _ => *places.entry(key).or_insert_with(|| {

@@ -89,6 +89,11 @@ impl MapEntries {
         &self.entries
     }
 
+    /// Bytes of memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+
     /// The key of a code.
     ///
     /// # Errors
@@ -245,7 +250,7 @@ mod tests {
         arrow::ArrowWriter,
         basic::{Compression, ZstdLevel},
         file::{
-            metadata::ParquetMetaDataReader,
+            metadata::{ParquetMetaData, ParquetMetaDataReader},
             properties::{WriterProperties, WriterVersion},
         },
     };
@@ -253,6 +258,7 @@ mod tests {
 
     use super::*;
     use crate::model::attributes::{entry_fields, map_type, value_fields};
+    use crate::storage::apart::MapLeaves;
 
     /// A value by the type that it is of, in order; 4 has none of those that are counted.
     type Attribute = (u8, (u8, i64));
@@ -278,29 +284,49 @@ mod tests {
         Arc::new(MapArray::try_new(field, offsets, entries, Some(nulls), is_sorted).unwrap())
     }
 
+    /// A file of maps, in pages of ten rows.
+    fn written(
+        rows: &[Option<Vec<Attribute>>],
+        version: WriterVersion,
+        compression: Compression,
+    ) -> (Bytes, ParquetMetaData) {
+        let maps = maps(rows);
+        let schema = Schema::new(vec![Field::new("m", maps.data_type().clone(), true)]);
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![maps]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_writer_version(version)
+            .set_compression(compression)
+            .set_data_page_row_count_limit(10)
+            .set_write_batch_size(1)
+            .build();
+        let mut file = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut file, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let file = Bytes::from(file);
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+        (file, metadata)
+    }
+
+    #[test]
+    fn maps_with_many_entries_are_left_to_the_scan() {
+        let is_apart = |entries: u8| {
+            let rows = vec![Some((0..entries).map(|key| (key, (key % 4, 1))).collect()); 40];
+            let (_, metadata) = written(&rows, WriterVersion::PARQUET_1_0, Compression::UNCOMPRESSED);
+            MapLeaves::of(&metadata, "m").is_some()
+        };
+        assert_eq!([1, 2, 3].map(is_apart), [true, true, false]);
+    }
+
     proptest! {
         #[test]
         fn entries_are_those_of_the_maps(
             rows in vec(option::weighted(0.9, vec((0..4_u8, (0..5_u8, 0..6_i64)), 0..4)), 1..80),
             is_two in any::<bool>(), is_compressed in any::<bool>(),
         ) {
-            let maps = maps(&rows);
-            let schema = Schema::new(vec![Field::new("m", maps.data_type().clone(), true)]);
-            let batch = RecordBatch::try_new(Arc::new(schema), vec![maps]).unwrap();
             let version = if is_two { WriterVersion::PARQUET_2_0 } else { WriterVersion::PARQUET_1_0 };
             let zstd = Compression::ZSTD(ZstdLevel::default());
-            let properties = WriterProperties::builder()
-                .set_writer_version(version)
-                .set_compression(if is_compressed { zstd } else { Compression::UNCOMPRESSED })
-                .set_data_page_row_count_limit(10)
-                .set_write_batch_size(1)
-                .build();
-            let mut file = Vec::new();
-            let mut writer = ArrowWriter::try_new(&mut file, batch.schema(), Some(properties)).unwrap();
-            writer.write(&batch).unwrap();
-            writer.close().unwrap();
-            let file = Bytes::from(file);
-            let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+            let (file, metadata) = written(&rows, version, if is_compressed { zstd } else { Compression::UNCOMPRESSED });
             let group = metadata.row_group(0);
             let column = |name: &str| {
                 let chunk = group.columns().iter().find(|chunk| chunk.column_path().parts().last().unwrap() == name);

@@ -33,7 +33,10 @@ use datafusion::{
     physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder},
 };
 use parking_lot::Mutex;
-use parquet::{basic::Type, file::metadata::ParquetMetaData};
+use parquet::{
+    basic::Type,
+    file::metadata::{ParquetMetaData, RowGroupMetaData},
+};
 
 pub(crate) use self::{
     chunk::{CodedChunk, CodedRows},
@@ -48,6 +51,9 @@ use crate::{
         pages::Decompressor,
     },
 };
+
+/// Maps of which rows have more entries than this on average are left to the scan.
+const ENTRIES_PER_ROW_MAX: i64 = 2;
 
 /// The files of a scan, and which columns of them are read apart from it.
 #[derive(Debug, Default)]
@@ -100,7 +106,8 @@ pub(crate) struct MapLeaves {
 }
 
 impl MapLeaves {
-    /// Those of a map that are counted, if all have codes of dictionaries, or are booleans.
+    /// Those of a map that are counted, if all have codes of dictionaries, or are booleans, and there are not many entries: those
+    /// of a row group are held in memory.
     fn of(metadata: &ParquetMetaData, map: &str) -> Option<Self> {
         let leaf = |below: &[&str]| {
             let path: Vec<&str> = [map, "key_value"].iter().chain(below).copied().collect();
@@ -109,7 +116,11 @@ impl MapLeaves {
         let value = |value_type: AttributeType| Some((value_type, leaf(&["value", value_type.value_field()])?));
         let values = AttributeType::ALL.into_iter().map(value).collect::<Option<_>>()?;
         let keys = leaf(&["key"])?;
-        (metadata.file_metadata().schema_descr().column(keys).max_rep_level() == 1).then_some(Self { keys, values })
+        let is_map = metadata.file_metadata().schema_descr().column(keys).max_rep_level() == 1;
+        let has_few = |group: &RowGroupMetaData| {
+            group.column(keys).num_values() <= group.num_rows().saturating_mul(ENTRIES_PER_ROW_MAX)
+        };
+        (is_map && metadata.row_groups().iter().all(has_few)).then_some(Self { keys, values })
     }
 
     /// All of them, the keys first.
