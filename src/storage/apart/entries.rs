@@ -80,7 +80,8 @@ impl MapEntries {
             let (value_type, value) = found?;
             Some(Entry { row: of_key.row as usize, key: of_key.code, value_type, value })
         };
-        let entries = at_keys.iter().zip(found).filter_map(entry).collect();
+        let mut entries: Vec<Entry> = at_keys.iter().zip(found).filter_map(entry).collect();
+        entries.shrink_to_fit();
         Ok(Self { keys, values: known, entries })
     }
 

@@ -110,7 +110,7 @@ async fn of_stored_attributes_that_do_not_fit_into_memory_the_totals_are_there()
         answer(&engine.unwrap(), query("{ } | compare({ status = error }, 1000)", (0, 30), 30)).await
     };
     let whole = ask(1 << 30).await.unwrap();
-    let cut = ask(330 << 10).await.unwrap();
+    let cut = ask(560 << 10).await.unwrap();
     let (given_up, rest): (Vec<&String>, Vec<&String>) = cut.iter().partition(|line| line.contains("__meta_error"));
     assert!(!given_up.is_empty() && given_up.iter().all(|line| line.contains("__too_many_values__")), "{given_up:?}");
     let is_of_whole =
