@@ -351,26 +351,40 @@ impl Tally {
 
     fn fit_into_memory(&self) -> DfResult<()> {
         self.grown.store(0, Ordering::Relaxed);
-        self.make_room(|| {
-            let attributes = self.attributes.lock();
-            let sizes = attributes.iter().map(|(name, values)| name.len() + NAME_BYTES + values.lock().bytes());
-            self.memory.lock().try_resize(sizes.sum())
-        })
+        self.make_room(|| self.fit())
+    }
+
+    /// Holds as much memory as the values take.
+    fn fit(&self) -> DfResult<()> {
+        let attributes = self.attributes.lock();
+        let sizes = attributes.iter().map(|(name, values)| name.len() + NAME_BYTES + values.lock().bytes());
+        self.memory.lock().try_resize(sizes.sum())
     }
 
     /// Makes room for what is asked for, where it lacks, by giving up the values of the attributes that take most.
     fn make_room(&self, ask: impl Fn() -> DfResult<()>) -> DfResult<()> {
-        loop {
-            let Err(error) = ask() else { return Ok(()) };
-            let attributes: Vec<Arc<Mutex<Values>>> = self.attributes.lock().values().map(Arc::clone).collect();
-            let can_be_smaller = |values: &&Arc<Mutex<Values>>| !values.lock().are_given_up();
-            let sizes = attributes.iter().filter(can_be_smaller).map(|values| (values.lock().bytes(), values));
-            match sizes.max_by_key(|(bytes, _)| *bytes) {
-                Some((bytes, largest)) if bytes >= GIVEN_UP_BYTES_MIN => {
-                    largest.lock().make_smaller();
-                }
-                _ => return Err(error),
+        while ask().is_err() {
+            let has_given_up = self.give_up_most();
+            // What was given up, here or for another partition, is there for what is asked for. Growing can fail, and is for others.
+            let _ = self.fit();
+            if !has_given_up {
+                return ask();
             }
+        }
+        Ok(())
+    }
+
+    /// Gives up values of the attribute that takes most; not if that is next to nothing.
+    fn give_up_most(&self) -> bool {
+        let attributes: Vec<Arc<Mutex<Values>>> = self.attributes.lock().values().map(Arc::clone).collect();
+        let can_be_smaller = |values: &&Arc<Mutex<Values>>| !values.lock().are_given_up();
+        let sizes = attributes.iter().filter(can_be_smaller).map(|values| (values.lock().bytes(), values));
+        match sizes.max_by_key(|(bytes, _)| *bytes) {
+            Some((bytes, largest)) if bytes >= GIVEN_UP_BYTES_MIN => {
+                largest.lock().make_smaller();
+                true
+            }
+            _ => false,
         }
     }
 
